@@ -1,0 +1,518 @@
+"""Build the lookup table: what is normal for each ticker, and what each of its days was.
+
+Usage:
+    python build-lookup-table.py [--data-dir DIR] [--output FILE] [--window N] [--json]
+
+Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day.
+Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
+
+One entry of the table, as pickle.load returns it:
+
+    table["VTAK"]["2024-10-18"] == {
+        "trades": 460548,          # how often it was traded that day
+        "close_price": 0.91,       # the day's last price, in dollars
+        "price_diff": 106.49,      # its change against the ticker's previous row, in percent
+        "avg_trades": 6291.4,      # the baseline: mean and sample standard deviation
+        "std_trades": 12387.12,    # of trades over the ticker's five previous rows
+    }
+
+The day itself is never part of its own baseline. price_diff is nan in a ticker's first row,
+avg_trades and std_trades are None until it has five earlier rows.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import struct
+import sys
+import zlib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count, islice
+from pathlib import Path
+
+try:
+    import numpy as np
+    import pandas as pd
+except KeyboardInterrupt:  # these two take long enough for a Ctrl-C
+    raise SystemExit(130) from None
+
+WINDOW = 5
+LONGEST_WINDOW = 1000
+THREADS = 2
+COLUMNS = ["ticker", "close", "window_start", "transactions"]
+FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
+
+NS_PER_DAY = 86_400 * 10**9
+FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31, as days from 1970-01-01 on
+MOST_TRADES = 2**31 - 1
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+
+# Before 3.1 pandas reads some decimals one bit off unless it is told to be exact.
+PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
+EXACT = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
+
+FORMAT_VERSION = 1
+SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
+MAGIC = b"lookup-table"
+FOOTER = struct.Struct("<QQI12s")
+
+
+class FlatFileError(Exception):
+    """What is wrong with the flat files, in one line for the user."""
+
+
+def day_number(date):
+    """Days from 1970-01-01 to date, YYYY-MM-DD; ValueError if there is no such day."""
+    return int(np.datetime64(date, "D").astype("int64"))
+
+
+def date_text(day):
+    return str(np.datetime64(int(day), "D"))
+
+
+def find_flat_files(data_dir):
+    """The flat files below data_dir in the order of their names, which is the order of days.
+
+    Where a day is there as .csv and as .csv.gz, only the .csv. Hidden files are passed over.
+    Raises FlatFileError where there are none.
+    """
+    if not data_dir.is_dir():
+        raise FlatFileError(
+            f"no folder {data_dir}: put the flat files there or name their --data-dir"
+        )
+    paths = {
+        path
+        for path in data_dir.rglob("*")
+        if path.name.endswith((".csv", ".csv.gz")) and path.name[0] != "." and path.is_file()
+    }
+    unpacked = {path.name for path in paths}
+    paths = [path for path in paths if not (path.suffix == ".gz" and path.stem in unpacked)]
+    if not paths:
+        raise FlatFileError(f"no *.csv or *.csv.gz in {data_dir}: download daily flat files first")
+    return sorted(paths, key=lambda path: (path.name, path))
+
+
+def read_text(path):
+    """The CSV's bytes, unpacked where path ends in .gz. Raises FlatFileError."""
+    try:
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.decompress(raw)
+        if not raw.isascii():
+            raw.decode()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FlatFileError(f"{path}: broken .gz ({error}): download it again") from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise FlatFileError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
+    except OSError as error:
+        raise FlatFileError(f"{path}: {error.strerror}") from None
+    if b"\0" in raw:
+        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
+        raise FlatFileError(f"{path}, line {line}: a NUL byte: download the file again")
+    return raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw
+
+
+def parse_quickly(raw, header):
+    """The rows as a frame of COLUMNS, or None where parse_carefully has to look.
+
+    pandas fills short rows, cuts long ones and takes a column of True for ones: a file that could
+    hold any of these is not for it.
+    """
+    lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
+    if b'"' in raw or raw.count(b",") != (len(header) - 1) * lines:
+        return None
+    dtype = dict(zip(COLUMNS, (object, "float64", "int64", "int64")))
+    try:
+        rows = pd.read_csv(
+            io.BytesIO(raw),
+            usecols=COLUMNS,
+            dtype=dtype,
+            na_filter=False,
+            low_memory=False,
+            **EXACT,
+        )
+    except (ValueError, OverflowError):
+        return None
+    sound = (
+        len(rows) == lines - 1
+        and "" not in rows["ticker"].tolist()
+        and rows["close"].min() >= 0
+        and 1 < rows["close"].max() < math.inf
+        and rows["transactions"].min() >= 0
+        and 1 < rows["transactions"].max() <= MOST_TRADES
+        and rows["window_start"].min() // NS_PER_DAY >= FIRST_DAY
+        and rows["window_start"].max() // NS_PER_DAY <= LAST_DAY
+    )
+    return rows if sound else None
+
+
+def parse_carefully(raw, header, path):
+    """The rows as a frame of COLUMNS, one by one; FlatFileError names the first bad line."""
+    reader = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
+    next(reader)
+    rows = []
+    try:
+        for fields in reader:
+            if len(fields) != len(header):
+                if "".join(fields).strip():
+                    raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
+                continue
+            row = dict(zip(header, fields))
+            if not row["ticker"]:
+                raise ValueError("the ticker is empty")
+            rows.append([row["ticker"]] + [parse_number(name, row[name]) for name in COLUMNS[1:]])
+    except (ValueError, csv.Error) as error:
+        raise FlatFileError(f"{path}, line {reader.line_num}: {error}") from None
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def parse_number(name, text):
+    """The number that text gives for the column called name. Raises ValueError."""
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    if not NUMBER.fullmatch(text) or math.isinf(float(text)):
+        raise ValueError(f"{name} is {text!r}, not a number")
+    number = float(text)
+    if number < 0:
+        raise ValueError(f"{name} is {text}, less than 0")
+    if name == "close":
+        return number
+    if name == "transactions" and not (number.is_integer() and number <= MOST_TRADES):
+        raise ValueError(f"{name} is {text}, not a whole number up to {MOST_TRADES}")
+    if name == "window_start" and not FIRST_DAY <= number // NS_PER_DAY <= LAST_DAY:
+        raise ValueError(f"{name} is {text}, not nanoseconds of a year from 1990 to 2099")
+    return int(number)
+
+
+def day_in_name(path):
+    """The day number of a file named YYYY-MM-DD.csv[.gz], None under any other name."""
+    match = re.match(r"\d{4}-\d\d-\d\d(?=\.)", path.name, re.ASCII)
+    try:
+        day = day_number(match[0]) if match else None
+    except ValueError:
+        return None
+    return day if match and FIRST_DAY <= day <= LAST_DAY else None
+
+
+def read_flat_file(path):
+    """One flat file as (rows, warnings), rows in its order.
+
+    rows is a frame of ticker (str), date (uint16, a day number), trades (int32) and close_price
+    (float64, dollars). Where the file's name and its rows disagree on the day, the name is right.
+    Raises FlatFileError.
+    """
+    raw = read_text(path)
+    header = raw.partition(b"\n")[0].decode().rstrip("\r").replace('"', "").split(",")
+    missing = [name for name in COLUMNS if header.count(name) != 1]
+    if missing:
+        there = ", ".join(header)[:200] or "none"
+        raise FlatFileError(f"{path}: no one column {', '.join(missing)}; the columns are: {there}")
+    rows = parse_quickly(raw, header)
+    if rows is None:
+        rows = parse_carefully(raw, header, path)
+    warnings = [] if len(rows) else [f"{path}: no rows below the header, skipped"]
+    days = rows["window_start"].to_numpy("int64") // NS_PER_DAY
+    named = day_in_name(path)
+    elsewhere = days[days != named]
+    if named is not None and len(elsewhere):
+        warnings.append(
+            f"{path}: {len(elsewhere)} rows say {date_text(elsewhere[0])}: the name's day counts"
+        )
+        days[:] = named
+    return pd.DataFrame(
+        {
+            "ticker": rows["ticker"],
+            "date": days.astype("uint16"),
+            "trades": rows["transactions"].astype("int32"),
+            "close_price": rows["close"].astype("float64"),
+        }
+    ), warnings
+
+
+def on_terminal():
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def progress_bar(items, description, total):
+    """items, and on a terminal a bar on stderr that grows as they are taken."""
+    if not on_terminal():
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, description, total)
+
+
+def read_market(paths):
+    """All flat files as (tickers, rows, warnings).
+
+    tickers stand in the order in which the files first name them. rows is a frame as from
+    read_flat_file with a ticker's place in tickers (int32) for its name, one row a ticker and
+    date, sorted by both. Raises FlatFileError.
+    """
+    places = defaultdict(count().__next__)
+    frames, warnings = [], []
+    with ThreadPoolExecutor(THREADS) as pool:
+        files = pool.map(read_flat_file, paths)
+        for path in progress_bar(paths, "Reading", len(paths)):
+            if not on_terminal():
+                print(f"Processing {path.name}")
+            frame, remarks = next(files)
+            of_rows = map(places.__getitem__, frame["ticker"].tolist())
+            frames.append(frame.assign(ticker=np.fromiter(of_rows, "int32", len(frame))))
+            warnings += remarks
+    rows = pd.concat(frames, ignore_index=True)
+    if rows.empty:
+        raise FlatFileError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
+    tickers = list(places)
+    rows, differing = drop_repeated(rows.iloc[np.lexsort((rows["date"], rows["ticker"]))])
+    if len(differing):
+        first = differing.iloc[0]
+        warnings.append(
+            f"{len(differing)} rows differ from a later one of the same ticker and date, first "
+            f"{tickers[first['ticker'].astype(int)]} on {date_text(first['date'])}: the last counts"
+        )
+    return tickers, rows, warnings
+
+
+def drop_repeated(rows):
+    """rows, sorted, without those that the next one of the same ticker and date replaces.
+
+    Returns (rows, differing): differing are the replaced rows that said something else.
+    """
+    before, after = rows.iloc[:-1].reset_index(drop=True), rows.iloc[1:].reset_index(drop=True)
+    same = before == after
+    replaced = same["ticker"] & same["date"]
+    differing = before[replaced & ~same.all(axis=1)]
+    return rows[np.append(~replaced, True)].reset_index(drop=True), differing
+
+
+def add_baselines(rows, window=WINDOW):
+    """rows, sorted by ticker and date, with price_diff, avg_trades and std_trades added.
+
+    avg_trades is the mean and std_trades the sample standard deviation (ddof 1) of trades over
+    the ticker's previous window rows, both nan where it has fewer; price_diff is in percent.
+
+    With S the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
+    n*x - S is a whole number and so exact, which keeps a flat baseline at exactly 0.
+    """
+    nth = rows.groupby("ticker").cumcount()
+
+    def earlier(column, k):
+        # Rows are sorted by ticker, so k rows up may be another one's: only its own count.
+        return rows[column].shift(k).where(nth >= k)
+
+    total = sum(earlier("trades", k) for k in range(1, window + 1))
+    squares = sum((window * earlier("trades", k) - total) ** 2 for k in range(1, window + 1))
+    previous_close = earlier("close_price", 1)
+    return rows.assign(
+        price_diff=(rows["close_price"] - previous_close) / previous_close * 100,
+        avg_trades=total / window,
+        std_trades=np.sqrt(squares / (window - 1)) / window,
+    )
+
+
+@contextmanager
+def replacing(path):
+    """A binary file that takes the place of path when it is whole, and is gone otherwise."""
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pickled_text(text):
+    encoded = text.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def pickled_rows(rows, slots, known):
+    """Rows as the pickle opcodes of `date: stats` items, one fixed-size record a row.
+
+    known is how many of FIELDS have numbers; the others are None. slots gives for a day number
+    the memo slot of its date. Returns a structured array, to be sliced by row and written.
+    """
+    template, offsets = bytearray(b"j\0\0\0\0}("), {"date": 1}
+    for slot, field in enumerate(FIELDS):
+        template += b"h%c" % slot
+        if slot < known:
+            offsets[field] = len(template) + 1
+            template += b"J" + bytes(4) if field == "trades" else b"G" + bytes(8)
+        else:
+            template += b"N"
+    template += b"u"
+    formats = {"date": "<u4", "trades": "<i4"}
+    layout = np.dtype(
+        {
+            "names": list(offsets),
+            "formats": [formats.get(name, ">f8") for name in offsets],
+            "offsets": list(offsets.values()),
+            "itemsize": len(template),
+        }
+    )
+    records = np.tile(np.frombuffer(template, "uint8"), len(rows)).view(layout)
+    records["date"] = slots[rows["date"]]
+    for field in FIELDS[:known]:
+        records[field] = rows[field]
+    return records
+
+
+def ticker_batches(tickers, rows):
+    """Slices of the table for tickers of some 500,000 rows together: (tickers, lengths, rows)."""
+    lengths = np.bincount(rows["ticker"])
+    ends = np.append(0, np.cumsum(lengths))
+    step = max(1, 500_000 * len(tickers) // len(rows))
+    for first in progress_bar(range(0, len(tickers), step), "Tickers", -(-len(tickers) // step)):
+        last = min(first + step, len(tickers))
+        yield tickers[first:last], lengths[first:last].tolist(), rows.iloc[ends[first] : ends[last]]
+
+
+def write_lookup_table(file, tickers, rows, window=WINDOW):
+    """Write the table, four parts one after the other, into a binary file.
+
+    1. One pickle, {ticker: {date: stats}}. A pickle is a program for a stack machine, and this one
+       is put together from its opcodes, so that numpy can do it for many rows at once. First the
+       names of FIELDS and the dates go into memo slots (SIGNATURE and what follows it, the
+       prologue), then the dict is filled. Each ticker's piece is complete in itself: prologue +
+       piece + b"." unpickles to that ticker's {date: stats}.
+    2. For every date a pickled day page, the day's rows by column, in the order of tickers:
+       {"ticker": [...], "trades": bytes, ...}. The numbers are packed little-endian, trades as
+       int32, the others as float64, with nan for None.
+    3. A pickled {ticker: place} of the pieces; then the pickled index, {"version", "window",
+       "days": {date: place}, "prologue": place, "tickers": place}. A place is (offset in the file,
+       length, CRC-32).
+    4. FOOTER: the index's place, then MAGIC.
+    """
+
+    def write(payload):
+        place = file.tell(), len(payload), zlib.crc32(payload)
+        file.write(payload)
+        return place
+
+    by_day = np.argsort(rows["date"].to_numpy(), kind="stable")
+    days, starts = np.unique(rows["date"].to_numpy()[by_day], return_index=True)
+    dates = [date_text(day) for day in days]
+    slots = np.zeros(LAST_DAY + 1, "uint32")
+    slots[days] = np.arange(len(days)) + len(FIELDS)
+    index = {"version": FORMAT_VERSION, "window": window, "days": {}}
+
+    prologue = SIGNATURE
+    for slot, text in enumerate(FIELDS + dates):
+        prologue += pickled_text(text) + b"r" + struct.pack("<I", slot) + b"0"
+    index["prologue"] = write(prologue)
+    file.write(b"}(")
+    pieces = {}
+    for some, lengths, batch in ticker_batches(tickers, rows):
+        complete = batch["avg_trades"].notna()
+        first_rows = pickled_rows(batch[~complete], slots, known=3)
+        other_rows = pickled_rows(batch[complete], slots, known=5)
+        i = j = 0
+        for ticker, length in zip(some, lengths):
+            next_i, next_j = i + min(length, window), j + max(length - window, 0)
+            piece = first_rows[i:next_i].tobytes() + other_rows[j:next_j].tobytes()
+            pieces[ticker] = write(pickled_text(ticker) + b"}(" + piece + b"u")
+            i, j = next_i, next_j
+    file.write(b"u.")
+
+    names = np.array(tickers, object)
+    for date, of_day in progress_bar(zip(dates, np.split(by_day, starts[1:])), "Days", len(dates)):
+        day = rows.iloc[of_day]
+        page = {"ticker": names[day["ticker"]].tolist()}
+        for field in FIELDS:
+            page[field] = day[field].to_numpy("<i4" if field == "trades" else "<f8").tobytes()
+        index["days"][date] = write(pickle.dumps(page, protocol=4))
+    index["tickers"] = write(pickle.dumps(pieces, protocol=4))
+    file.write(FOOTER.pack(*write(pickle.dumps(index, protocol=4)), MAGIC))
+
+
+def write_json(file, tickers, rows):
+    """Write the table as JSON into a binary file, a line a ticker; what is not finite is null."""
+    dates = {day: date_text(day) for day in rows["date"].unique().tolist()}
+    separator = "{"
+    for some, lengths, batch in ticker_batches(tickers, rows):
+        numbers = batch[FIELDS].astype(object).where(np.isfinite(batch[FIELDS]), None)
+        items = zip(map(dates.get, batch["date"].tolist()), numbers.to_dict("records"))
+        for ticker, length in zip(some, lengths):
+            days = json.dumps(dict(islice(items, length)))
+            file.write(f"{separator}\n{json.dumps(ticker)}: {days}".encode())
+            separator = ","
+    file.write(b"\n}\n")
+
+
+def window_argument(text):
+    if not (text.isdecimal() and 2 <= int(text) <= LONGEST_WINDOW):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 to {LONGEST_WINDOW}")
+    return int(text)
+
+
+def build(data_dir, output, window, with_json):
+    """Build the table from the flat files below data_dir, saying the tutorial's lines."""
+    paths = find_flat_files(data_dir)
+    with replacing(output) as file:
+        print("Starting to process files...")
+        tickers, rows, warnings = read_market(paths)
+        print("Finished processing files.")
+        print("Building lookup table...")
+        rows = add_baselines(rows, window)
+        print("Lookup table built successfully.")
+        if with_json:
+            json_output = output.with_suffix(".json")
+            with replacing(json_output) as json_file:
+                write_json(json_file, tickers, rows)
+            print(f"Lookup table saved to '{json_output}'.")
+        write_lookup_table(file, tickers, rows, window)
+    print(f"Lookup table saved to '{output}'.")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    days = rows["date"].nunique()
+    size = output.stat().st_size / 1e6
+    print(
+        f"{len(tickers):,} tickers, {days:,} days, {len(rows):,} rows, {size:,.1f} MB",
+        file=sys.stderr,
+    )
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--data-dir", type=Path, default="aggregates_day", metavar="DIR", help="the flat files")
+    add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help="the table")
+    add("--window", type=window_argument, default=WINDOW, metavar="N", help="rows in a baseline")
+    add("--json", action="store_true", help="write the table as JSON too, beside FILE")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    # A build that is told to stop takes its unfinished file away, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        build(args.data_dir, args.output, args.window, args.json)
+    except FlatFileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{args.output} not written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
