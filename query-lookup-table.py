@@ -208,7 +208,8 @@ def checked(page):
     if len({len(column) for column in page.values()}) != 1:
         raise ValueError("columns of different lengths")
     for name, column in page.items():
-        if not set(map(type, column)) <= ({str} if name == "ticker" else {int, float}):
+        kinds = {str} if name == "ticker" else {int, float}
+        if not (isinstance(column, array) or set(map(type, column)) <= kinds):
             raise TypeError(f"{name} holds something else")
     return page
 
@@ -263,8 +264,8 @@ def find_anomalies(page, date, threshold=Z_THRESHOLD):
     its baseline. An anomaly has more than threshold. Equal trades stay in the page's order.
     """
     anomalies = []
-    for ticker, *numbers in zip(page["ticker"], *(page[field] for field in FIELDS)):
-        trades, close_price, price_diff, avg_trades, std_trades = numbers
+    columns = [page[field] for field in ("ticker", *FIELDS)]
+    for ticker, trades, close_price, price_diff, avg_trades, std_trades in zip(*columns):
         if std_trades > 0:
             z_score = (trades - avg_trades) / std_trades
             if z_score > threshold:

@@ -1,0 +1,260 @@
+"""A stand-in for Polygon's REST API on 127.0.0.1: minute bars, pages, refusals and faults.
+
+Usage: with FakePolygon(folder_of_flat_files) as polygon: ... polygon.url ... polygon.requests ...
+
+Reads   the flat files, to make up bars that agree with a day's trades and close.
+Writes  nothing.
+"""
+
+import base64
+import csv
+import datetime
+import json
+import math
+import random
+import re
+import threading
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
+MINUTES = 960
+OPENING, CLOSING = 330, 720
+MINUTE_IN_MS = 60_000
+REQUEST_ID = "0123456789abcdef0123456789abcdef"
+HTML = {"Content-Type": "text/html"}
+
+Request = namedtuple("Request", "path query headers")
+Day = namedtuple("Day", "trades close previous_close")
+Answer = namedtuple("Answer", "status headers body")
+
+
+def not_authorized(message):
+    body = {"status": "NOT_AUTHORIZED", "request_id": REQUEST_ID, "message": message}
+    return Answer(403, {}, json.dumps(body))
+
+
+def refused(status, error, **headers):
+    return Answer(status, headers, json.dumps({"status": "ERROR", "error": error}))
+
+
+def answered(body):
+    return Answer(200, {}, body)
+
+
+def with_bars(*bars):
+    return answered(json.dumps({"status": "OK", "resultsCount": len(bars), "results": bars}))
+
+
+# The refusals' words are the real server's.
+REFUSALS = {
+    "no key": refused(401, "API Key was not provided"),
+    "unknown key": refused(401, "Unknown API Key"),
+    "not entitled": not_authorized(
+        "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
+    ),
+    "timeframe": not_authorized(
+        "Your plan doesn't include this data timeframe. "
+        "Please upgrade your plan at https://polygon.io/pricing"
+    ),
+    "today": not_authorized(
+        "Attempted to request today's data before end of day. "
+        "Please upgrade your plan at https://polygon.io/pricing"
+    ),
+}
+RATE_LIMIT = refused(
+    429,
+    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
+    "to continue. https://massive.com/pricing",
+    **{"Retry-After": "60"},
+)
+BROKEN = {
+    "server error": Answer(500, HTML, "<html><h1>Internal Server Error</h1></html>"),
+    "bad gateway": Answer(502, HTML, "<html><h1>Bad Gateway</h1></html>"),
+    "maintenance": Answer(503, {"Retry-After": "60"}, ""),
+    "not found": Answer(404, {}, "404 page not found"),
+    "teapot": Answer(418, {}, "\udcff"),
+    "cut short": Answer(200, {"Content-Length": "1000"}, '{"status":"OK","results":[{"c":'),
+    "not gzip": Answer(200, {"Content-Encoding": "gzip"}, '{"status":"OK"}'),
+    "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
+    "not utf-8": answered('{"status":"OK","results":[{"c":"\udcff"}]}'),
+    "a page for people": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
+    "a number": answered("1"),
+    "a list": answered("[]"),
+    "no object": answered("null"),
+    "results are text": answered('{"status":"OK","results":"none"}'),
+    "results are null": answered('{"status":"OK","results":null}'),
+    "a bar is null": with_bars(None),
+    "a bar is empty": with_bars({}),
+    "a bar has words": with_bars({"t": "noon", "o": "a", "h": "b", "l": "c", "c": "d", "v": "e"}),
+    "a bar has no time": with_bars({"o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "n": 1, "vw": 1}),
+    "a bar is not finite": answered(
+        '{"results":[{"t":1729239000000,"o":NaN,"h":Infinity,"l":1,"c":1,"v":1,"n":1,"vw":1}]}'
+    ),
+    "a bar is of another day": with_bars(
+        {"t": 1577975400000, "o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "n": 1, "vw": 1}
+    ),
+    "pages without end": answered(
+        '{"results":[],"next_url":"https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2"}'
+    ),
+    "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
+}
+EMPTY = {
+    "no results": answered('{"queryCount":0,"resultsCount":0,"adjusted":false,"status":"OK"}'),
+    "empty results": with_bars(),
+}
+DROP = Answer(None, {}, "")
+
+
+def new_york_time(date, minutes):
+    """The timestamp, in ms UTC, of so many minutes after midnight in New York on date.
+
+    Summer time lasts from the second Sunday of March to the first of November.
+    """
+    day = datetime.date.fromisoformat(date)
+    spring, autumn = datetime.date(day.year, 3, 8), datetime.date(day.year, 11, 1)
+    is_summer = spring + week_to_sunday(spring) <= day < autumn + week_to_sunday(autumn)
+    midnight = datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.timezone.utc)
+    offset = (4 if is_summer else 5) * 60
+    return int(midnight.timestamp()) * 1000 + (minutes + offset) * MINUTE_IN_MS
+
+
+def week_to_sunday(day):
+    return datetime.timedelta((6 - day.weekday()) % 7)
+
+
+def minute_bars(ticker, date, day, quiet=0.3):
+    """A day of bars as Polygon writes them, whose n add up to day.trades and which end at its close.
+
+    From 04:00 to 20:00 New York; a minute without a trade has no bar, and before the opening and
+    after the closing that many more (quiet) have none. The price first overshoots.
+    """
+    rng = random.Random(f"{ticker} {date}")
+    weights = []
+    for minute in range(MINUTES):
+        if OPENING <= minute < CLOSING:
+            from_noon = abs(minute - (OPENING + CLOSING) / 2) / (CLOSING - OPENING) * 2
+            weights.append((0.5 + from_noon**3) * rng.lognormvariate(0, 0.4))
+        else:
+            weights.append(0.25 * rng.lognormvariate(0, 0.8) * (rng.random() >= quiet))
+    rise = math.log(day.close / day.previous_close)
+    start = new_york_time(date, 4 * 60)
+    bars, price, weight_so_far, trades_so_far = [], day.previous_close, 0, 0
+    for minute, weight in enumerate(weights):
+        weight_so_far += weight
+        progress = weight_so_far / sum(weights)
+        trades = round(day.trades * progress) - trades_so_far
+        if trades:
+            trades_so_far += trades
+            is_last = trades_so_far == day.trades
+            drift = progress**0.5 * rise + 0.5 * abs(rise) * math.sin(math.pi * progress)
+            noise = rng.gauss(0, 0.02) * (1 - progress)
+            close = day.close if is_last else day.previous_close * math.exp(drift + noise)
+            low, high = min(price, close), max(price, close)
+            low, high = low * (1 - 0.01 * rng.random()), high * (1 + 0.01 * rng.random())
+            bar = {"v": trades * rng.randrange(60, 120), "vw": (low + high + close) / 3}
+            bar.update(o=price, c=close, h=high, l=low)
+            bar = {name: round(number, 4) for name, number in bar.items()}
+            bars.append({**bar, "t": start + minute * MINUTE_IN_MS, "n": trades})
+            price = close
+    return bars
+
+
+def read_days(folder):
+    """{(ticker, date): Day} of the flat files in folder."""
+    days, closes = {}, {}
+    for path in sorted(Path(folder).glob("*.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                ticker, close = row["ticker"], float(row["close"])
+                previous_close = closes.get(ticker, close)
+                days[ticker, path.stem] = Day(int(row["transactions"]), close, previous_close)
+                closes[ticker] = close
+    return days
+
+
+class FakePolygon:
+    """The server, as a context manager.
+
+    requests  what was asked so far: path (as it came), query ({name: value}) and headers
+    answer    an Answer to give whatever is asked, None for bars
+    bars      {(ticker, date): bars} to give instead of made-up ones
+    page_size most bars a page
+    answering an Event; while it is clear, the server hangs
+    """
+
+    def __init__(self, flat_files):
+        self.days = read_days(flat_files)
+        self.bars, self.requests = {}, []
+        self.answer, self.page_size = None, 50_000
+        self.answering = threading.Event()
+        self.answering.set()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            do_GET = lambda handler: self.reply(handler)  # noqa: E731
+            log_message = lambda *_: None  # noqa: E731
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads, self.server.block_on_close = True, False
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.answering.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def bars_of(self, ticker, date):
+        """What a caller gets for the day, as Polygon writes it, on however many pages."""
+        if (ticker, date) in self.bars:
+            return self.bars[ticker, date]
+        day = self.days.get((ticker, date))
+        return minute_bars(ticker, date, day) if day else []
+
+    def reply(self, handler):
+        url = urlsplit(handler.path)
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        self.requests.append(Request(url.path, query, dict(handler.headers)))
+        self.answering.wait()
+        answer = self.answer or self.page(url.path, query, handler.headers)
+        if answer.status is None:
+            handler.close_connection = True
+            return
+        body = answer.body.encode("utf-8", "surrogateescape")
+        headers = {"Content-Type": "application/json", "Content-Length": len(body)}
+        headers.update(answer.headers)
+        handler.send_response(answer.status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.close_connection = int(headers["Content-Length"]) != len(body)
+
+    def page(self, path, query, headers):
+        """The Answer to a request for bars. That for a second page starts at a timestamp."""
+        if not headers.get("Authorization", "").startswith("Bearer "):
+            return REFUSALS["no key"]
+        match = PATH.fullmatch(path)
+        if not match:
+            return BROKEN["not found"]
+        ticker, start, date = match.groups()
+        start = int(start) if start.isdigit() else new_york_time(start, 0)
+        bars = [bar for bar in self.bars_of(unquote(ticker), date) if bar["t"] >= start]
+        limit = min(self.page_size, int(query.get("limit", 5000)))
+        body = {"ticker": unquote(ticker), "adjusted": query.get("adjusted") != "false"}
+        body.update(queryCount=len(bars), resultsCount=len(bars[:limit]), status="OK")
+        body.update(request_id=REQUEST_ID, count=len(bars[:limit]))
+        if bars:
+            body["results"] = bars[:limit]
+        if len(bars) > limit:
+            cursor = base64.b64encode(b"limit=%d&sort=asc" % limit).decode()
+            rest = f"{ticker}/range/1/minute/{bars[limit]['t']}/{date}"
+            body["next_url"] = f"https://api.polygon.io/v2/aggs/ticker/{rest}?cursor={cursor}"
+        return answered(json.dumps(body))

@@ -1,0 +1,119 @@
+"""Build and query the lookup table as the tutorial does, one row at a time.
+
+A second witness for the tests, and the slow side of the benchmark: it shares no code with the
+scripts.
+
+Usage:
+    python tests/row_by_row.py build DATA_DIR FILE
+    python tests/row_by_row.py query FILE DATE
+
+build reads every .csv and .csv.gz below DATA_DIR and writes FILE, a plain pickled dict; query loads
+the whole of FILE and prints the anomalies of DATE.
+"""
+
+import argparse
+import pickle
+from pathlib import Path
+
+import pandas as pd
+
+WINDOW = 5
+Z_THRESHOLD = 3
+HEADINGS = ("Ticker", "Trades", "Avg Trades", "Std Dev", "Z-score", "Close Price", "Price Diff")
+HEADING = "{:<10}{:>10}{:>15}{:>10}{:>10}{:>12}{:>12}"
+ROW = (
+    "{ticker:<10}{trades:>10.0f}{avg_trades:>15.2f}{std_trades:>10.2f}"
+    "{z_score:>10.2f}{close_price:>12.2f}{price_diff:>12.2f}"
+)
+
+
+def row_by_row_table(paths, window=WINDOW):
+    """Return {ticker: {"YYYY-MM-DD": stats}} for the flat files at paths, in order of their names.
+
+    stats has the keys trades, close_price, price_diff, avg_trades and std_trades, as the numpy
+    scalars that pandas yields (trades is a float, too). avg_trades and std_trades are None on a
+    ticker's first window rows; price_diff, in percent, is nan on its first.
+    """
+    history = {}
+    for path in sorted(map(Path, paths), key=lambda path: path.name):
+        # A ticker may be NA, which pandas would take for a missing value.
+        frame = pd.read_csv(path, dtype={"ticker": str}, keep_default_na=False)
+        for _, row in frame.iterrows():
+            day = {
+                "date": pd.to_datetime(row["window_start"], unit="ns").date(),
+                "trades": row["transactions"],
+                "close_price": row["close"],
+            }
+            history.setdefault(row["ticker"], []).append(day)
+
+    table = {}
+    for ticker, days in history.items():
+        frame = pd.DataFrame(days).sort_values("date", kind="stable").set_index("date")
+        frame["price_diff"] = frame["close_price"].pct_change() * 100
+        earlier_trades = frame["trades"].shift(1).rolling(window=window)
+        frame["avg_trades"] = earlier_trades.mean()
+        frame["std_trades"] = earlier_trades.std()
+        table[ticker] = {}
+        for date, row in frame.iterrows():
+            table[ticker][date.strftime("%Y-%m-%d")] = {
+                "trades": row["trades"],
+                "close_price": row["close_price"],
+                "price_diff": row["price_diff"],
+                "avg_trades": None if pd.isna(row["avg_trades"]) else row["avg_trades"],
+                "std_trades": None if pd.isna(row["std_trades"]) else row["std_trades"],
+            }
+    return table
+
+
+def find_anomalies_row_by_row(table, date, threshold=Z_THRESHOLD):
+    """Return the stats, with ticker and z_score added, of those above threshold on date.
+
+    Most trades first; tickers with equal trades keep the table's order.
+    """
+    anomalies = []
+    for ticker, days in table.items():
+        if date not in days:
+            continue
+        stats = days[date]
+        if stats["std_trades"] is None or not stats["std_trades"] > 0:
+            continue
+        z_score = (stats["trades"] - stats["avg_trades"]) / stats["std_trades"]
+        if z_score > threshold:
+            anomalies.append({"ticker": ticker, **stats, "z_score": z_score})
+    return sorted(anomalies, key=lambda anomaly: anomaly["trades"], reverse=True)
+
+
+def print_anomalies(anomalies, date):
+    """Print anomalies as the tutorial does."""
+    print(f"\nAnomalies Found for {date}:\n")
+    print(HEADING.format(*HEADINGS))
+    print("-" * 91)
+    for anomaly in anomalies:
+        print(ROW.format(**anomaly))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Build and query the lookup table row by row.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="flat files to a plain pickled table")
+    build.add_argument("data_dir", type=Path)
+    build.add_argument("file", type=Path)
+    query = commands.add_parser("query", help="the anomalies of a date")
+    query.add_argument("file", type=Path)
+    query.add_argument("date")
+    options = parser.parse_args(argv)
+
+    if options.command == "build":
+        folder = options.data_dir
+        table = row_by_row_table([*folder.rglob("*.csv"), *folder.rglob("*.csv.gz")])
+        with options.file.open("wb") as file:
+            pickle.dump(table, file)
+    else:
+        with options.file.open("rb") as file:
+            table = pickle.load(file)
+        print_anomalies(find_anomalies_row_by_row(table, options.date), options.date)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
