@@ -35,7 +35,7 @@ import sys
 import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count, islice
 from pathlib import Path
 
@@ -67,8 +67,8 @@ MAGIC = b"lookup-table"
 FOOTER = struct.Struct("<QQI12s")
 
 
-class FlatFileError(Exception):
-    """What is wrong with the flat files, in one line for the user."""
+class BuildError(Exception):
+    """Why there is no table, in one line for the user."""
 
 
 def day_number(date):
@@ -84,12 +84,10 @@ def find_flat_files(data_dir):
     """The flat files below data_dir in the order of their names, which is the order of days.
 
     Where a day is there as .csv and as .csv.gz, only the .csv. Hidden files are passed over.
-    Raises FlatFileError where there are none.
+    Raises BuildError where there are none.
     """
     if not data_dir.is_dir():
-        raise FlatFileError(
-            f"no folder {data_dir}: put the flat files there or name their --data-dir"
-        )
+        raise BuildError(f"no folder {data_dir}: put the flat files there or name their --data-dir")
     paths = {
         path
         for path in data_dir.rglob("*")
@@ -98,12 +96,12 @@ def find_flat_files(data_dir):
     unpacked = {path.name for path in paths}
     paths = [path for path in paths if not (path.suffix == ".gz" and path.stem in unpacked)]
     if not paths:
-        raise FlatFileError(f"no *.csv or *.csv.gz in {data_dir}: download daily flat files first")
+        raise BuildError(f"no *.csv or *.csv.gz in {data_dir}: download daily flat files first")
     return sorted(paths, key=lambda path: (path.name, path))
 
 
 def read_text(path):
-    """The CSV's bytes, unpacked where path ends in .gz. Raises FlatFileError."""
+    """The CSV's bytes, unpacked where path ends in .gz. Raises BuildError."""
     try:
         raw = path.read_bytes()
         if path.suffix == ".gz":
@@ -111,15 +109,15 @@ def read_text(path):
         if not raw.isascii():
             raw.decode()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FlatFileError(f"{path}: broken .gz ({error}): download it again") from None
+        raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise FlatFileError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
+        raise BuildError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
     except OSError as error:
-        raise FlatFileError(f"{path}: {error.strerror}") from None
+        raise BuildError(f"{path}: {error.strerror}") from None
     if b"\0" in raw:
         line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
-        raise FlatFileError(f"{path}, line {line}: a NUL byte: download the file again")
+        raise BuildError(f"{path}, line {line}: a NUL byte: download the file again")
     return raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw
 
 
@@ -132,18 +130,19 @@ def parse_quickly(raw, header):
     octets = np.frombuffer(raw, "uint8")
     lines = np.count_nonzero(octets == ord("\n")) + (not raw.endswith(b"\n"))
     commas = np.count_nonzero(octets == ord(","))
-    if b'"' in raw or commas != (len(header) - 1) * lines:
+    if b'"' in raw or commas != (len(header) - 1) * lines or header[-1] not in COLUMNS:
         return None
     dtype = dict(zip(COLUMNS, (f"S{max(TICKER_LENGTHS) + 1}", "float64", "int64", "int64")))
     try:
-        rows = pd.read_csv(
-            io.BytesIO(raw),
-            usecols=COLUMNS,
-            dtype=dtype,
-            na_filter=False,
-            low_memory=False,
-            **EXACT,
-        )
+        with np.errstate(invalid="ignore"):
+            rows = pd.read_csv(
+                io.BytesIO(raw),
+                usecols=COLUMNS,
+                dtype=dtype,
+                na_filter=False,
+                low_memory=False,
+                **EXACT,
+            )
     except (ValueError, OverflowError):
         return None
     tickers = rows["ticker"].tolist()
@@ -162,16 +161,16 @@ def parse_quickly(raw, header):
 
 
 def parse_carefully(raw, header, path):
-    """The values of COLUMNS, read line by line; FlatFileError names the first bad one."""
+    """The values of COLUMNS, read line by line; BuildError names the first bad one."""
     reader = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
-    next(reader)
     columns = [], [], [], []
     try:
+        next(reader)
         for fields in reader:
-            if len(fields) != len(header):
-                if "".join(fields).strip():
-                    raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
+            if not fields or (len(fields) == 1 and not fields[0].strip()):
                 continue
+            if len(fields) != len(header):
+                raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
             row = dict(zip(header, fields))
             ticker = row["ticker"].encode()
             if len(ticker) not in TICKER_LENGTHS:
@@ -180,7 +179,7 @@ def parse_carefully(raw, header, path):
             for column, value in zip(columns, [ticker, *numbers]):
                 column.append(value)
     except (ValueError, csv.Error) as error:
-        raise FlatFileError(f"{path}, line {reader.line_num}: {error}") from None
+        raise BuildError(f"{path}, line {reader.line_num}: {error}") from None
     tickers, *numbers = columns
     return (tickers, *map(np.array, numbers))
 
@@ -193,13 +192,13 @@ def parse_number(name, text):
         raise ValueError(f"{name} is {text!r}, not a number")
     number = float(text)
     if number < 0:
-        raise ValueError(f"{name} is {text}, less than 0")
+        raise ValueError(f"{name} is {text!r}, less than 0")
     if name == "close":
         return number
     if name == "transactions" and not (number.is_integer() and number <= MOST_TRADES):
-        raise ValueError(f"{name} is {text}, not a whole number up to {MOST_TRADES}")
+        raise ValueError(f"{name} is {text!r}, not a whole number up to {MOST_TRADES}")
     if name == "window_start" and not FIRST_DAY <= number // NS_PER_DAY <= LAST_DAY:
-        raise ValueError(f"{name} is {text}, not nanoseconds of a year from 1990 to 2099")
+        raise ValueError(f"{name} is {text!r}, not nanoseconds of a year from 1990 to 2099")
     return int(number)
 
 
@@ -218,14 +217,14 @@ def read_flat_file(path):
 
     Returns (tickers, days, trades, close_prices), warnings: tickers a list of bytes, the others
     arrays: uint16 day numbers, int32, and float64 dollars. Where the file's name and its rows
-    disagree on the day, the name is right. Raises FlatFileError.
+    disagree on the day, the name is right. Raises BuildError.
     """
     raw = read_text(path)
     header = raw.partition(b"\n")[0].decode().rstrip("\r").replace('"', "").split(",")
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:
         there = ", ".join(header)[:200] or "none"
-        raise FlatFileError(f"{path}: no one column {', '.join(missing)}; the columns are: {there}")
+        raise BuildError(f"{path}: no single column {', '.join(missing)}; its columns: {there}")
     columns = parse_quickly(raw, header) or parse_carefully(raw, header, path)
     tickers, close, start, trades = columns
     warnings = [] if tickers else [f"{path}: no rows below the header, skipped"]
@@ -259,12 +258,11 @@ def read_market(paths):
 
     tickers (str) stand in the order in which the files first name them. rows is a frame of ticker
     (int32, the place in tickers), date, trades and close_price (as from read_flat_file), sorted
-    by ticker and date, one row each. Raises FlatFileError.
+    by ticker and date, one row each. Raises BuildError.
     """
     places = defaultdict(count().__next__)
     parts, warnings = [], []
-    with ThreadPoolExecutor(THREADS) as pool:
-        files = pool.map(read_flat_file, paths)
+    with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
         for path in progress_bar(paths, "Reading", len(paths)):
             if not on_terminal():
                 print(f"Processing {path.name}")
@@ -274,7 +272,7 @@ def read_market(paths):
     columns = map(np.concatenate, zip(*parts))
     rows = pd.DataFrame(dict(zip(("ticker", "date", "trades", "close_price"), columns)))
     if rows.empty:
-        raise FlatFileError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
+        raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     tickers = [ticker.decode() for ticker in places]
     rows, differing = drop_repeated(rows.iloc[np.lexsort((rows["date"], rows["ticker"]))])
     if len(differing):
@@ -466,6 +464,8 @@ def window_argument(text):
 def build(data_dir, output, window, with_json):
     """Build the table from the flat files below data_dir, saying the tutorial's lines."""
     paths = find_flat_files(data_dir)
+    if output.is_dir():
+        raise BuildError(f"{output} is a folder: name a file with --output")
     with replacing(output) as file:
         print("Starting to process files...")
         tickers, rows, warnings = read_market(paths)
@@ -481,7 +481,7 @@ def build(data_dir, output, window, with_json):
         write_lookup_table(file, tickers, rows, window)
     print(f"Lookup table saved to '{output}'.")
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        complain(f"warning: {warning}")
     days = rows["date"].nunique()
     size = output.stat().st_size / 1e6
     print(
@@ -497,7 +497,15 @@ def parse_arguments(argv):
     add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help="the table")
     add("--window", type=window_argument, default=WINDOW, metavar="N", help="rows in a baseline")
     add("--json", action="store_true", help="write the table as JSON too, beside FILE")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.json and args.output.suffix == ".json":
+        parser.error(f"--output {args.output}: the table and its JSON would be one file")
+    return args
+
+
+def complain(message):
+    """message on stderr, one line whatever names and values it quotes."""
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
 
 
 def main(argv=None):
@@ -506,11 +514,14 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         build(args.data_dir, args.output, args.window, args.json)
-    except FlatFileError as error:
-        print(error, file=sys.stderr)
+    except BuildError as error:
+        complain(str(error))
         return 1
     except OSError as error:
-        print(f"{args.output} not written: {error.strerror}", file=sys.stderr)
+        complain(f"{args.output} not written: {error.strerror}")
+        return 1
+    except MemoryError:
+        complain(f"{args.output} not written: not enough memory")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -25,7 +25,8 @@ import struct
 import sys
 import zlib
 from array import array
-from math import isfinite, nan
+from math import inf, isfinite, nan
+from operator import ne
 
 Z_THRESHOLD = 3
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
@@ -79,6 +80,7 @@ def plain_dict(*_):
 
 HARMLESS_NAMES = {
     ("builtins", "dict"): dict,
+    ("__builtin__", "dict"): dict,
     ("collections", "defaultdict"): plain_dict,
     ("collections", "OrderedDict"): plain_dict,
     ("numpy", "dtype"): NumpyType,
@@ -193,10 +195,12 @@ class PlainTable:
         rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
         page = {"ticker": list(rows)}
         for field in FIELDS:
-            column = [stats[field] for stats in rows.values()]
-            page[field] = [nan if value is None else value for value in column]
-        # The tutorial's script pickles whole numbers of trades as floats.
-        page["trades"] = [int(n) if n == int(n) else n for n in page["trades"]]
+            column = (stats[field] for stats in rows.values())
+            page[field] = array("d", (nan if value is None else value for value in column))
+        # The tutorial's script pickles numbers of trades as floats.
+        trades, page["trades"] = page["trades"], array("q", map(int, page["trades"]))
+        if any(map(ne, trades, page["trades"])):
+            raise ValueError
         return checked(page)
 
     def read_ticker(self, ticker):
@@ -204,13 +208,9 @@ class PlainTable:
 
 
 def checked(page):
-    """The day page itself, if it is one: names and numbers, in columns of one length."""
-    if len({len(column) for column in page.values()}) != 1:
-        raise ValueError("columns of different lengths")
-    for name, column in page.items():
-        kinds = {str} if name == "ticker" else {int, float}
-        if not (isinstance(column, array) or set(map(type, column)) <= kinds):
-            raise TypeError(f"{name} holds something else")
+    """The day page itself, if its tickers are names and its columns of one length."""
+    if not set(map(type, page["ticker"])) <= {str} or len(set(map(len, page.values()))) != 1:
+        raise ValueError
     return page
 
 
@@ -327,10 +327,14 @@ def as_json(anomalies, date):
     """The same as a list of objects; what is not finite is null."""
     import json
 
-    for anomaly in anomalies:
-        if not isfinite(anomaly["price_diff"]):
-            anomaly["price_diff"] = None
-    return json.dumps(anomalies, indent=2) + "\n"
+    rows = [
+        {
+            name: None if value in (inf, -inf) or value != value else value
+            for name, value in anomaly.items()
+        }
+        for anomaly in anomalies
+    ]
+    return json.dumps(rows, indent=2) + "\n"
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
@@ -399,6 +403,11 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
+def complain(message):
+    """message on stderr, one line whatever names and values it quotes."""
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
+
+
 def main(argv=None):
     args = parse_arguments(argv)
     try:
@@ -413,12 +422,12 @@ def main(argv=None):
         sys.stdout.write(FORMATS[args.format](anomalies[: args.limit], args.date))
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 1
     except BrokenPipeError:  # such as `| head`; the interpreter's own flush must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"output not written: {error.strerror}", file=sys.stderr)
+        complain(f"output not written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,25 +1,40 @@
-"""A stand-in for Polygon's REST API on 127.0.0.1: minute bars, pages, refusals and faults.
+"""A stand-in for Polygon's REST API on 127.0.0.1, and the GUI started in front of it.
 
-Usage: with FakePolygon(folder_of_flat_files) as polygon: ... polygon.url ... polygon.requests ...
+Usage: with FakePolygon(flat_files) as polygon, running_gui(table, polygon.url) as gui: ...
 
 Reads   the flat files, to make up bars that agree with a day's trades and close.
-Writes  nothing.
+Writes  flat files and tables where it is told to.
 """
 
 import base64
+import calendar
 import csv
 import datetime
 import json
 import math
+import os
 import random
 import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
+import time
+import urllib.request
 from collections import namedtuple
+from contextlib import contextmanager
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+TOP = Path(__file__).resolve().parent.parent
+SAMPLE_MARKET = TOP / "tests" / "sample_market"
 PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
+HEADER = ["ticker", "volume", "open", "close", "high", "low", "window_start", "transactions"]
+KEYS = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
 MINUTES = 960
 OPENING, CLOSING = 330, 720
 MINUTE_IN_MS = 60_000
@@ -93,9 +108,6 @@ BROKEN = {
     "a bar is not finite": answered(
         '{"results":[{"t":1729239000000,"o":NaN,"h":Infinity,"l":1,"c":1,"v":1,"n":1,"vw":1}]}'
     ),
-    "a bar is of another day": with_bars(
-        {"t": 1577975400000, "o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "n": 1, "vw": 1}
-    ),
     "pages without end": answered(
         '{"results":[],"next_url":"https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2"}'
     ),
@@ -116,44 +128,47 @@ def new_york_time(date, minutes):
     day = datetime.date.fromisoformat(date)
     spring, autumn = datetime.date(day.year, 3, 8), datetime.date(day.year, 11, 1)
     is_summer = spring + week_to_sunday(spring) <= day < autumn + week_to_sunday(autumn)
-    midnight = datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.timezone.utc)
     offset = (4 if is_summer else 5) * 60
-    return int(midnight.timestamp()) * 1000 + (minutes + offset) * MINUTE_IN_MS
+    return calendar.timegm(day.timetuple()) * 1000 + (minutes + offset) * MINUTE_IN_MS
 
 
 def week_to_sunday(day):
     return datetime.timedelta((6 - day.weekday()) % 7)
 
 
-def minute_bars(ticker, date, day, quiet=0.3):
-    """A day of bars as Polygon writes them, whose n add up to day.trades and which end at its close.
+def minute_bars(ticker, date, day):
+    """A day of bars as Polygon writes them. Their n add up to day.trades, the last c is its close.
 
     From 04:00 to 20:00 New York; a minute without a trade has no bar, and before the opening and
-    after the closing that many more (quiet) have none. The price first overshoots.
+    after the closing there are more of them. The price walks about a way that overshoots the close.
     """
     rng = random.Random(f"{ticker} {date}")
-    weights = []
+    rise = math.log(day.close / day.previous_close)
+    haste, overshoot = rng.uniform(0.4, 1.5), abs(rise) * rng.uniform(0.1, 0.9)
+    deviation = 0.02 + 0.4 * abs(rise)
+    weights, walk = [], [0]
     for minute in range(MINUTES):
         if OPENING <= minute < CLOSING:
             from_noon = abs(minute - (OPENING + CLOSING) / 2) / (CLOSING - OPENING) * 2
             weights.append((0.5 + from_noon**3) * rng.lognormvariate(0, 0.4))
         else:
-            weights.append(0.25 * rng.lognormvariate(0, 0.8) * (rng.random() >= quiet))
-    rise = math.log(day.close / day.previous_close)
-    start = new_york_time(date, 4 * 60)
+            weights.append(0.2 * rng.lognormvariate(0, 0.8) * (rng.random() > 0.3))
+        walk.append(walk[-1] + rng.gauss(0, deviation * (weights[-1] / MINUTES) ** 0.5))
+    start, total = new_york_time(date, 4 * 60), sum(weights)
     bars, price, weight_so_far, trades_so_far = [], day.previous_close, 0, 0
     for minute, weight in enumerate(weights):
         weight_so_far += weight
-        progress = weight_so_far / sum(weights)
+        progress = weight_so_far / total
         trades = round(day.trades * progress) - trades_so_far
         if trades:
             trades_so_far += trades
-            is_last = trades_so_far == day.trades
-            drift = progress**0.5 * rise + 0.5 * abs(rise) * math.sin(math.pi * progress)
-            noise = rng.gauss(0, 0.02) * (1 - progress)
-            close = day.close if is_last else day.previous_close * math.exp(drift + noise)
-            low, high = min(price, close), max(price, close)
-            low, high = low * (1 - 0.01 * rng.random()), high * (1 + 0.01 * rng.random())
+            way = progress**haste * rise + overshoot * math.sin(math.pi * progress)
+            close = day.previous_close * math.exp(way + walk[minute] - progress * walk[-1])
+            if trades_so_far == day.trades:
+                close = day.close
+            low, high = sorted([price, close])
+            low -= price * deviation / 20 * rng.random()
+            high += price * deviation / 20 * rng.random()
             bar = {"v": trades * rng.randrange(60, 120), "vw": (low + high + close) / 3}
             bar.update(o=price, c=close, h=high, l=low)
             bar = {name: round(number, 4) for name, number in bar.items()}
@@ -162,6 +177,7 @@ def minute_bars(ticker, date, day, quiet=0.3):
     return bars
 
 
+@lru_cache(maxsize=1)
 def read_days(folder):
     """{(ticker, date): Day} of the flat files in folder."""
     days, closes = {}, {}
@@ -200,6 +216,7 @@ class FakePolygon:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads, self.server.block_on_close = True, False
+        self.server.handle_error = lambda *_: None  # a caller that did not wait
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self):
@@ -258,3 +275,92 @@ class FakePolygon:
             rest = f"{ticker}/range/1/minute/{bars[limit]['t']}/{date}"
             body["next_url"] = f"https://api.polygon.io/v2/aggs/ticker/{rest}?cursor={cursor}"
         return answered(json.dumps(body))
+
+
+def write_flat_files(folder, market):
+    """Write {date: {ticker: (trades, close)}} as flat files into folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for date, rows in market.items():
+        with (folder / f"{date}.csv").open("w", newline="") as file:
+            write = csv.writer(file, lineterminator="\n").writerow
+            write(HEADER)
+            for ticker, (trades, close) in rows.items():
+                window_start = new_york_time(date, 0) * 10**6
+                write([ticker, trades * 80, close, close, close, close, window_start, trades])
+    return folder
+
+
+def build_table(flat_files, table):
+    """Run the builder on a folder of flat files; returns the path of the table it wrote."""
+    script = [sys.executable, TOP / "build-lookup-table.py"]
+    command = [*script, "--data-dir", flat_files, "--output", table]
+    subprocess.run(command, check=True, capture_output=True)
+    return table
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def gui_command(table, *options):
+    return [sys.executable, str(TOP / "gui-lookup-table.py"), "--table", str(table), *options]
+
+
+def environment(**keys):
+    """This process's environment, with these keys for Polygon and no others."""
+    others = {name: value for name, value in os.environ.items() if name not in KEYS}
+    return {**others, **keys}
+
+
+class RunningGui:
+    """A GUI's url and process."""
+
+    def __init__(self, url, process):
+        self.url, self.process = url, process
+
+    def get(self, path, timeout=10):
+        with urllib.request.urlopen(self.url + path, timeout=timeout) as response:
+            return response.read()
+
+
+@contextmanager
+def running_gui(table, api_url, **keys):
+    """A RunningGui as its user starts it, with these keys for Polygon in its environment.
+
+    Raises RuntimeError if it prints one of them or a traceback.
+    """
+    port = free_port()
+    command = gui_command(table, "--port", str(port), "--api-url", api_url)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(**keys), stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            wait_until(lambda: process.poll() is not None or answers(port))
+            yield RunningGui(f"http://127.0.0.1:{port}", process)
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        printed = output.read()
+    if any(text in printed for text in ["Traceback", *keys.values()]):
+        raise RuntimeError(f"it printed: {printed}")
+
+
+def answers(port, host="127.0.0.1"):
+    """Whether something listens on the port."""
+    with socket.socket() as connection:
+        connection.settimeout(1)
+        return connection.connect_ex((host, port)) == 0
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s")
+        time.sleep(0.01)

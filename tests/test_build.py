@@ -1,0 +1,795 @@
+"""The builder: what it reads, the numbers it writes, and what it refuses."""
+
+import fcntl
+import gzip
+import json
+import math
+import os
+import pickle
+import pty
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from conftest import (
+    DAYS,
+    HEADER,
+    MARKET,
+    SAMPLE_MARKET,
+    TOP,
+    USUAL,
+    assert_refused,
+    build,
+    builder,
+    call,
+    command,
+    flat_row,
+    flat_text,
+    run,
+    window_start,
+    write_bytes,
+    write_market,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from row_by_row import row_by_row_table
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
+TOLERANCE = Fraction(1, 10**12)
+# fmt: off
+ODD_TICKERS = [
+    "NA", "NAN", "TRUE", "INF", "E", "ON", "DEC", "None", "null", "#N/A", "1", "007", "1e5", "-inf",
+    "AAP", "AAp", "BRK.B", "BF-A", "A&B", "A=B", "é",
+]
+# fmt: on
+
+
+class NoImports(pickle.Unpickler):
+    def find_class(self, module, name):
+        raise AssertionError(f"the table needs {module}.{name}")
+
+
+def load(path="lookup_table.pkl"):
+    """The table in the file at path, which must need no import."""
+    with open(path, "rb") as file:
+        return NoImports(file).load()
+
+
+def built(data_dir, *options):
+    """The table of data_dir, in whose building nothing goes wrong."""
+    result = build(data_dir, "lookup_table.pkl", *options)
+    assert result.returncode == 0, result.stderr
+    return load()
+
+
+def table_of(days, *options):
+    """The table of {day: rows}, built in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "table.pkl"
+        result = build(write_market(Path(folder) / "flat", days), output, *options)
+        assert result.returncode == 0, result.stderr
+        return load(output)
+
+
+def days_in_a_row(trades, closes=None):
+    """{day: rows} of one ticker, A, over as many days of August 2024."""
+    closes = closes or [1] * len(trades)
+    return {
+        f"2024-08-{n:02}": [("A", *of_day)] for n, of_day in enumerate(zip(trades, closes), start=1)
+    }
+
+
+def same(number, other):
+    return number == other or (number != number and other != other)
+
+
+def near(number, exact):
+    return abs(Fraction(number) - exact) <= TOLERANCE * abs(exact)
+
+
+def is_change(price_diff, previous, close):
+    """Is price_diff the change from previous to close in percent?"""
+    if previous == 0:
+        return same(price_diff, math.inf if close > 0 else math.nan)
+    previous, close = Fraction(previous), Fraction(close)
+    return near(price_diff, (close - previous) / previous * 100)
+
+
+def is_mean(avg_trades, earlier):
+    return near(avg_trades, Fraction(sum(earlier), len(earlier)))
+
+
+def is_deviation(std_trades, earlier):
+    """Is std_trades the sample standard deviation of earlier? Its square tells, without a root."""
+    mean = Fraction(sum(earlier), len(earlier))
+    variance = sum((trades - mean) ** 2 for trades in earlier) / (len(earlier) - 1)
+    return std_trades >= 0 and near(Fraction(std_trades) ** 2, variance)
+
+
+@st.composite
+def markets(draw):
+    """{day: rows} with few tickers and trades, so that gaps, ties and flat stretches come up."""
+    tickers = draw(st.lists(st.sampled_from(ODD_TICKERS), min_size=1, max_size=4, unique=True))
+    some_trades = draw(
+        st.lists(st.integers(0, 1000) | st.integers(0, 2**31 - 1), min_size=1, max_size=3)
+    )
+    closes = st.floats(1e-4, 2e5) | st.integers(1, 10**7).map(lambda cents: cents / 100)
+    stats = st.tuples(st.sampled_from(some_trades), closes)
+    days = draw(
+        st.lists(st.dictionaries(st.sampled_from(tickers), stats), min_size=1, max_size=14).filter(
+            any
+        )
+    )
+    return {
+        f"2024-08-{n:02}": [(ticker, *of_day) for ticker, of_day in day.items()]
+        for n, day in enumerate(days, start=1)
+    }
+
+
+@given(market=markets(), window=st.integers(2, 7))
+def test_every_number_is_the_exact_one(market, window):
+    histories = {}
+    for day, rows in market.items():
+        for ticker, trades, close in rows:
+            histories.setdefault(ticker, []).append((day, trades, close))
+
+    table = table_of(market, "--window", window)
+
+    assert list(table) == list(histories)
+    for ticker, history in histories.items():
+        assert list(table[ticker]) == [day for day, _, _ in history]
+        for i, (day, trades, close) in enumerate(history):
+            stats = table[ticker][day]
+            assert (stats["trades"], stats["close_price"]) == (trades, close)
+            if i == 0:
+                assert math.isnan(stats["price_diff"])
+            else:
+                assert is_change(stats["price_diff"], history[i - 1][2], close)
+            if i < window:
+                assert stats["avg_trades"] is None and stats["std_trades"] is None
+            else:
+                earlier = [trades for _, trades, _ in history[i - window : i]]
+                assert is_mean(stats["avg_trades"], earlier)
+                assert is_deviation(stats["std_trades"], earlier)
+
+
+def test_the_table_is_that_of_the_row_by_row_loop(sample_table):
+    expected = row_by_row_table(SAMPLE_MARKET.glob("*.csv"))
+    table = load(sample_table)
+
+    assert list(table) == list(expected)
+    for ticker, days in expected.items():
+        assert list(table[ticker]) == list(days)
+        for day, stats in days.items():
+            ours = table[ticker][day]
+            assert (ours["trades"], ours["close_price"]) == (stats["trades"], stats["close_price"])
+            for field in FIELDS[2:]:
+                # The loop's running sums drift, the more the more trades there were.
+                if stats[field] is None:
+                    assert ours[field] is None
+                else:
+                    assert ours[field] == pytest.approx(
+                        stats[field], rel=1e-9, abs=1e-6, nan_ok=True
+                    )
+
+
+def test_the_table_is_plain_python_with_the_tutorials_keys_in_their_order(sample_table):
+    table = load(sample_table)
+
+    assert type(table) is dict
+    for ticker, days in table.items():
+        assert (type(ticker), type(days)) == (str, dict)
+        for day, stats in days.items():
+            assert type(stats) is dict and re.fullmatch(r"2024-\d\d-\d\d", day)
+            assert list(stats) == FIELDS
+            types = [type(stats[field]) for field in FIELDS]
+            assert types[:3] == [int, float, float]
+            assert types[3:] in ([float, float], [type(None), type(None)])
+
+
+def test_the_baseline_is_none_until_there_are_five_earlier_rows():
+    days = built(write_market(Path("flat"), days_in_a_row([3, 3, 3, 3, 3, 3, 3])))["A"].values()
+    assert [stats["avg_trades"] for stats in days] == [None] * 5 + [3, 3]
+    assert [stats["std_trades"] for stats in days] == [None] * 5 + [0, 0]
+
+
+def test_a_day_is_not_part_of_its_own_baseline():
+    stats = table_of(days_in_a_row([*USUAL, 10**6]))["A"]["2024-08-06"]
+    assert (stats["trades"], stats["avg_trades"], stats["std_trades"]) == (10**6, 100, 20)
+
+
+def test_the_baseline_is_that_of_the_last_five_rows_only():
+    stats = table_of(days_in_a_row([10**6, *USUAL, 7]))["A"]["2024-08-07"]
+    assert (stats["avg_trades"], stats["std_trades"]) == (100, 20)
+
+
+def test_a_spike_that_has_left_the_window_leaves_nothing_behind():
+    stats = table_of(days_in_a_row([2**31 - 1, 7, 7, 7, 7, 7, 7]))["A"]["2024-08-07"]
+    assert (stats["avg_trades"], stats["std_trades"]) == (7, 0)
+
+
+def test_a_thin_tickers_baseline_reaches_over_the_days_without_a_row():
+    thin = [("THIN", trades, 1) for trades in [*USUAL, 1]]
+    days = {f"2024-08-{n:02}": [("A", 1, 1)] for n in range(1, 13)}
+    for n, row in zip(range(2, 13, 2), thin):
+        days[f"2024-08-{n:02}"].append(row)
+    thin_days = table_of(days)["THIN"]
+    assert len(thin_days) == 6
+    assert thin_days["2024-08-12"]["avg_trades"] == 100
+
+
+def test_the_window_is_as_long_as_asked_for():
+    # Mean 3; the differences from it are -1 and 1, their squares add up to 2, and 2 / 1 is 2.
+    stats = table_of(days_in_a_row([100, 2, 4, 9]), "--window", 2)["A"]["2024-08-04"]
+    assert stats["avg_trades"] == 3
+    assert stats["std_trades"] == pytest.approx(math.sqrt(2), rel=1e-15)
+
+
+def test_price_diff_is_nan_in_a_tickers_first_row_and_in_percent_after_it():
+    days = table_of(days_in_a_row([1, 1, 1], [8, 10, 5]))["A"]
+    first, second, third = (stats["price_diff"] for stats in days.values())
+    assert math.isnan(first) and (second, third) == (25, -50)
+
+
+def test_after_a_close_of_zero_the_change_is_infinite_or_none_at_all():
+    days = table_of(days_in_a_row([1, 1, 1, 1], [0, 0, 3, 0]))["A"]
+    changes = [stats["price_diff"] for stats in days.values()]
+    assert math.isnan(changes[0]) and math.isnan(changes[1])
+    assert changes[2:] == [math.inf, -100]
+
+
+def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
+    market = {
+        "2024-08-01": [("B", 1, 1), ("AAp", 1, 1)],
+        "2024-08-02": [("Z", 1, 1), ("A", 1, 1), ("AAp", 1, 1)],
+        "2024-08-05": [("A", 1, 1), ("C", 1, 1), ("B", 1, 1)],
+    }
+    assert list(table_of(market)) == ["B", "AAp", "Z", "A", "C"]
+
+
+def test_dates_stand_in_order_whatever_the_order_of_the_rows():
+    text = flat_text([("A", 1, 1)], "2024-08-06") + flat_row("A", 2, 1, "2024-08-01") + "\n"
+    write_bytes(Path("flat/all.csv"), text)
+    assert list(built("flat")["A"]) == ["2024-08-01", "2024-08-06"]
+
+
+def test_files_are_read_in_the_order_of_their_names_whatever_their_folders():
+    for path, ticker in (
+        ("flat/z/2024/08/2024-08-01.csv", "FIRST"),
+        ("flat/2024-08-02.csv.gz", "SECOND"),
+        ("flat/a/2024-08-05.csv", "THIRD"),
+    ):
+        write_bytes(Path(path), flat_text([(ticker, 1, 1)], Path(path).name[:10]))
+
+    result = build("flat", "lookup_table.pkl")
+
+    assert list(load()) == ["FIRST", "SECOND", "THIRD"]
+    assert result.stdout.splitlines()[1:4] == [
+        "Processing 2024-08-01.csv",
+        "Processing 2024-08-02.csv.gz",
+        "Processing 2024-08-05.csv",
+    ]
+
+
+@pytest.mark.parametrize("folder_of_the_packed", ["flat", "flat/2024/08"])
+def test_a_day_that_is_there_packed_and_unpacked_is_read_once(folder_of_the_packed):
+    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    write_bytes(
+        Path(folder_of_the_packed) / "2024-08-01.csv.gz", flat_text([("B", 2, 2)], "2024-08-01")
+    )
+    result = build("flat", "lookup_table.pkl")
+    assert result.stdout.count("Processing") == 1
+    assert list(load()) == ["A"]
+
+
+def test_hidden_files_folders_and_other_files_are_passed_over(market_folder):
+    write_bytes(market_folder / ".2024-08-09.csv", "hidden")
+    write_bytes(market_folder / "._2024-08-08.csv", b"\0\5\x16\7")
+    write_bytes(market_folder / "README.md", "another file")
+    (market_folder / "2024-08-12.csv").mkdir()
+    assert list(built(market_folder)) == list(MARKET)
+
+
+def test_the_tutorials_lines_are_on_stdout_and_the_summary_on_stderr(market_folder):
+    result = run("build-lookup-table.py")
+
+    assert result.returncode == 0
+    assert result.stdout == (
+        "Starting to process files...\n"
+        "Processing 2024-08-01.csv\n"
+        "Processing 2024-08-02.csv\n"
+        "Processing 2024-08-05.csv\n"
+        "Processing 2024-08-06.csv\n"
+        "Processing 2024-08-07.csv\n"
+        "Processing 2024-08-08.csv\n"
+        "Finished processing files.\n"
+        "Building lookup table...\n"
+        "Lookup table built successfully.\n"
+        "Lookup table saved to 'lookup_table.pkl'.\n"
+    )
+    # Eight tickers on all six days, NEW on two of them and GONE on five.
+    size = os.path.getsize("lookup_table.pkl") / 1e6
+    assert result.stderr == f"10 tickers, 6 days, 55 rows, {size:.1f} MB\n"
+    assert sorted(os.listdir()) == ["aggregates_day", "lookup_table.pkl"]
+
+
+def read_terminal(descriptor):
+    """All that was written to the terminal whose other end was descriptor, until it was closed."""
+    shown = b""
+    try:
+        while True:
+            piece = os.read(descriptor, 65536)
+            if not piece:
+                break
+            shown += piece
+    except OSError:  # how Linux tells that the other end is closed
+        pass
+    os.close(descriptor)
+    return shown.decode()
+
+
+def test_on_a_terminal_a_bar_stands_in_place_of_a_line_a_file(market_folder):
+    (our_stdout, stdout), (our_stderr, stderr) = pty.openpty(), pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(command("build-lookup-table.py"), stdout=stdout, stderr=stderr)
+    os.close(stdout)
+    os.close(stderr)
+    shown_on_stderr, shown_on_stdout = read_terminal(our_stderr), read_terminal(our_stdout)
+
+    assert process.wait() == 0
+    assert shown_on_stdout.splitlines() == [
+        "Starting to process files...",
+        "Finished processing files.",
+        "Building lookup table...",
+        "Lookup table built successfully.",
+        "Lookup table saved to 'lookup_table.pkl'.",
+    ]
+    # Six files read, and of six days the pages written.
+    assert shown_on_stderr.count("100%") >= 2 and "6/6" in shown_on_stderr
+    assert shown_on_stderr.splitlines()[-1].startswith("10 tickers, 6 days, 55 rows, ")
+
+
+def test_json_holds_the_same_table_and_null_for_what_is_not_finite(market_folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    def nulled(stats):
+        return {
+            key: value if value is None or math.isfinite(value) else None
+            for key, value in stats.items()
+        }
+
+    write_market(market_folder, {"2024-08-09": [("ZERO", 1, 5)]})  # a change of inf
+    result = run("build-lookup-table.py", "--json")
+
+    assert "Lookup table saved to 'lookup_table.json'.\n" in result.stdout
+    table = load()
+    assert table["ZERO"]["2024-08-09"]["price_diff"] == math.inf
+    with open("lookup_table.json", encoding="utf-8") as file:
+        as_json = json.load(file, parse_constant=refuse)
+    assert list(as_json) == list(table)
+    assert as_json == {
+        ticker: {day: nulled(stats) for day, stats in days.items()}
+        for ticker, days in table.items()
+    }
+
+
+def test_the_json_is_written_beside_the_table(market_folder):
+    Path("elsewhere").mkdir()
+    assert build(market_folder, "elsewhere/market.pkl", "--json").returncode == 0
+    assert sorted(os.listdir("elsewhere")) == ["market.json", "market.pkl"]
+
+
+@pytest.mark.parametrize("output", ["table.json", "."])
+def test_a_table_and_its_json_do_not_take_each_others_place(market_folder, output):
+    write_bytes(Path("table.json"), "the old table")
+    result = build(market_folder, output, "--json")
+    assert result.returncode in (1, 2) and "Traceback" not in result.stderr
+    assert Path("table.json").read_bytes() == b"the old table"
+
+
+def test_data_dir_and_output_are_where_asked_for(market_folder):
+    market_folder.rename("flat files")
+    Path("tables").mkdir()
+    result = run("build-lookup-table.py", "--data-dir", "flat files", "--output", "tables/of 2024")
+    assert result.stdout.endswith("Lookup table saved to 'tables/of 2024'.\n")
+    assert list(load("tables/of 2024")) == list(MARKET)
+    assert os.listdir("tables") == ["of 2024"]
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads(market_folder):
+    write_bytes(Path("disk/table.pkl"), "the old table")
+    os.symlink("disk/table.pkl", "lookup_table.pkl")
+    assert list(built(market_folder)) == list(MARKET)
+    assert os.path.islink("lookup_table.pkl")
+    assert os.listdir("disk") == ["table.pkl"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--window", window] for window in ["1", "0", "-3", "2.5", "", "five", "1001"]),
+        ["--window"],
+        ["--data-dir"],
+        ["--weekly"],
+        ["2024-10-18"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_status_2(market_folder, arguments):
+    result = call(builder, *arguments)
+    assert result.returncode == 2
+    assert ": error: " in result.stderr.splitlines()[-1]
+    assert os.listdir() == ["aggregates_day"]
+
+
+# What real flat files hold
+
+
+@pytest.mark.parametrize("ticker", ODD_TICKERS)
+def test_a_ticker_that_looks_like_something_else_survives(ticker):
+    assert list(table_of({"2024-08-01": [("A", 2, 2), (ticker, 1, 1)]})) == ["A", ticker]
+
+
+def test_fractional_volume_is_fine():
+    row = flat_row("A", 3, 2, "2024-08-01").replace(",1000,", ",1000.52431,")
+    write_bytes(Path("flat/2024-08-01.csv"), f"{HEADER}\n{row}\n")
+    assert built("flat")["A"]["2024-08-01"]["trades"] == 3
+
+
+def test_zero_transactions_are_trades_of_zero():
+    assert table_of({"2024-08-01": [("A", 0, 2)]})["A"]["2024-08-01"]["trades"] == 0
+
+
+def test_where_the_rows_say_another_day_the_name_is_right_and_a_warning_says_so():
+    rows = [flat_row("A", 1, 1, "2019-08-12"), flat_row("B", 2, 2, "2019-08-13")]
+    write_bytes(Path("flat/2019-08-12.csv"), "\n".join([HEADER, *rows, ""]))
+    write_bytes(Path("flat/2019-08-13.csv"), flat_text([("B", 3, 3)], "2019-08-13"))
+
+    result = build("flat", "lookup_table.pkl")
+
+    table = load()
+    assert {ticker: list(days) for ticker, days in table.items()} == {
+        "A": ["2019-08-12"],
+        "B": ["2019-08-12", "2019-08-13"],
+    }
+    assert table["B"]["2019-08-13"]["trades"] == 3
+    warning, _ = result.stderr.splitlines()
+    assert warning.startswith("warning: flat/2019-08-12.csv: 1 rows say 2019-08-13")
+
+
+def test_a_file_that_is_not_named_for_a_day_is_read_by_its_rows():
+    write_bytes(Path("flat/download (1).csv"), flat_text([("A", 1, 1)], "2024-08-02"))
+    result = build("flat", "lookup_table.pkl")
+    assert list(load()["A"]) == ["2024-08-02"]
+    assert "warning" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "0001-01-01", "2024-02-30"])
+def test_a_name_that_is_no_plausible_day_does_not_count(name):
+    write_bytes(Path(f"flat/{name}.csv"), flat_text([("A", 1, 1)], "2024-08-02"))
+    assert list(built("flat")["A"]) == ["2024-08-02"]
+
+
+def test_winter_and_summer_rows_have_the_day_of_new_york():
+    five_in_the_morning = window_start("2024-01-02") + 3600 * 10**9
+    row = flat_row("A", 1, 1).replace(str(window_start("2024-08-08")), str(five_in_the_morning))
+    write_bytes(Path("flat/january.csv"), f"{HEADER}\n{row}\n")
+    assert list(built("flat")["A"]) == ["2024-01-02"]
+
+
+def test_identical_rows_count_once_and_silently():
+    days = days_in_a_row([1, 2, 3])
+    days["2024-08-02"] *= 3
+    write_market(Path("flat"), days)
+    result = build("flat", "lookup_table.pkl", "--window", 2)
+    assert load()["A"]["2024-08-03"]["avg_trades"] == 1.5
+    assert "warning" not in result.stderr
+
+
+def test_of_different_rows_the_last_counts_and_one_warning_counts_them_and_names_the_first():
+    market = {
+        "2024-08-01": [("B", 1, 1), ("A", 1, 1), ("B", 2, 1)],
+        "2024-08-02": [("A", 5, 1), ("A", 5, 2), ("A", 5, 3)],
+    }
+    result = build(write_market(Path("flat"), market), "lookup_table.pkl")
+
+    table = load()
+    assert table["B"]["2024-08-01"]["trades"] == 2
+    assert table["A"]["2024-08-02"]["close_price"] == 3
+    warning, _ = result.stderr.splitlines()
+    assert warning.startswith("warning: 3 rows ")
+    assert "B on 2024-08-01" in warning
+
+
+def test_a_row_repeated_in_a_later_file_counts_as_read_last():
+    write_bytes(Path("flat/a.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    write_bytes(Path("flat/b.csv"), flat_text([("A", 2, 1)], "2024-08-01"))
+    assert built("flat")["A"]["2024-08-01"]["trades"] == 2
+
+
+def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
+    for name, text in {"2024-08-09.csv": HEADER, "2024-08-12.csv": f"{HEADER}\n"}.items():
+        write_bytes(market_folder / name, text)
+    result = build(market_folder, "lookup_table.pkl")
+    first, second, summary = result.stderr.splitlines()
+    assert first.startswith(f"warning: {market_folder / '2024-08-09.csv'}: no rows")
+    assert second.startswith(f"warning: {market_folder / '2024-08-12.csv'}: no rows")
+    assert summary.startswith("10 tickers, 6 days, 55 rows, ")
+
+
+PLAIN_TEXT = flat_text([("A", 36394, 142.86), ("NA", 2, 0.5)])
+ROWS = {"A": (36394, 142.86), "NA": (2, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(PLAIN_TEXT, id="plain"),
+        pytest.param(PLAIN_TEXT.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(b"\xef\xbb\xbf" + PLAIN_TEXT.encode(), id="byte order mark"),
+        pytest.param(PLAIN_TEXT.rstrip("\n"), id="no newline at the end"),
+        pytest.param(PLAIN_TEXT.replace("\n", "\n\n"), id="blank lines"),
+        pytest.param(PLAIN_TEXT + "\r\n \n", id="blank lines at the end"),
+        pytest.param(
+            "".join(f'"{line}"\n'.replace(",", '","') for line in PLAIN_TEXT.splitlines()),
+            id="quoted",
+        ),
+        pytest.param(PLAIN_TEXT.replace("\nA,", '\n"A",'), id="some quoted"),
+        pytest.param(
+            "".join(",".join(reversed(line.split(","))) + "\n" for line in PLAIN_TEXT.splitlines()),
+            id="columns reversed",
+        ),
+        pytest.param(
+            "".join(f"{n},{line},x{n}\n" for n, line in enumerate(PLAIN_TEXT.splitlines())),
+            id="extra columns",
+        ),
+        pytest.param(
+            "".join(
+                ",".join([line.split(",")[i] for i in (7, 6, 3, 0)]) + "\n"
+                for line in PLAIN_TEXT.splitlines()
+            ),
+            id="needed columns only",
+        ),
+        pytest.param(PLAIN_TEXT.replace(",2\n", ",2.0\n"), id="2.0 trades"),
+        pytest.param(PLAIN_TEXT.replace(",0.5,", ",.5,"), id="no digit before the point"),
+        pytest.param(PLAIN_TEXT.replace(",0.5,", ",5e-1,"), id="exponent"),
+        pytest.param(PLAIN_TEXT.replace(",1000,", ",,"), id="empty volume"),
+    ],
+)
+def test_every_spelling_of_a_file_gives_the_same_rows(content):
+    write_bytes(Path("flat/2024-08-08.csv"), content)
+    stats = {ticker: days["2024-08-08"] for ticker, days in built("flat").items()}
+    assert {ticker: (s["trades"], s["close_price"]) for ticker, s in stats.items()} == ROWS
+
+
+# The first is one that pandas' own parser reads a bit off, the others are a double's extremes.
+@pytest.mark.parametrize(
+    "close", ["453.44914276561076", "5e-324", "1.7976931348623157e308", "0.1", "9007199254740993"]
+)
+@pytest.mark.parametrize("other", ["2.5", '"2.5"'], ids=["plain", "quoted"])
+def test_a_close_is_the_double_nearest_to_its_decimals(close, other):
+    write_bytes(Path("flat/2024-08-08.csv"), flat_text([("A", 3, close), ("B", 4, other)]))
+    assert built("flat")["A"]["2024-08-08"]["close_price"] == float(close)
+
+
+# What it refuses
+
+GOOD = flat_text([("A", 3, 2.5), ("B", 4, 2.5)], "2024-08-02")
+NANOSECONDS = str(window_start("2024-08-02"))
+
+
+def with_trades(text):
+    return GOOD.replace(",4\n", f",{text}\n")
+
+
+def with_close(text):
+    fields = GOOD.splitlines()[2].split(",")
+    fields[3] = text
+    return "\n".join([*GOOD.splitlines()[:2], ",".join(fields), ""])
+
+
+def with_window_start(text):
+    return with_trades(4).replace(f"{NANOSECONDS},4", f"{text},4")
+
+
+PACKED = gzip.compress(GOOD.encode() * 20, mtime=0)
+BAD_LINE_3 = {
+    **{
+        f"{column} {text!r}": (spelled(text), column)
+        for column, spelled in (("transactions", with_trades), ("close", with_close))
+        for text in (
+            *("", " ", "-1", "-0.5", "inf", "-inf", "Infinity", "nan", "NaN", "NA", "None"),
+            *("True", "true", "abc", "1e999", "1e", "0x10", "1_000", "1 000", "1.2.3", "٣", "--1"),
+        )
+    },
+    **{
+        f"transactions {text!r}": (with_trades(text), "transactions")
+        for text in ("1.5", "1e-3", "2147483648", "99999999999999999999", "1e300")
+    },
+    **{
+        f"window_start {what}": (with_window_start(text), "window_start")
+        for what, text in {
+            "in seconds": NANOSECONDS[:-9],
+            "in milliseconds": NANOSECONDS[:-6],
+            "in microseconds": NANOSECONDS[:-3],
+            "too large": f"{NANOSECONDS}0",
+            "negative": f"-{NANOSECONDS}",
+            "empty": "",
+            "a date": "2024-08-02",
+            "True": "True",
+            "nan": "nan",
+            "beyond 64 bits": "9" * 30,
+        }.items()
+    },
+    "a ticker of 40 letters": (GOOD.replace("B,", "B" * 40 + ","), "ticker"),
+    "no ticker": (GOOD.replace("B,", ","), "ticker"),
+    "one field missing": (GOOD.replace("B,1000,", "B,"), "7 fields"),
+    "all but the ticker missing": (GOOD[: GOOD.index("B,") + 1], "1 fields"),
+    "cut in the last line": (GOOD[: -len(",4\n")], "7 fields"),
+    "commas alone": (GOOD.replace("B,", ",,\nB,"), "3 fields"),
+    "one field too many": (with_trades("4,5"), "9 fields"),
+    "a decimal comma": (with_close("2,5"), "9 fields"),
+    "not UTF-8": (GOOD.encode().replace(b"B,", b"\xff,"), "UTF-8"),
+    "cut in a character": (GOOD.encode().replace(b"B,", b"\xc3,"), "UTF-8"),
+    "a NUL byte": (GOOD.replace("B,", "B\0,"), "NUL"),
+    "a quote that is not closed": (GOOD.replace("B,", '"B,'), ""),
+}
+BAD_FILE = {
+    "empty": (b"", "ticker"),
+    "empty lines": (b"\n\n", "ticker"),
+    "no header": (GOOD.partition("\n")[2], "ticker"),
+    "no column transactions": (
+        GOOD.replace("transactions", "n"),
+        "transactions",
+        "ticker, volume, open, close, high, low, window_start, n",
+    ),
+    "two columns missing": (GOOD.replace("close", "Close").replace("ticker", "T"), "ticker, close"),
+    "a column twice": (GOOD.replace("open", "close"), "close"),
+    "semicolons": (GOOD.replace(",", ";"), "ticker"),
+    "a name in the header quoted in part": (GOOD.replace("ticker", '"tick"er'), ""),
+    "a quote in the header that is not closed": (f'"{GOOD}', ""),
+    "UTF-16": (GOOD.encode("utf-16"), ""),
+    "old Mac line ends": (GOOD.replace("\n", "\r"), "transactions"),
+}
+
+
+@pytest.fixture
+def refuse(empty_folder):
+    """A function that asserts that the builder refuses the flat files in flat, and how."""
+
+    def refuse(*parts):
+        write_bytes(Path("lookup_table.pkl"), "the old table")
+        result = build("flat", "lookup_table.pkl", "--json")
+        assert_refused(result, *parts)
+        assert "saved" not in result.stdout
+        assert Path("lookup_table.pkl").read_text() == "the old table"
+        assert set(os.listdir()) <= {"flat", "lookup_table.pkl"}
+
+    return refuse
+
+
+def write_flat_files(content, suffix=".csv"):
+    """The path of a file with content that has a good one on either side."""
+    write_market(Path("flat"), {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
+    return write_bytes(Path("flat/2024-08-02.csv"), content).rename(f"flat/2024-08-02{suffix}")
+
+
+@pytest.mark.parametrize("what", BAD_LINE_3)
+def test_a_bad_line_is_refused_by_its_number(refuse, what):
+    content, *parts = BAD_LINE_3[what]
+    write_flat_files(content)
+    refuse("flat/2024-08-02.csv, line 3: ", *parts)
+
+
+def test_a_bad_line_in_a_packed_file_is_refused_by_its_number(refuse):
+    write_flat_files(gzip.compress(with_close("?").encode()), ".csv.gz")
+    refuse("flat/2024-08-02.csv.gz, line 3: ", "close is '?'")
+
+
+def test_the_number_is_that_of_the_line_in_the_file(refuse):
+    write_flat_files(GOOD.replace("A,", '"A",').replace("\n", "\r\n\r\n") + "C\r\n")
+    refuse("flat/2024-08-02.csv, line 7: ")
+
+
+@pytest.mark.parametrize("column", ["transactions", "close"])
+def test_a_column_of_true_alone_is_no_column_of_ones(refuse, column):
+    write_flat_files((with_trades if column == "transactions" else with_close)("True"))
+    for path in Path("flat").iterdir():  # the same in every row of every file
+        fields = [line.split(",") for line in path.read_text().splitlines()]
+        place = fields[0].index(column)
+        rows = [[*row[:place], "True", *row[place + 1 :]] for row in fields[1:]]
+        path.write_text("\n".join(",".join(row) for row in [fields[0], *rows]))
+    refuse("flat/2024-08-01.csv, line 2: ", column)
+
+
+def test_a_long_row_does_not_make_up_for_a_short_one(refuse):
+    short, long = "A,2.5,{0},3", "B,2.5,{0},4,x,y"
+    header = "ticker,close,window_start,transactions,note"
+    write_flat_files("\n".join([header, short, long, ""]).format(NANOSECONDS))
+    refuse("flat/2024-08-02.csv, line 2: ", "4 fields")
+
+
+def test_a_bad_number_that_holds_a_line_end_is_still_told_in_one_line(refuse):
+    write_flat_files(with_close('"-5\n"'))
+    refuse("flat/2024-08-02.csv", "close")
+
+
+@pytest.mark.parametrize("what", BAD_FILE)
+def test_a_bad_file_is_refused_by_its_name(refuse, what):
+    content, *parts = BAD_FILE[what]
+    write_flat_files(content)
+    refuse("flat/2024-08-02.csv", *parts)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 9, 10, 11, 20, 50, -20, -9, -8, -5, -4, -1])
+def test_a_gz_that_is_cut_short_is_refused(refuse, length):
+    write_flat_files(PACKED[:length], ".csv.gz")
+    refuse("flat/2024-08-02.csv.gz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\0" + PACKED[1:], id="first byte"),
+        pytest.param(PACKED[:2] + b"\0" + PACKED[3:], id="method"),
+        pytest.param(PACKED[:40] + bytes(8) + PACKED[48:], id="contents"),
+        pytest.param(PACKED[:-8] + b"\0\1\2\3" + PACKED[-4:], id="checksum"),
+        pytest.param(PACKED[:-4] + b"\0\1\2\3", id="size"),
+        pytest.param(PACKED + b"and more", id="something follows"),
+        pytest.param(GOOD.encode(), id="not packed"),
+        pytest.param(b"<html>403 Forbidden</html>", id="a page"),
+    ],
+)
+def test_a_gz_that_is_damaged_is_refused(refuse, content):
+    write_flat_files(content, ".csv.gz")
+    refuse("flat/2024-08-02.csv.gz", ".gz")
+
+
+def test_a_folder_that_is_not_there_is_refused(refuse):
+    refuse("flat")
+
+
+def test_a_folder_that_is_a_file_is_refused(refuse):
+    write_bytes(Path("flat"), GOOD)
+    refuse("flat")
+
+
+def test_a_folder_without_flat_files_is_refused(refuse):
+    write_bytes(Path("flat/README.md"), "Put flat files here.")
+    write_bytes(Path("flat/2024-08-02.CSV.zip"), "PK")
+    refuse("flat", "csv")
+
+
+def test_files_without_any_row_are_refused(refuse):
+    for day in DAYS:
+        write_bytes(Path(f"flat/{day}.csv"), f"{HEADER}\n")
+    refuse("flat/2024-08-01.csv", "no rows")
+
+
+def test_the_process_ends_with_status_1_too(market_folder):
+    write_bytes(market_folder / "2024-08-02.csv", with_trades("many"))
+    assert_refused(
+        run("build-lookup-table.py"), "aggregates_day/2024-08-02.csv, line 3: ", "'many'"
+    )
+    assert os.listdir() == ["aggregates_day"]
+
+
+@pytest.mark.parametrize("script", ["build-lookup-table", "query-lookup-table"])
+def test_importing_a_script_does_nothing(empty_folder, script):
+    lines = "import importlib, sys; sys.path.append(sys.argv[1])"
+    lines += f"; importlib.import_module({script!r})"
+    result = subprocess.run(
+        [sys.executable, "-B", "-c", lines, str(TOP)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert (result.returncode, result.stdout, os.listdir()) == (0, b"", [])

@@ -1,0 +1,752 @@
+"""The querier: what it prints, what it reads of a table, and what it makes of bad ones."""
+
+import copyreg
+import csv
+import io
+import json
+import math
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import (
+    DAYS,
+    LAST_DAY,
+    MARKET,
+    USUAL,
+    assert_refused,
+    build,
+    call,
+    command,
+    querier,
+    query,
+    rows_by_day,
+    run,
+    write_bytes,
+    write_market,
+)
+from row_by_row import row_by_row_table
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+HEADINGS = f"""
+Anomalies Found for {LAST_DAY}:
+
+Ticker        Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
+{"-" * 91}
+"""
+# Worked out by hand from MARKET in conftest.py, where five rows before each have mean 100 and
+# deviation 20 (NA's 10 and 2): ZZZ's z is (200 - 100) / 20, its change from 10 to 12.5 a quarter.
+# ZERO's change, from 0 to 0, is not defined.
+ANSWER = f"""{HEADINGS}\
+ZZZ              200         100.00     20.00      5.00       12.50       25.00
+AAp              200         100.00     20.00      5.00        5.00       25.00
+ZERO             170         100.00     20.00      3.50        0.00         nan
+TRUE             161         100.00     20.00      3.05       50.00        0.00
+NA                30          10.00      2.00     10.00        1.00      -50.00
+"""
+FOOTER = struct.Struct("<QQI12s")
+FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades"]
+FIELDS += ["z_score", "close_price", "price_diff"]
+
+
+def tickers(result):
+    """The tickers that are listed, in their order."""
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(HEADINGS)
+    return [line.split()[0] for line in result.stdout[len(HEADINGS) :].splitlines()]
+
+
+def as_json(result):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def assert_damaged(result, *parts):
+    """Nothing was printed but one line that says which command makes a good table."""
+    assert_refused(result, "run build-lookup-table.py", *parts)
+    assert result.stdout == ""
+
+
+def assert_right_or_damaged(result, answer=ANSWER):
+    if result.returncode == 0:
+        assert (result.stdout, result.stderr) == (answer, "")
+    else:
+        assert_damaged(result)
+
+
+def plain(table):
+    """The table's first part: plain dicts."""
+    with open(table, "rb") as file:
+        return pickle.load(file)
+
+
+# What it prints
+
+
+def test_the_answer_is_printed_byte_for_byte(market_table):
+    result = run("query-lookup-table.py", LAST_DAY, "--table", market_table, encoding=None)
+    assert result.returncode == 0
+    assert result.stdout.replace(os.linesep.encode(), b"\n") == ANSWER.encode()
+    assert result.stderr == b""
+
+
+def test_the_table_is_by_default_the_one_in_the_current_folder(market_table):
+    os.symlink(market_table, "lookup_table.pkl")
+    assert call(querier, LAST_DAY).stdout == ANSWER
+
+
+def test_wide_numbers_push_nothing_aside():
+    trades = {"SPY": [10**6] * 4 + [10**6 + 5000, 2**31 - 1]}
+    closes = [1000] * 5 + [1234.5]
+    write_market(Path("flat"), rows_by_day({t: (n, closes) for t, n in trades.items()}))
+    build("flat", "lookup_table.pkl")
+    line = query("lookup_table.pkl").stdout.splitlines()[-1]
+    # Mean 1,001,000; differences -1000 four times and 4000: 20,000,000 / 4 is 5,000,000.
+    deviation = math.sqrt(5_000_000)
+    z_score = (2147483647 - 1001000) / deviation
+    assert line == (
+        "SPY       " + "2147483647" + "     1001000.00" + f"   {deviation:.2f}"
+        f" {z_score:9.2f}" + "     1234.50" + "       23.45"
+    )
+
+
+def test_a_day_without_anomalies_gives_the_headings_and_status_0(market_table):
+    result = query(market_table, "2024-08-01")
+    assert result.returncode == 0
+    assert result.stdout == HEADINGS.replace(LAST_DAY, "2024-08-01")
+
+
+def test_z_of_exactly_three_is_not_an_anomaly_and_just_above_is(market_table):
+    # AAP has (160 - 100) / 20 and TRUE (161 - 100) / 20.
+    listed = tickers(query(market_table))
+    assert "AAP" not in listed and "TRUE" in listed
+
+
+def test_a_deviation_of_zero_is_never_an_anomaly(market_table):
+    assert "FLAT" not in tickers(query(market_table, LAST_DAY, "--threshold", -1000))
+
+
+def test_without_a_baseline_there_is_no_anomaly(market_table):
+    assert "NEW" not in tickers(query(market_table, LAST_DAY, "--threshold", -1000))
+
+
+def test_equal_trades_stay_in_the_tables_order():
+    names = ["M", "Z", "A", "b", "B"]
+    market = {ticker: ([*USUAL, 500], [1] * 6) for ticker in names}
+    build(write_market(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
+    assert tickers(query("lookup_table.pkl")) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--threshold 2.9", "ZZZ AAp ZERO TRUE AAP NA"),
+        ("--threshold 3.05", "ZZZ AAp ZERO NA"),
+        ("--threshold -4", "ZZZ AAp ZERO TRUE AAP NA"),
+        ("--threshold -4.5", "ZZZ AAp ZERO TRUE AAP NA BRK.B"),
+        ("--threshold 1e9", ""),
+        ("--min-trades 161", "ZZZ AAp ZERO TRUE"),
+        ("--min-trades 162", "ZZZ AAp ZERO"),
+        ("--min-price 5", "ZZZ AAp TRUE"),
+        ("--min-price 5.01", "ZZZ TRUE"),
+        ("--sort trades", "ZZZ AAp ZERO TRUE NA"),
+        ("--sort z_score", "NA ZZZ AAp ZERO TRUE"),
+        ("--sort price_diff", "ZZZ AAp TRUE NA ZERO"),
+        ("--sort close_price", "TRUE ZZZ AAp NA ZERO"),
+        ("--sort avg_trades", "ZZZ AAp ZERO TRUE NA"),
+        ("--sort ticker", "AAp NA TRUE ZERO ZZZ"),
+        ("--limit 2", "ZZZ AAp"),
+        ("--limit 0", ""),
+        ("--limit 100", "ZZZ AAp ZERO TRUE NA"),
+        ("--sort z_score --limit 1 --min-trades 31", "ZZZ"),
+    ],
+)
+def test_options_choose_and_sort(market_table, options, expected):
+    assert tickers(query(market_table, LAST_DAY, *options.split())) == expected.split()
+
+
+def test_csv_has_the_fields_by_name_and_full_precision(market_table):
+    assert query(market_table, LAST_DAY, "--format", "csv").stdout == (
+        "ticker,date,trades,avg_trades,std_trades,z_score,close_price,price_diff\n"
+        "ZZZ,2024-08-08,200,100.0,20.0,5.0,12.5,25.0\n"
+        "AAp,2024-08-08,200,100.0,20.0,5.0,5.0,25.0\n"
+        "ZERO,2024-08-08,170,100.0,20.0,3.5,0.0,nan\n"
+        "TRUE,2024-08-08,161,100.0,20.0,3.05,50.0,0.0\n"
+        "NA,2024-08-08,30,10.0,2.0,10.0,1.0,-50.0\n"
+    )
+
+
+def test_json_has_the_fields_by_name_and_null_for_nan(market_table):
+    rows = as_json(query(market_table, LAST_DAY, "--format", "json"))
+    assert [list(row) for row in rows] == [FIELDS] * 5
+    assert rows[2] == {
+        "ticker": "ZERO",
+        "date": "2024-08-08",
+        "trades": 170,
+        "avg_trades": 100,
+        "std_trades": 20,
+        "z_score": 3.5,
+        "close_price": 0,
+        "price_diff": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("form", "nothing"),
+    [("csv", ",".join(FIELDS) + "\n"), ("json", "[]\n")],
+)
+def test_no_anomalies_are_an_empty_list_in_csv_and_json(market_table, form, nothing):
+    assert query(market_table, DAYS[0], "--format", form).stdout == nothing
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_csv_and_json_carry_the_tables_very_numbers(sample_table, form):
+    table = plain(sample_table)
+    result = query(sample_table, "2024-10-18", "--threshold", -1000, "--format", form)
+    rows = as_json(result) if form == "json" else list(csv.DictReader(io.StringIO(result.stdout)))
+
+    assert len(rows) > 100
+    for row in rows:
+        stats = table[row["ticker"]][row["date"]]
+        for field in ("trades", "close_price", "price_diff", "avg_trades", "std_trades"):
+            assert float(row[field]) == stats[field]
+        assert (
+            float(row["z_score"]) == (stats["trades"] - stats["avg_trades"]) / stats["std_trades"]
+        )
+
+
+@pytest.mark.parametrize(("previous", "close"), [(0, 5), (0, 0)], ids=["inf", "nan"])
+def test_a_change_from_zero_is_told_in_every_format(previous, close):
+    market = {"A": ([*USUAL, 500], [previous] * 5 + [close])}
+    build(write_market(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
+    change = "inf" if close else "nan"
+    assert query("lookup_table.pkl").stdout.endswith(f"{change:>12}\n")
+    assert query("lookup_table.pkl", LAST_DAY, "--format", "csv").stdout.endswith(f",{change}\n")
+    (row,) = as_json(query("lookup_table.pkl", LAST_DAY, "--format", "json"))
+    assert row["price_diff"] is None
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        *([date] for date in ("2024-13-01", "2024-02-30", "0000-01-01", "20241018", "2024-10-18x")),
+        *([date] for date in ("today", "", "2024-8-1", " 2024-10-18", "2024-10-18\n")),
+        ["2024-10-1\N{ARABIC-INDIC DIGIT EIGHT}"],
+        *([LAST_DAY, "--threshold", text] for text in ("high", "nan", "inf", "")),
+        *([LAST_DAY, "--min-trades", text] for text in ("-1", "1.5", "many")),
+        *([LAST_DAY, "--min-price", text] for text in ("cheap", "nan")),
+        *([LAST_DAY, "--limit", text] for text in ("-1", "1.5", "all")),
+        [LAST_DAY, "--sort", "volume"],
+        [LAST_DAY, "--format", "xml"],
+        [LAST_DAY, "--weekly"],
+        [LAST_DAY, LAST_DAY],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_status_2_and_a_line_that_says_why(market_table, arguments):
+    os.symlink(market_table, "lookup_table.pkl")
+    result = call(querier, *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert ": error: " in result.stderr.splitlines()[-1]
+
+
+# Dates that are not there
+
+
+@pytest.mark.parametrize(
+    ("date", "nearest"),
+    [
+        ("2024-08-03", "2024-08-02"),
+        ("2024-08-04", "2024-08-05"),
+        ("2023-12-31", "2024-08-01"),
+        ("2024-08-09", "2024-08-08"),
+        ("9999-12-31", "2024-08-08"),
+        ("0001-01-01", "2024-08-01"),
+    ],
+)
+def test_for_a_date_that_is_not_there_the_range_and_the_nearest_day_are_named(
+    market_table, date, nearest
+):
+    result = query(market_table, date)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"no data for {date}: the table covers 2024-08-01 to 2024-08-08; "
+        f"nearest trading day {nearest}\n"
+    )
+
+
+def test_of_two_nearest_days_the_earlier_is_named():
+    write_market(Path("flat"), {day: [("A", 1, 1)] for day in ("2024-08-07", "2024-08-09")})
+    build("flat", "lookup_table.pkl")
+    assert_refused(query("lookup_table.pkl", "2024-08-08"), "nearest trading day 2024-08-07\n")
+
+
+# Tables that are not there, or something else
+
+
+def test_without_a_table_the_command_that_makes_one_is_named():
+    result = run("query-lookup-table.py", LAST_DAY)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "lookup_table.pkl not found: run build-lookup-table.py first\n"
+
+
+def test_a_folder_is_no_table():
+    os.mkdir("lookup_table.pkl")
+    assert_refused(call(querier, LAST_DAY), "lookup_table.pkl")
+
+
+def one_row(**changes):
+    """A plain table of one row, A on the last day, with an anomaly or with changes."""
+    stats = {"trades": 200, "close_price": 5.0, "price_diff": 25.0}
+    return {"A": {LAST_DAY: {**stats, "avg_trades": 100.0, "std_trades": 20.0, **changes}}}
+
+
+def without(field):
+    table = one_row()
+    del table["A"][LAST_DAY][field]
+    return table
+
+
+NO_TABLE = {
+    "empty": b"",
+    "text": b"ticker,volume\nA,1\n",
+    "one letter": b"N",
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "a zip": b"PK\3\4" + bytes(100),
+    "zeros": bytes(1000),
+    "a footer alone": FOOTER.pack(0, 0, 0, b"lookup-table"),
+    "a footer that points beyond": FOOTER.pack(2**64 - 1, 2**64 - 1, 0, b"lookup-table"),
+    "the magic alone": b"lookup-table",
+    "the signature alone": b"\x80\x03X\x0c\x00\x00\x00lookup table0",
+    "a table with something after it": pickle.dumps(one_row()) + b"\n",
+    "two tables": pickle.dumps(one_row()) * 2,
+    **{
+        f"the pickle of {what}": pickle.dumps(value)
+        for what, value in {
+            "None": None,
+            "a number": 5,
+            "a list": [one_row()],
+            "a text": "lookup table",
+            "bytes": b"lookup table",
+            "a set": {1, 2},
+            "an empty dict": {},
+            "a ticker without days": {"A": {}},
+            "days that are a list": {"A": [LAST_DAY]},
+            "days that are a number": {"A": 1},
+            "days that are a text": {"A": LAST_DAY},
+            "stats that are None": {"A": {LAST_DAY: None}},
+            "stats that are a list": {"A": {LAST_DAY: [200, 5.0, 25.0, 100.0, 20.0]}},
+            "dates that are numbers": {"A": {20240808: one_row()["A"][LAST_DAY]}},
+            "dates of two kinds": {"A": {LAST_DAY: {}, 1: {}}},
+            "a ticker that is a number": {1: one_row()["A"]},
+            "a ticker that is None": {None: one_row()["A"]},
+            **{f"stats without {field}": without(field) for field in ("trades", "std_trades")},
+            **{f"{field} that is a text": one_row(**{field: "5"}) for field in FIELDS[2:5]},
+            "trades that are a list": one_row(trades=[200]),
+            "trades that are nan": one_row(trades=math.nan),
+            "trades that are inf": one_row(trades=math.inf),
+            "trades beyond every float": one_row(trades=10**400),
+            "an average beyond every float": one_row(avg_trades=-(10**400)),
+            "a deviation beyond every float": one_row(std_trades=10**400),
+            "a close beyond every float": one_row(close_price=10**400),
+            "a change beyond every float": one_row(price_diff=10**400),
+            "a complex deviation": one_row(std_trades=20j),
+        }.items()
+    },
+    "the pickle of a frame": pickle.dumps(pd.DataFrame({"ticker": ["A"], "trades": [1]})),
+    "the pickle of an array": pickle.dumps(np.arange(3)),
+}
+
+
+@pytest.mark.parametrize("what", NO_TABLE)
+def test_a_file_that_is_something_else_is_refused(what):
+    write_bytes(Path("something.pkl"), NO_TABLE[what])
+    assert_damaged(query("something.pkl"), "something.pkl")
+
+
+# Plain tables
+
+
+def tutorials_table():
+    """The market's table as the tutorial's script makes it, of numpy's numbers."""
+    write_market(Path("flat"), rows_by_day(MARKET))
+    return row_by_row_table(Path("flat").glob("*.csv"))
+
+
+def of_numpy(table, integer, real):
+    """The same table with numpy's numbers, as of one type for trades and one for the others."""
+    return {
+        ticker: {
+            day: {
+                field: None if n is None else integer(n) if field == "trades" else real(n)
+                for field, n in stats.items()
+            }
+            for day, stats in days.items()
+        }
+        for ticker, days in table.items()
+    }
+
+
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+def test_the_tutorials_own_table_gives_the_same_answer(protocol):
+    write_bytes(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
+    assert query("plain.pkl").stdout == ANSWER
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_an_old_protocols_numpy_numbers_are_right_or_refused(protocol):
+    write_bytes(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
+    assert_right_or_damaged(query("plain.pkl"))
+
+
+@pytest.mark.parametrize("integer", [int, float, np.int32, np.int64, np.float64])
+@pytest.mark.parametrize("real", [float, np.float64, np.float32])
+def test_numpys_numbers_of_every_kind_give_the_same_answer(market_table, integer, real):
+    table = of_numpy(plain(market_table), integer, real)
+    write_bytes(Path("plain.pkl"), pickle.dumps(table))
+    # The market's prices, means and deviations are exact as float32, too.
+    assert query("plain.pkl").stdout == ANSWER
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_table_pickled_by_hand_gives_the_same_answer(market_table, protocol):
+    write_bytes(Path("plain.pkl"), pickle.dumps(plain(market_table), protocol))
+    assert query("plain.pkl").stdout == ANSWER
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", [OrderedDict, lambda days: defaultdict(dict, days)])
+def test_the_collections_dicts_give_the_same_answer(market_table, kind, protocol):
+    table = kind({ticker: kind(days) for ticker, days in plain(market_table).items()})
+    write_bytes(Path("plain.pkl"), pickle.dumps(table, protocol))
+    assert query("plain.pkl").stdout == ANSWER
+
+
+def test_a_plain_table_names_the_nearest_day_too(market_table):
+    write_bytes(Path("plain.pkl"), pickle.dumps(plain(market_table)))
+    sentence = query(market_table, "2024-08-03").stderr
+    assert query("plain.pkl", "2024-08-03").stderr == sentence != ""
+
+
+@pytest.mark.parametrize("field", ["close_price", "price_diff", "avg_trades", "std_trades"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 5e-324, 1e308])
+def test_whatever_a_plain_table_holds_json_stays_json(field, number):
+    write_bytes(Path("plain.pkl"), pickle.dumps(one_row(**{field: number})))
+    result = query("plain.pkl", LAST_DAY, "--format", "json")
+    assert result.returncode == 0
+    for row in as_json(result):
+        assert list(row) == FIELDS
+
+
+def test_the_sample_markets_plain_table_gives_the_same_answer(sample_table):
+    write_bytes(Path("plain.pkl"), pickle.dumps(plain(sample_table)))
+    ours = query(sample_table, "2024-10-18").stdout
+    assert query("plain.pkl", "2024-10-18").stdout == ours
+
+
+# Hostile files
+
+
+def reduced(function, *arguments):
+    """The pickle that calls function with arguments when it is loaded, in every protocol."""
+
+    class Call:
+        def __reduce__(self):
+            return function, arguments
+
+    return [pickle.dumps(Call(), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+
+
+def short(text):
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+TOUCH = "touch marker"
+WRITE = "open('marker', 'w').close()"
+COMMAND = f"S'{TOUCH}'\n".encode()
+RUNS_CODE = {
+    **{f"os.system, protocol {i}": p for i, p in enumerate(reduced(os.system, TOUCH))},
+    **{f"eval, protocol {i}": p for i, p in enumerate(reduced(eval, WRITE))},
+    **{f"exec, protocol {i}": p for i, p in enumerate(reduced(exec, WRITE))},
+    "open": reduced(open, "marker", "w")[4],
+    "Popen": reduced(subprocess.Popen, ["touch", "marker"])[4],
+    "GLOBAL and REDUCE": b"cos\nsystem\n(" + COMMAND + b"tR.",
+    "GLOBAL of posix": b"cposix\nsystem\n(" + COMMAND + b"tR.",
+    "GLOBAL of __builtin__": b'c__builtin__\neval\n(S"' + WRITE.encode() + b'"\ntR.',
+    "STACK_GLOBAL": b"\x80\4" + short("os") + short("system") + b"\x93" + short(TOUCH) + b"\x85R.",
+    "STACK_GLOBAL of a dotted name": (
+        b"\x80\4" + short("shutil") + short("os.system") + b"\x93" + short(TOUCH) + b"\x85R."
+    ),
+    "INST": b"(" + COMMAND + b"ios\nsystem\n.",
+    "OBJ": b"(cos\nsystem\n" + COMMAND + b"o.",
+    "NEWOBJ": b"\x80\2cos\nsystem\n" + COMMAND + b"\x85\x81.",
+    "NEWOBJ_EX": b"\x80\4cos\nsystem\n" + COMMAND + b"\x85}\x92.",
+    "BUILD": b"cos\nsystem\n}S'x'\n" + COMMAND + b"sb.",
+    "EXT1": b"\x80\2\x82\xf0" + COMMAND + b"\x85R.",
+    "EXT2": b"\x80\2\x83\xf0\0" + COMMAND + b"\x85R.",
+    "EXT4": b"\x80\2\x84\xf0\0\0\0" + COMMAND + b"\x85R.",
+    "a persistent id": b"P" + TOUCH.encode() + b"\n.",
+    "a method of a harmless name": (
+        b"\x80\4" + short("builtins") + short("dict.fromkeys") + b"\x93)R."
+    ),
+    "getattr": b"cbuiltins\ngetattr\n(cos\npath\nS'os'\ntR.",
+    "a default factory that runs": (
+        b"ccollections\ndefaultdict\n(cos\nsystem\ntR" + COMMAND + b"Ns."
+    ),
+    "in the place of a number": pickle.dumps(one_row())[:-2] + b"cos\nsystem\n(" + COMMAND + b"tR.",
+    "a module of its own": b"cmarker_module\nrun\n)R.",
+}
+
+
+@pytest.fixture
+def hostile_neighbours(empty_folder, monkeypatch):
+    """os.system has an extension code, and beside the table lies a module that does harm."""
+    copyreg.add_extension("os", "system", 0xF0)
+    write_bytes(empty_folder / "marker_module.py", f"{WRITE}\nrun = dict")
+    monkeypatch.syspath_prepend(empty_folder)
+    yield
+    copyreg.remove_extension("os", "system", 0xF0)
+
+
+@pytest.mark.parametrize("what", RUNS_CODE)
+def test_a_pickle_that_would_run_code_runs_none(hostile_neighbours, what):
+    write_bytes(Path("hostile.pkl"), RUNS_CODE[what])
+    assert_damaged(query("hostile.pkl"), "hostile.pkl")
+    assert not os.path.exists("marker")
+
+
+@pytest.mark.parametrize(
+    "what", ["os.system, protocol 0", "eval, protocol 4", "STACK_GLOBAL", "open"]
+)
+def test_these_pickles_do_run_code_where_nothing_holds_them(empty_folder, what):
+    pickle.loads(RUNS_CODE[what])
+    assert os.path.exists("marker")
+
+
+def with_footer(parts, index):
+    """A table of the builder's format: parts, which is bytes, then index and a footer that fits."""
+    place = len(parts), len(index), zlib.crc32(index)
+    return parts + index + FOOTER.pack(*place, b"lookup-table")
+
+
+def hostile_table(page, part):
+    """A table whose checksums are all right and in which part is hostile."""
+    good = {"day": pickle.dumps({}), "tickers": pickle.dumps({}), "prologue": b"\x80\3"}
+    good[part] = page
+    parts, places = b"", {}
+    for name, payload in good.items():
+        places[name] = len(parts), len(payload), zlib.crc32(payload)
+        parts += payload
+    index = {"version": 1, "window": 5, "days": {LAST_DAY: places.pop("day")}, **places}
+    return with_footer(parts, page if part == "index" else pickle.dumps(index))
+
+
+@pytest.mark.parametrize("part", ["index", "day"])
+def test_code_in_a_table_with_right_checksums_does_not_run(part):
+    write_bytes(Path("hostile.pkl"), hostile_table(RUNS_CODE["STACK_GLOBAL"], part))
+    assert_damaged(query("hostile.pkl"), "os.system")
+    assert not os.path.exists("marker")
+
+
+@pytest.mark.parametrize("part", ["tickers", "prologue"])
+def test_code_in_a_tickers_place_does_not_run(part):
+    write_bytes(Path("hostile.pkl"), hostile_table(RUNS_CODE["STACK_GLOBAL"][:-1] + b".", part))
+    with pytest.raises(querier.TableError):
+        querier.ask_table("hostile.pkl", lambda table: table.read_ticker("A"))
+    assert not os.path.exists("marker")
+
+
+@pytest.mark.parametrize(
+    "name", ["os\nsystem", "os\r\nsystem", "\x1b[2J", "\u2028", "\ud800"], ids=ascii
+)
+def test_what_a_hostile_pickle_is_named_stays_in_one_line_and_off_the_terminal(name):
+    encoded = name.encode("utf-8", "surrogatepass")
+    asked = b"\x8c" + bytes([len(encoded)]) + encoded
+    write_bytes(Path("hostile.pkl"), b"\x80\4" + asked + short("x") + b"\x93.")
+    result = run("query-lookup-table.py", LAST_DAY, "--table", "hostile.pkl")
+    assert_damaged(result)
+    assert "Traceback" not in result.stderr and result.stderr[:-1].isprintable()
+
+
+def measured(*arguments):
+    """(status, stderr, seconds, peak memory in MB) of the querier as a process of its own."""
+    started = time.monotonic()
+    with open("stderr", "wb") as stderr:
+        process = subprocess.Popen(
+            command("query-lookup-table.py", *arguments), stdout=stderr, stderr=stderr
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    seconds = time.monotonic() - started
+    return process.returncode, Path("stderr").read_text(), seconds, usage.ru_maxrss / unit
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x80\3Nr\xff\xff\xff\x7f.", id="a memo slot far off"),
+        pytest.param(b"\x80\3Nr\xff\xff\xff\x03.", id="a memo slot less far off"),
+        pytest.param(b"Np2147483647\n.", id="a memo slot far off, as text"),
+        pytest.param(b"\x80\3B\xff\xff\xff\xff", id="4 GB of bytes that are not there"),
+        pytest.param(b"\x80\4\x8e" + struct.pack("<Q", 2**40), id="a terabyte of bytes"),
+        pytest.param(b"\x80\4\x8d" + struct.pack("<Q", 2**40), id="a terabyte of text"),
+        pytest.param(b"\x80\4\x95" + struct.pack("<Q", 2**40) + b"N.", id="a terabyte of frame"),
+        pytest.param(b"\x80\3\x8b\xff\xff\xff\x7f", id="a long number"),
+        pytest.param(b"\x80\3" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".", id="nested lists"),
+        pytest.param(b"\x80\3})" + b"\x85" * 10**6 + b"Ns.", id="nested tuples as a ticker"),
+        pytest.param(b"\x80\3}X\1\0\0\0A})" + b"\x85" * 10**6 + b"Nss.", id="as a date"),
+        pytest.param(b"\x80\3" + b"(" * 10**6 + b"t" * 10**6 + b".", id="nested marks"),
+        pytest.param(b"\x80\3" + b"K\1" + b"2" * 10**6 + b"\x85.", id="a million on the stack"),
+        pytest.param(b"\x80\3]q\0(" + b"h\0" * 10**5 + b"e.", id="a list that holds itself"),
+    ],
+)
+def test_a_pickle_that_asks_for_the_earth_is_refused_soon_and_in_little_memory(content):
+    write_bytes(Path("bomb.pkl"), content)
+    status, stderr, seconds, megabytes = measured(LAST_DAY, "--table", "bomb.pkl")
+    assert (status, stderr.count("\n")) == (1, 1), stderr
+    assert "run build-lookup-table.py" in stderr
+    assert seconds < 20 and megabytes < 600
+
+
+def test_so_is_one_that_asks_for_a_bytearray_though_python_adds_a_line_of_its_own():
+    write_bytes(Path("bomb.pkl"), b"\x80\5\x96" + struct.pack("<Q", 2**36))
+    status, stderr, _, megabytes = measured(LAST_DAY, "--table", "bomb.pkl")
+    assert status == 1 and "Traceback" not in stderr
+    assert "run build-lookup-table.py" in stderr.splitlines()[-1]
+    assert megabytes < 600
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def small_table(tmp_path_factory):
+    """The bytes of a small table, with anomalies and rows with and without a baseline."""
+    folder = tmp_path_factory.mktemp("small")
+    market = {ticker: MARKET[ticker] for ticker in ("ZZZ", "NA", "NEW")}
+    write_market(folder / "flat", rows_by_day(market))
+    build(folder / "flat", folder / "lookup_table.pkl")
+    return (folder / "lookup_table.pkl").read_bytes()
+
+
+SMALL_ANSWER = f"""{HEADINGS}\
+ZZZ              200         100.00     20.00      5.00       12.50       25.00
+NA                30          10.00      2.00     10.00        1.00      -50.00
+"""
+
+
+@pytest.mark.parametrize("change", [0x01, 0xFF])
+def test_with_any_byte_changed_the_answer_is_right_or_there_is_none(small_table, change):
+    refused = 0
+    for place in range(len(small_table)):
+        damaged = bytearray(small_table)
+        damaged[place] ^= change
+        write_bytes(Path("damaged.pkl"), bytes(damaged))
+        result = query("damaged.pkl")
+        assert_right_or_damaged(result, SMALL_ANSWER)
+        refused += result.returncode
+    # At least the footer, the index and the day page are needed.
+    assert refused > 300
+
+
+def test_cut_at_any_length_there_is_no_answer(small_table):
+    for length in range(len(small_table)):
+        write_bytes(Path("damaged.pkl"), small_table[:length])
+        assert_damaged(query("damaged.pkl"))
+
+
+def test_with_anything_before_or_after_it_there_is_no_answer(small_table):
+    for damaged in (b"x" + small_table, small_table + b"x", small_table * 2 + b"\n"):
+        write_bytes(Path("damaged.pkl"), damaged)
+        assert_damaged(query("damaged.pkl"))
+
+
+@pytest.mark.parametrize("ticker", ["ZZZ", "NA", "NEW"])
+def test_with_any_byte_changed_a_tickers_history_is_right_or_there_is_none(small_table, ticker):
+    def history():
+        return querier.ask_table("damaged.pkl", lambda table: table.read_ticker(ticker))
+
+    write_bytes(Path("damaged.pkl"), small_table)
+    expected = repr(plain("damaged.pkl")[ticker])
+    assert repr(history()) == expected
+    refused = 0
+    for place in range(len(small_table)):
+        damaged = bytearray(small_table)
+        damaged[place] ^= 0x80
+        write_bytes(Path("damaged.pkl"), bytes(damaged))
+        try:
+            assert repr(history()) == expected
+        except querier.TableError as error:
+            assert "run build-lookup-table.py" in str(error)
+            refused += 1
+    assert refused > 300
+
+
+# What it takes
+
+
+def test_no_more_than_the_footer_the_index_and_one_day_page_is_read(market_table):
+    content = market_table.read_bytes()
+    offset, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    start, size, _ = pickle.loads(content[offset : offset + length])["days"][LAST_DAY]
+    kept = b"\xff" * start + content[start : start + size]
+    kept += b"\xff" * (offset - len(kept)) + content[offset:]
+    assert len(kept) == len(content) and kept != content
+
+    write_bytes(Path("kept.pkl"), kept)
+    assert query("kept.pkl").stdout == ANSWER
+    assert_damaged(query("kept.pkl", DAYS[0]))
+
+
+def test_neither_pandas_nor_anything_else_that_is_installed_is_imported(market_table):
+    lines = [sys.executable, "-X", "importtime", *command("query-lookup-table.py")[1:]]
+    result = subprocess.run(
+        [*lines, LAST_DAY, "--table", str(market_table)], capture_output=True, encoding="utf-8"
+    )
+    assert result.stdout == ANSWER
+    imported = {line.rsplit("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "pickle" in imported
+    assert imported.isdisjoint({"numpy", "pandas", "flask", "polygon", "tqdm", "polars"})
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_a_reader_that_closes_the_pipe_hears_no_complaint(sample_table, form):
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = ["2024-10-18", "--threshold", -1000, "--table", sample_table, "--format", form]
+    result = run("query-lookup-table.py", *arguments, stdout=writing)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_head_ends_quietly(sample_table):
+    querying = " ".join(command("query-lookup-table.py", "2024-10-18", "--table", sample_table))
+    result = subprocess.run(
+        f"{querying} --threshold -1000 | head -n 2", shell=True, capture_output=True
+    )
+    assert result.stdout == b"\nAnomalies Found for 2024-10-18:\n"
+    assert result.stderr == b""
+
+
+def test_a_full_disk_is_told_in_one_line(market_table):
+    with open("/dev/full", "wb") as full:
+        result = run("query-lookup-table.py", LAST_DAY, "--table", market_table, stdout=full)
+    assert_refused(result, "No space left on device")

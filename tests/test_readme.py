@@ -1,0 +1,76 @@
+"""What README.md says is so: its commands, their output, its options, its links."""
+
+import doctest
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+README = (TOP / "README.md").read_text()
+SCRIPTS = ["build-lookup-table.py", "query-lookup-table.py", "gui-lookup-table.py"]
+
+
+def code_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def script_commands(command_line):
+    """The commands of a line that run a script, each as a list of arguments."""
+    commands = (command.split() for command in command_line.split("&&"))
+    return [[sys.executable, *words[1:]] for words in commands if words[0] == "python"]
+
+
+@pytest.fixture(scope="module")
+def fresh_clone(tmp_path_factory):
+    """A copy of what the first command needs, and of nothing else."""
+    clone = tmp_path_factory.mktemp("clone")
+    for script in SCRIPTS[:2]:
+        shutil.copy(TOP / script, clone)
+    shutil.copytree(TOP / "tests" / "sample_market", clone / "tests" / "sample_market")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def first_output(fresh_clone):
+    """What the scripts print when they are run as in the README's first command."""
+    build, query = script_commands(code_blocks("sh")[0])
+    built = subprocess.run(build, cwd=fresh_clone, stdout=subprocess.PIPE, check=True)
+    found = subprocess.run(query, cwd=fresh_clone, stdout=subprocess.PIPE, check=True)
+    return built.stdout.decode(), found.stdout.decode()
+
+
+def test_the_first_command_prints_what_the_readme_shows(first_output):
+    assert first_output[1] == code_blocks("text")[0]
+
+
+def test_the_first_command_names_as_many_files_as_the_readme_says(first_output):
+    said = int(re.search(r"After the names of (\d+) files", README)[1])
+    assert first_output[0].count("Processing ") == said
+
+
+def test_the_table_is_as_in_the_readmes_example(first_output, fresh_clone, monkeypatch):
+    monkeypatch.chdir(fresh_clone)
+    example = doctest.DocTestParser().get_doctest(code_blocks("python")[0], {}, "README", None, 0)
+    assert len(example.examples) == 4
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_readme_lists_the_options_that_a_script_has(script):
+    help_text = subprocess.run(
+        [sys.executable, script, "--help"], cwd=TOP, stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+    section = README.split(f"**{script}")[1].split("**")[1]
+    documented = set(re.findall(r"`(--[a-z-]+)", section))
+    assert documented
+    assert documented | {"--help"} == set(re.findall(r"--[a-z][a-z-]+", help_text))
+
+
+def test_every_link_to_a_file_leads_to_one():
+    targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert targets
+    assert [target for target in targets if not (TOP / target).is_file()] == []
