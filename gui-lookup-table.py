@@ -27,7 +27,7 @@ from functools import lru_cache
 from itertools import islice
 from math import inf, isfinite, nan
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Lock, local
 from urllib.parse import quote
 
 from flask import Flask, render_template, request, send_from_directory, url_for
@@ -194,7 +194,7 @@ def read_page(table, date, threshold, ticker):
         "anomalies": anomalies,
         "stats": stats,
         "problem": problem,
-        "window": getattr(table, "index", {}).get("window", 5),
+        "window": table.window,
         "first": table.dates[0],
         "last": table.dates[-1],
         "previous": previous,
@@ -218,17 +218,23 @@ def read_history(table, ticker, date, sessions):
 # Minute bars, from Polygon.
 
 
-class StrictJson:
-    """For the client's custom_json: broken JSON is an error, not an empty answer."""
+class StrictJson(local):
+    """For the client's custom_json, which takes what it cannot read for an answer without bars.
 
-    @staticmethod
-    def loads(text):
+    answers counts what could be read, for each thread.
+    """
+
+    answers = 0
+
+    def loads(self, text):
         try:
             answer = json.loads(text)
         except ValueError:
             raise BarsError(NONSENSE, 502) from None
-        if not isinstance(answer, dict) or not {"results", "status"} & set(answer):
+        is_answer = isinstance(answer, dict) and {"results", "status"} & set(answer)
+        if not is_answer or ("next_url" in answer and not answer.get("results")):
             raise BarsError(NONSENSE, 502)
+        self.answers += 1
         return answer
 
 
@@ -244,7 +250,7 @@ def make_client(key, api_url, timeout):
                 raise BarsError(RATE_LIMIT, 429, response.headers.get("Retry-After"))
             return super().increment(*args, response=response, **kwargs)
 
-    client = RESTClient(key, base=api_url, custom_json=StrictJson)
+    client = RESTClient(key, base=api_url, custom_json=StrictJson())
     # The timeouts the constructor takes are never applied, and its retries would sleep for as
     # long as a Retry-After says.
     client.client.connection_pool_kw.update(
@@ -301,18 +307,16 @@ def polygon_bars(api_url, timeout=10):
     It returns a day's unadjusted minute bars by time, dicts of BAR_FIELDS: timestamp is in
     milliseconds UTC, vwap and transactions may be None. It raises BarsError.
     """
-    calls = BoundedSemaphore(CALLS_AT_ONCE)
 
     def fetch_minute_bars(ticker, date):
         key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
         if not key:
             raise BarsError(NO_KEY, 503)
-        if not re.fullmatch("[!-~]+", key):
+        if not re.fullmatch("[ -~]+", key):
             raise BarsError(REFUSALS["API Key"], 502)
-        if not calls.acquire(blocking=False):
-            raise BarsError(BUSY, 503)
         try:
             client = make_client(key, api_url, timeout)
+            client.json.answers = 0
             aggs = client.list_aggs(
                 quoted(ticker), 1, "minute", date, date, adjusted=False, limit=50_000
             )
@@ -324,9 +328,8 @@ def polygon_bars(api_url, timeout=10):
             raise BarsError(NO_CLIENT, 503) from None
         except Exception as error:
             raise explain(error) from None
-        finally:
-            calls.release()
-        if len(bars) > MINUTES_A_DAY or not all(map(is_bar, bars)):
+        is_sound = client.json.answers and len(bars) <= MINUTES_A_DAY and all(map(is_bar, bars))
+        if not is_sound:
             raise BarsError(NONSENSE, 502)
         return bars
 
@@ -337,29 +340,42 @@ def remember_bars(fetch_minute_bars):
     """fetch_minute_bars with a memory: fetch_bars(ticker, date) returns /api/bars' JSON text.
 
     A past day's bars are kept, simultaneous equal requests make one call, failures are forgotten.
+    Those who wait for an answer are no more than CALLS_AT_ONCE: others are told to come again.
     """
-    answers, lock = {}, Lock()
+    kept, under_way = {}, {}
+    lock, places = Lock(), BoundedSemaphore(CALLS_AT_ONCE)
 
     def fetch_bars(ticker, date):
+        asked = (ticker, date)
         with lock:
-            answer = answers.pop((ticker, date), None)
-            is_first = answer is None
-            answer = answers[ticker, date] = answer or Future()
-            if len(answers) > KEPT_DAYS_OF_BARS:
-                del answers[next(iter(answers))]
-        if is_first:
-            try:
-                bars = fetch_minute_bars(ticker, date)
-                if not bars:
-                    raise BarsError(f"Polygon has no minute bars of {ticker} on {date}.", 404)
-                answer.set_result(json.dumps({"ticker": ticker, "date": date, "bars": bars}))
-            except Exception as error:
-                answer.set_exception(error)
-            if answer.exception() or not is_past(date):
-                with lock:
-                    if answers.get((ticker, date)) is answer:
-                        del answers[ticker, date]
-        return answer.result()
+            if asked in kept:
+                kept[asked] = kept.pop(asked)
+                return kept[asked]
+            if not places.acquire(blocking=False):
+                raise BarsError(BUSY, 503)
+            is_first = asked not in under_way
+            answer = under_way.setdefault(asked, Future())
+        try:
+            if is_first:
+                fetch_into(answer, ticker, date)
+            return answer.result()
+        finally:
+            places.release()
+
+    def fetch_into(answer, ticker, date):
+        try:
+            bars = fetch_minute_bars(ticker, date)
+            if not bars:
+                raise BarsError(f"Polygon has no minute bars of {ticker} on {date}.", 404)
+            answer.set_result(json.dumps({"ticker": ticker, "date": date, "bars": bars}))
+        except Exception as error:
+            answer.set_exception(error)
+        with lock:
+            del under_way[ticker, date]
+            if not answer.exception() and is_past(date):
+                kept[ticker, date] = answer.result()
+            if len(kept) > KEPT_DAYS_OF_BARS:
+                del kept[next(iter(kept))]
 
     return fetch_bars
 
@@ -592,17 +608,17 @@ def main(argv=None):
         reason = error.strerror.partition(" (")[0]
         querier.complain(f"cannot listen on {args.host}, port {args.port}: {reason}")
         return 1
-    except KeyboardInterrupt:  # waitress takes the first one for a polite end
+    except KeyboardInterrupt:
         pass
-    return 0
+    return 130
 
 
 def serve(args, listening):
     """Answer requests at a listening socket until Ctrl-C."""
     from waitress.server import create_server
 
-    for name in ("waitress", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("waitress", "urllib3", "RESTClient"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     port = listening.getsockname()[1]
     name = f"[{args.host}]" if ":" in args.host else args.host
     app = create_app(args.table, polygon_bars(args.api_url), {*LOOPBACK, name.lower()})

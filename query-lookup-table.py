@@ -131,8 +131,8 @@ def unpickle(file, size):
 class LookupTable:
     """A table as the builder writes it, in an open binary file. Reads no more than is asked for.
 
-    dates lists the table's dates in order. What differs from its checksum is not believed: the
-    methods then raise TableError.
+    dates lists the table's dates in order, window is the number of rows in a baseline. What
+    differs from its checksum is not believed: the methods then raise TableError.
     """
 
     def __init__(self, file, size):
@@ -144,7 +144,7 @@ class LookupTable:
         self.index = self.read_pickle(place)
         if self.index["version"] != FORMAT_VERSION:
             raise TableError(f"of format {self.index['version']}, not {FORMAT_VERSION}")
-        self.dates = list(self.index["days"])
+        self.dates, self.window = list(self.index["days"]), self.index["window"]
 
     def read_bytes(self, place):
         offset, length, crc = place
@@ -184,6 +184,8 @@ class LookupTable:
 
 class PlainTable:
     """A pickled {ticker: {date: stats}} and nothing else, read whole; answers as LookupTable."""
+
+    window = 5
 
     def __init__(self, file, size):
         self.table = unpickle(file, size)

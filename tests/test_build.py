@@ -47,7 +47,7 @@ TOLERANCE = Fraction(1, 10**12)
 # fmt: off
 ODD_TICKERS = [
     "NA", "NAN", "TRUE", "INF", "E", "ON", "DEC", "None", "null", "#N/A", "1", "007", "1e5", "-inf",
-    "AAP", "AAp", "BRK.B", "BF-A", "A&B", "A=B", "é",
+    "nan", "AAP", "AAp", "BRK.B", "BF-A", "A&B", "A=B", "é",
 ]
 # fmt: on
 
@@ -656,6 +656,7 @@ BAD_FILE = {
     "a column twice": (GOOD.replace("open", "close"), "close"),
     "semicolons": (GOOD.replace(",", ";"), "ticker"),
     "a name in the header quoted in part": (GOOD.replace("ticker", '"tick"er'), ""),
+    "a stray quote in the header": (GOOD.replace("transactions", 'tran"sactions'), "transactions"),
     "a quote in the header that is not closed": (f'"{GOOD}', ""),
     "UTF-16": (GOOD.encode("utf-16"), ""),
     "old Mac line ends": (GOOD.replace("\n", "\r"), "transactions"),

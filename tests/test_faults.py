@@ -324,6 +324,17 @@ def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkey
     assert TABLE.read_bytes() == OLD
 
 
+def test_without_memory_one_line_says_so(market_folder, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(builder, "add_baselines", fail)
+    write_bytes(TABLE, OLD)
+    assert_refused(build(market_folder, TABLE), str(TABLE), "memory")
+    assert TABLE.read_bytes() == OLD
+    assert_only_the_table("aggregates_day")
+
+
 # Neighbours
 
 

@@ -1108,6 +1108,19 @@ def test_no_address_is_too_much(sample_table, path, query):
     assert client.get(address).status_code in (200, 400, 404, 308)
 
 
+def test_a_short_soak_finds_nothing():
+    soak = [
+        sys.executable,
+        str(TOP / "tests" / "soak_gui.py"),
+        "--requests",
+        "60",
+        "--pause",
+        "0.3",
+    ]
+    finished = subprocess.run(soak, stdout=subprocess.PIPE, timeout=100)
+    assert finished.returncode == 0, finished.stdout.decode()
+
+
 # The command.
 
 

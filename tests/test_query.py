@@ -312,6 +312,15 @@ def test_a_folder_is_no_table():
     assert_refused(call(querier, LAST_DAY), "lookup_table.pkl")
 
 
+def test_a_pipe_is_no_table(market_table):
+    reading, writing = os.pipe()
+    os.close(writing)
+    result = run("query-lookup-table.py", LAST_DAY, "--table", "/dev/stdin", stdin=reading)
+    os.close(reading)
+    assert_refused(result, "/dev/stdin")
+    assert "None" not in result.stderr
+
+
 def one_row(**changes):
     """A plain table of one row, A on the last day, with an anomaly or with changes."""
     stats = {"trades": 200, "close_price": 5.0, "price_diff": 25.0}

@@ -100,6 +100,7 @@ function goToDay(date) {
 function choose(row, how = here().searchParams.has("ticker") ? "replaceState" : "pushState") {
   chosenRow()?.setAttribute("aria-selected", "false");
   row.setAttribute("aria-selected", "true");
+  served.delete("list");
   roveTabStop();
   history[how](null, "", get("a", row).href);
   row.scrollIntoView({ block: "nearest" });

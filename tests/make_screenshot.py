@@ -1,0 +1,60 @@
+"""Take the README's screenshot: the page on the sample market, with VTAK of 2024-10-18 chosen.
+
+Usage: python tests/make_screenshot.py [--output FILE]
+
+Reads   the sample market. Minute bars are made up too: see fake_polygon.py.
+Writes  tests/screenshot.png.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from fake_polygon import SAMPLE_MARKET, TOP, FakePolygon, build_table, running_gui
+
+TICKER, DATE = "VTAK", "2024-10-18"
+SIZE = {"width": 1280, "height": 800}
+MOST_BYTES = 300_000
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+
+
+def launch_chromium(playwright):
+    return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+
+
+def take_screenshot(browser, url, candles, output):
+    """Write the page at url, once so many candles and the history are drawn, as a PNG to output."""
+    page = browser.new_page(viewport=SIZE)
+    page.goto(f"{url}/?date={DATE}&ticker={TICKER}")
+    page.locator("#day-chart path.box").nth(candles - 1).wait_for(state="attached")
+    page.locator("#history-chart .point").first.wait_for(state="attached")
+    page.locator("#detail .loading").first.wait_for(state="detached")
+    page.screenshot(path=output, animations="disabled")
+    page.close()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = TOP / "tests" / "screenshot.png"
+    parser.add_argument("--output", type=Path, default=default, metavar="FILE")
+    output = parser.parse_args(argv).output
+
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, FakePolygon(SAMPLE_MARKET) as polygon:
+        table = build_table(SAMPLE_MARKET, Path(folder) / "lookup_table.pkl")
+        candles = len(polygon.bars_of(TICKER, DATE))
+        gui = running_gui(table, polygon.url, POLYGON_API_KEY="any")
+        with gui as served, sync_playwright() as playwright:
+            browser = launch_chromium(playwright)
+            take_screenshot(browser, served.url, candles, output)
+            browser.close()
+    size = output.stat().st_size
+    print(f"{output}: {size:,} bytes")
+    return int(size > MOST_BYTES)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

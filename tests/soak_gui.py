@@ -1,0 +1,249 @@
+"""Soak the GUI: clients ask for everything while the builder replaces the table, over and over.
+
+Usage: python tests/soak_gui.py [--requests N] [--pause SECONDS] [--seed S]
+
+Reads   nothing: two markets are made up, and every number differs between them.
+Writes  a line on memory at the start, in the middle and at the end, and one on the whole; the
+        markets and their table go into a temporary folder. All connections are to 127.0.0.1.
+
+Ends with status 1 if an answer was not byte for byte that of one of the two tables (so neither an
+error nor a mixture of both), or if the server's memory or open files have grown.
+"""
+
+import argparse
+import datetime
+import random
+import tempfile
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+from fake_polygon import FakePolygon, build_table, running_gui, write_flat_files
+
+CLIENTS = 8
+TICKERS = [first + second for first in "ABCDEFGH" for second in "VWXYZ"]
+MOST_GROWTH, MOST_MEMORY = 15, 120  # MB
+MOST_SECONDS = 1200
+FIRST_DAY = datetime.date(2024, 3, 1)
+DAYS = [(FIRST_DAY + datetime.timedelta(n)).isoformat() for n in range(30)]
+MALFORMED = [
+    *("/nothing", "/api/nothing", "/static/../gui-lookup-table.py", "/%ff%00", "//evil.example/"),
+    *("/?date=tomorrow", "/?threshold=nan", "/?sort=volume", "/chart", "/chart?ticker=AV"),
+    *("/api/anomalies?date=2024-02-30", "/api/anomalies?threshold=1e999", "/api/history?ticker=AV"),
+    f"/api/history?ticker=AV&date={DAYS[9]}&sessions=261",
+    f"/api/history?ticker=%3Cscript%3E&date={DAYS[9]}",
+    f"/api/bars?ticker=../AV&date={DAYS[9]}",
+    "/api/bars?ticker=AV&date=1900-01-01",
+]
+
+
+def make_market(rng, days):
+    """{date: {ticker: (trades, close)}}: most tickers on most days, now and then a burst."""
+    usual = {ticker: rng.randrange(100, 100_000) for ticker in TICKERS}
+    return {
+        date: {
+            ticker: (
+                int(usual[ticker] * rng.uniform(0.8, 1.2) * rng.choice([1] * 20 + [9])),
+                round(rng.uniform(1, 100), 2),
+            )
+            for ticker in TICKERS
+            if rng.random() < 0.95
+        }
+        for date in days
+    }
+
+
+def make_addresses(rng, count):
+    """So many requests, as (method, path, host): over all routes, days and tickers."""
+
+    def any_page():
+        names = ["date", "threshold", "sort", "order", "filter", "ticker"]
+        values = [
+            rng.choice(DAYS),
+            rng.choice([3, 0, -5, 12.5]),
+            rng.choice(["ticker", "trades", "z_score", "times_normal", "price_diff"]),
+            rng.choice(["asc", "desc"]),
+            rng.choice("abcz"),
+            rng.choice(TICKERS),
+        ]
+        kept = [pair for pair in zip(names, values) if rng.random() < 0.5]
+        return "/?" + urlencode(kept)
+
+    def one_ticker(route, **more):
+        return f"{route}?" + urlencode(
+            {"ticker": rng.choice(TICKERS), "date": rng.choice(DAYS), **more}
+        )
+
+    kinds = [
+        any_page,
+        lambda: one_ticker("/chart"),
+        lambda: one_ticker("/api/bars"),
+        lambda: one_ticker("/api/history", sessions=rng.choice([1, 5, 40, 260])),
+        lambda: f"/api/anomalies?date={rng.choice(DAYS)}&threshold={rng.choice([3, -9, 40])}",
+        lambda: rng.choice(["/", "/api/days", "/api/anomalies"]),
+        lambda: rng.choice(MALFORMED),
+    ]
+    addresses = {("POST", "/", None), ("GET", "/api/days", "evil.example")}
+    while len(addresses) < count:
+        addresses.add(("GET", rng.choice(kinds)(), None))
+    return sorted(addresses, key=str)
+
+
+def ask(connection, address):
+    """The status and body that an address is answered with."""
+    method, path, host = address
+    connection.request(method, path, headers={"Host": host} if host else {})
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+class Server:
+    """What /proc says of a process."""
+
+    def __init__(self, process):
+        self.proc = Path(f"/proc/{process.pid}")
+
+    def memory(self):
+        """The resident memory, in MB."""
+        lines = (self.proc / "status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+    def open_files(self):
+        return len(list((self.proc / "fd").iterdir()))
+
+    def limits(self):
+        return (self.proc / "limits").read_text()
+
+
+class Soak:
+    """The clients, and the builder that works against them."""
+
+    def __init__(self, url, answers, options):
+        self.netloc, self.answers, self.options = urlsplit(url).netloc, answers, options
+        self.latencies, self.violations, self.refused, self.busy = [], [], 0, 0
+        self.seen, self.replaced = set(), 0
+        self.clients = [threading.Thread(target=self.client, args=[n]) for n in range(CLIENTS)]
+
+    def client(self, number):
+        """Ask until it was often enough and two other tables came by."""
+        rng, addresses = random.Random(f"{self.options.seed} {number}"), list(self.answers)
+        connection, asked = HTTPConnection(self.netloc, timeout=30), 0
+        deadline = time.monotonic() + MOST_SECONDS
+        while (asked < self.options.requests or self.replaced < 2) and time.monotonic() < deadline:
+            address = rng.choice(addresses)
+            started = time.perf_counter()
+            try:
+                answer = ask(connection, address)
+            except (OSError, HTTPException) as error:
+                connection.close()
+                answer = type(error).__name__, b""
+            self.latencies.append(time.perf_counter() - started)
+            self.judge(address, answer)
+            asked += 1
+        connection.close()
+
+    def judge(self, address, answer):
+        right = self.answers[address]
+        if answer in right:
+            self.refused += answer[0] >= 400
+            if right[0] != right[1]:
+                self.seen.add(right.index(answer))
+        elif self.is_busy(address, answer):
+            self.busy += 1
+        else:
+            self.violations.append((address, answer))
+
+    def is_busy(self, address, answer):
+        """Whether too many clients wanted bars at once, which the server may say."""
+        status, body = answer
+        return address[1].startswith("/api/bars?") and status == 503 and b"Polygon" in body
+
+    def replace_tables(self, flat_files, table):
+        """Build one table after the other over the last one for as long as there are clients."""
+        while any(client.is_alive() for client in self.clients):
+            time.sleep(self.options.pause)
+            build_table(flat_files[(self.replaced + 1) % 2], table)
+            self.replaced += 1
+
+
+def soak(gui, flat_files, table, options):
+    """Run it, print the lines; returns what was wrong, in words."""
+    server = Server(gui.process)
+    connection = HTTPConnection(urlsplit(gui.url).netloc, timeout=30)
+    addresses = make_addresses(random.Random(options.seed), max(100, options.requests))
+    by_table = []
+    for files in flat_files[::-1]:
+        build_table(files, table)
+        by_table.append([ask(connection, address) for address in addresses])
+    connection.close()
+    answers = dict(zip(addresses, zip(*by_table[::-1])))
+    wrong = [
+        f"{a} at rest: {answer[0]}"
+        for a, both in answers.items()
+        for answer in both
+        if answer[0] >= 500
+    ]
+
+    run = Soak(gui.url, answers, options)
+    limits, open_files, memory = server.limits(), server.open_files(), [server.memory()]
+    print(f"start: {memory[0]:.1f} MB, {open_files} open files", flush=True)
+    for client in run.clients:
+        client.start()
+    builder = threading.Thread(target=run.replace_tables, args=[flat_files, table])
+    builder.start()
+    while len(run.latencies) < CLIENTS * options.requests / 2 and builder.is_alive():
+        time.sleep(0.05)
+    memory.append(server.memory())
+    print(f"middle: {memory[1]:.1f} MB, {server.open_files()} open files", flush=True)
+    for thread in [*run.clients, builder]:
+        thread.join()
+    time.sleep(0.5)
+    memory.append(server.memory())
+    print(f"end: {memory[2]:.1f} MB, {server.open_files()} open files", flush=True)
+
+    wrong += [f"{address} answered {answer}"[:500] for address, answer in run.violations]
+    if run.seen != {0, 1}:
+        wrong.append(f"not both tables were seen: {run.seen}")
+    if memory[2] - memory[0] > MOST_GROWTH or memory[2] > MOST_MEMORY:
+        wrong.append(f"memory grew from {memory[0]:.1f} to {memory[2]:.1f} MB")
+    if server.open_files() > open_files + 5:
+        wrong.append(f"open files grew from {open_files} to {server.open_files()}")
+    if server.limits() != limits:
+        wrong.append(f"the process's limits changed:\n{limits}\n{server.limits()}")
+    latencies = sorted(1000 * latency for latency in run.latencies)
+    p50, p95 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.95))
+    print(
+        f"{len(latencies):,} requests, {run.refused:,} refused as they must be, {run.busy} while "
+        f"busy, {len(run.violations)} wrong; {run.replaced} tables; p50 {p50:.1f}, p95 {p95:.1f}, "
+        f"max {latencies[-1]:.0f} ms; " + " -> ".join(f"{mb:.1f}" for mb in memory) + " MB"
+    )
+    return wrong
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--requests", type=int, default=2000, metavar="N", help="of each client (2000)")
+    add("--pause", type=float, default=2, metavar="SECONDS", help="between tables (2)")
+    add("--seed", type=int, default=1, metavar="S", help="another one makes other requests (1)")
+    options = parser.parse_args(argv)
+
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        markets = [make_market(rng, DAYS), make_market(rng, DAYS[:-1])]
+        flat_files = [write_flat_files(folder / str(n), market) for n, market in enumerate(markets)]
+        table = build_table(flat_files[0], folder / "lookup_table.pkl")
+        with FakePolygon(flat_files[0]) as polygon, running_gui(
+            table, polygon.url, POLYGON_API_KEY="any"
+        ) as gui:
+            wrong = soak(gui, flat_files, table, options)
+    for violation in wrong[:20]:
+        print(violation)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
