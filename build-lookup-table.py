@@ -220,7 +220,11 @@ def read_flat_file(path):
     disagree on the day, the name is right. Raises BuildError.
     """
     raw = read_text(path)
-    header = raw.partition(b"\n")[0].decode().rstrip("\r").replace('"', "").split(",")
+    try:
+        first_line = raw.partition(b"\n")[0].decode().rstrip("\r")
+        header = next(csv.reader([first_line], strict=True), [])
+    except csv.Error as error:
+        raise BuildError(f"{path}, line 1: {error}") from None
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:
         there = ", ".join(header)[:200] or "none"

@@ -235,7 +235,7 @@ def ask_table(path, ask):
     except FileNotFoundError:
         raise TableError(f"{path} not found: run build-lookup-table.py first") from None
     except OSError as error:
-        raise TableError(f"{path}: {error.strerror}") from None
+        raise TableError(f"{path}: {error.strerror or error}") from None
     except TableError as error:
         reason = error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):

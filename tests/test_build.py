@@ -659,7 +659,7 @@ BAD_FILE = {
     "a stray quote in the header": (GOOD.replace("transactions", 'tran"sactions'), "transactions"),
     "a quote in the header that is not closed": (f'"{GOOD}', ""),
     "UTF-16": (GOOD.encode("utf-16"), ""),
-    "old Mac line ends": (GOOD.replace("\n", "\r"), "transactions"),
+    "old Mac line ends": (GOOD.replace("\n", "\r"), "line 1"),
 }
 
 

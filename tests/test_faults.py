@@ -208,8 +208,9 @@ def test_ctrl_c_while_files_are_read_ends_with_status_130_and_soon():
 
     write_bytes(TABLE, OLD)
     child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
-    while not os.path.exists("log"):
-        time.sleep(0.01)
+    for _ in range(1000):
+        if not os.path.exists("log"):
+            time.sleep(0.01)
     os.kill(child, signal.SIGINT)
     assert ending(child) == 130
     assert TABLE.read_bytes() == OLD

@@ -859,6 +859,13 @@ def test_without_a_key_the_answer_says_how_to_set_one(bars_client, polygon, monk
         assert bars_client.get(address).status_code == 200
 
 
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX-More: 1", f"{KEY}\N{SNOWMAN}"])
+def test_a_key_that_cannot_be_sent_is_told(bars_client, polygon, monkeypatch, key):
+    monkeypatch.setenv("POLYGON_API_KEY", key)
+    assert KEY not in sentence(bars_client.get(VTAK), 502)
+    assert not polygon.requests
+
+
 REFUSED = [(name, answer, 502) for name, answer in REFUSALS.items()]
 REFUSED += [("rate limit", RATE_LIMIT, 429), ("drop", DROP, 502)]
 REFUSED += [(name, answer, 502) for name, answer in BROKEN.items() if name != "another host"]

@@ -620,8 +620,6 @@ def measured(*arguments):
         pytest.param(b"\x80\4\x95" + struct.pack("<Q", 2**40) + b"N.", id="a terabyte of frame"),
         pytest.param(b"\x80\3\x8b\xff\xff\xff\x7f", id="a long number"),
         pytest.param(b"\x80\3" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".", id="nested lists"),
-        pytest.param(b"\x80\3})" + b"\x85" * 10**6 + b"Ns.", id="nested tuples as a ticker"),
-        pytest.param(b"\x80\3}X\1\0\0\0A})" + b"\x85" * 10**6 + b"Nss.", id="as a date"),
         pytest.param(b"\x80\3" + b"(" * 10**6 + b"t" * 10**6 + b".", id="nested marks"),
         pytest.param(b"\x80\3" + b"K\1" + b"2" * 10**6 + b"\x85.", id="a million on the stack"),
         pytest.param(b"\x80\3]q\0(" + b"h\0" * 10**5 + b"e.", id="a list that holds itself"),
