@@ -9,8 +9,9 @@ Usage:
 Writes a market in the flat files' format to the folder MARKET (unless it is there already; without
 --folder it is a temporary one), runs every contender in turn as a process of its own, a round of
 warming up first, and prints a table: wall time (median, fastest and slowest), peak memory (the
-highest, in units of 2**20 bytes), and ratios of wall times (the median of each round's). The status
-is 1 when a bar is missed. Needs polars, which nothing else here does.
+highest, in units of 2**20 bytes), and ratios of wall times (the median of each round's); then how
+soon the browser's server answers, without Polygon. The status is 1 when a bar is missed. Needs
+polars, which nothing else here does.
 """
 
 import argparse
@@ -20,9 +21,13 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from importlib.metadata import version
 from itertools import dropwhile
 from pathlib import Path
@@ -46,6 +51,13 @@ ROW_BY_ROW_TO_BUILD = 60
 BUILD_BARS = ((57, 350, None), (1256, 4096, 45), (5000, 16384, 300))
 QUERY_TO_FLOOR = 2
 QUERY_MB = 25
+GUI_SECONDS = {
+    "gui: first answer": 0.5,
+    "gui: a day's page": 0.03,
+    "gui: a ticker's history": 0.2,
+    "gui: a ticker's history again": 0.03,
+}
+GUI_MB = 120
 
 
 class Market(NamedTuple):
@@ -389,7 +401,67 @@ def query_section(market, options):
     return lines
 
 
-SECTIONS = {"build": build_section, "query": query_section}
+def gui_section(market, options):
+    """Measure how soon the browser's server answers, from its start on, and its memory."""
+    runs = {name: [] for name in GUI_SECONDS}
+    for _ in range(options.runs):
+        for name, seconds, mb in serve_once(market.table):
+            note(f"{name} {seconds:.4f} s, {mb:.1f} MB")
+            runs[name].append(Run(seconds, mb, []))
+    lines = [Line(name, of_name, [], []) for name, of_name in runs.items()]
+    for line in lines:
+        slowest = median(run.wall for run in line.runs)
+        line.bars.append(at_most(GUI_SECONDS[line.what], slowest, "s"))
+    lines[-1].bars.append(at_most(GUI_MB, peak(lines[-1].runs), "MB"))
+    return lines
+
+
+def serve_once(table):
+    """Start the server, ask it what a visitor asks, and yield (name, seconds, MB).
+
+    The names are those of GUI_SECONDS, all but the first one's seconds are medians over twenty
+    days or tickers, and MB is the server's resident memory by then.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    script = [sys.executable, TOP / "gui-lookup-table.py", "--table", table, "--port", str(port)]
+    started = time.perf_counter()
+    server = subprocess.Popen(script, stdout=subprocess.DEVNULL)
+
+    def ask(path):
+        asked = time.perf_counter()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+            content = answer.read()
+        return time.perf_counter() - asked, content
+
+    def resident():
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    try:
+        while True:
+            with contextlib.suppress(urllib.error.URLError):
+                ask("/")
+                break
+            if server.poll() is not None or time.perf_counter() > started + 60:
+                raise SystemExit("gui-lookup-table.py does not answer")
+            time.sleep(0.002)
+        yield "gui: first answer", time.perf_counter() - started, resident()
+        days = json.loads(ask("/api/days")[1])["days"]
+        pages = [ask(f"/?date={day}")[0] for day in days[-20:]]
+        yield "gui: a day's page", median(pages), resident()
+        anomalies = json.loads(ask("/api/anomalies")[1])["anomalies"]
+        tickers = [anomaly["ticker"] for anomaly in anomalies[:: len(anomalies) // 20 + 1]]
+        paths = [f"/api/history?ticker={ticker}&date={days[-1]}" for ticker in tickers]
+        for again in ("", " again"):
+            seconds = median(ask(path)[0] for path in paths)
+            yield f"gui: a ticker's history{again}", seconds, resident()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+SECTIONS = {"build": build_section, "query": query_section, "gui": gui_section}
 
 
 # The report.
