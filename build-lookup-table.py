@@ -20,6 +20,11 @@ The day itself is never part of its own baseline. price_diff is nan in a ticker'
 avg_trades and std_trades are None until it has five earlier rows.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
+
 import argparse
 import csv
 import gzip
@@ -29,7 +34,6 @@ import math
 import os
 import pickle
 import re
-import signal
 import struct
 import sys
 import zlib
@@ -39,11 +43,8 @@ from contextlib import closing, contextmanager
 from itertools import count, islice
 from pathlib import Path
 
-try:
-    import numpy as np
-    import pandas as pd
-except KeyboardInterrupt:  # these two take long enough for a Ctrl-C
-    raise SystemExit(130) from None
+import numpy as np
+import pandas as pd
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
@@ -514,7 +515,8 @@ def complain(message):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    # A build that is told to stop takes its unfinished file away, as after Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Told to stop, a build takes its unfinished file away, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         build(args.data_dir, args.output, args.window, args.json)
@@ -533,4 +535,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(main())

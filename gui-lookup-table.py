@@ -12,6 +12,11 @@ each request: a request sees one table whole, and the next one sees the table th
 The pages are templates/, their scripts and style templates/static/.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
+
 import argparse
 import datetime
 import importlib.util
@@ -597,6 +602,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         querier.ask_table(args.table, lambda table: read_page(table, "", 3, ""))
         family = socket.AF_INET6 if ":" in args.host else socket.AF_INET

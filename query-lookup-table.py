@@ -15,6 +15,11 @@ index and one day page are read. A file without a footer, such as the tutorial's
 pickled by hand, is read whole. Either way nothing that a file says is ever run.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
+
 import argparse
 import datetime
 import io
@@ -138,7 +143,7 @@ class LookupTable:
     def __init__(self, file, size):
         self.file, self.size = file, size
         file.seek(max(0, size - FOOTER.size))
-        *place, magic = FOOTER.unpack(file.read())
+        *place, magic = FOOTER.unpack(file.read(FOOTER.size))
         if magic != MAGIC:
             raise TableError("cut short or damaged")
         self.index = self.read_pickle(place)
@@ -226,7 +231,7 @@ def ask_table(path, ask):
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - len(MAGIC)))
-            has_footer = file.read() == MAGIC
+            has_footer = file.read(len(MAGIC)) == MAGIC
             file.seek(0)
             has_signature = file.read(len(SIGNATURE)) == SIGNATURE
             file.seek(0)
@@ -412,6 +417,7 @@ def complain(message):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         page = ask_table(args.table, lambda table: read_day(table, args.date))
         anomalies = [
@@ -419,7 +425,7 @@ def main(argv=None):
             for anomaly in sort_anomalies(
                 find_anomalies(page, args.date, args.threshold), args.sort
             )
-            if anomaly["trades"] >= args.min_trades and anomaly["close_price"] >= args.min_price
+            if anomaly["trades"] >= args.min_trades and not anomaly["close_price"] < args.min_price
         ]
         sys.stdout.write(FORMATS[args.format](anomalies[: args.limit], args.date))
         sys.stdout.flush()
@@ -438,4 +444,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(main())

@@ -38,6 +38,8 @@ KEYS = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
 MINUTES = 960
 OPENING, CLOSING = 330, 720
 MINUTE_IN_MS = 60_000
+BAR = {"t": 1729258200000, "o": 1, "h": 1.2, "l": 0.9, "c": 1.1, "v": 10, "vw": 1, "n": 3}
+NEXT = "https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2?cursor=YQ"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
 HTML = {"Content-Type": "text/html"}
 
@@ -104,13 +106,12 @@ BROKEN = {
     "a bar is null": with_bars(None),
     "a bar is empty": with_bars({}),
     "a bar has words": with_bars({"t": "noon", "o": "a", "h": "b", "l": "c", "c": "d", "v": "e"}),
-    "a bar has no time": with_bars({"o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "n": 1, "vw": 1}),
+    "a bar has no time": with_bars({**BAR, "t": None}),
     "a bar is not finite": answered(
         '{"results":[{"t":1729239000000,"o":NaN,"h":Infinity,"l":1,"c":1,"v":1,"n":1,"vw":1}]}'
     ),
-    "pages without end": answered(
-        '{"results":[],"next_url":"https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2"}'
-    ),
+    "the same page for ever": answered(json.dumps({"results": [BAR] * 500, "next_url": NEXT})),
+    "empty pages for ever": answered(json.dumps({"results": [], "next_url": NEXT})),
     "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
 }
 EMPTY = {

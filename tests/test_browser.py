@@ -292,6 +292,21 @@ def test_all_columns_are_in_sight_on_a_wide_screen(visitors, served):
         visitor.expect(f'th[data-sort="{column}"]').to_be_visible()
 
 
+def test_numbers_stand_under_each_other_and_a_fall_has_another_colour(visitor):
+    visitor.open()
+    styles = visitor.evaluate(
+        """() => ["VTAK", "CVS"].map((ticker) =>
+            [...document.querySelectorAll(`tr[data-ticker="${ticker}"] td`)].map((cell) => {
+                const { textAlign, fontVariantNumeric, color } = getComputedStyle(cell);
+                return [textAlign, fontVariantNumeric, color];
+            }))"""
+    )
+    (*_, (_, _, risen)), (*_, (_, _, fallen)) = styles
+    assert risen != fallen
+    for row in styles:
+        assert {tuple(style[:2]) for style in row[1:]} == {("right", "tabular-nums")}
+
+
 def test_a_click_on_a_header_sorts_and_another_turns_the_order(visitor, sample_table):
     visitor.open()
     header = visitor.page.locator('th[data-sort="z_score"]')

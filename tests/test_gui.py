@@ -58,6 +58,8 @@ EXAMPLES = settings(max_examples=100 * EFFORT, derandomize=EFFORT == 1)
 TINY_DAYS = ["2024-01-0" + day for day in "2345"] + ["2024-01-08", "2024-01-12", "2024-01-16"]
 TINY_TRADES = [10, 20, 30, 40, 50, 1000, 90]
 TINY_CLOSES = [1, 2, 0.5, 0.5, 0, 4, 5]
+# The first five have a mean of 100 and a deviation of 20, so that the sixth's z-score is 3.
+AT_THE_BOUND = [80, 80, 100, 120, 120, 160, 90]
 ODD_TICKERS = [
     "A/../B",
     "../../v3/reference",
@@ -201,10 +203,17 @@ def client(sample_table):
 
 @pytest.fixture(scope="module")
 def tiny_table(tmp_path_factory):
-    """TINY, and a ticker with a row a day that is always the same."""
+    """TINY, a ticker that is always the same, and two on 2024-01-12 at and above the bound."""
     folder = tmp_path_factory.mktemp("tiny")
-    rows = zip(TINY_DAYS, TINY_TRADES, TINY_CLOSES)
-    market = {day: {"FLAT": (7, 1), "TINY": (trades, close)} for day, trades, close in rows}
+    market = {
+        day: {
+            "FLAT": (7, 1),
+            "TINY": (TINY_TRADES[i], TINY_CLOSES[i]),
+            "THREE": (AT_THE_BOUND[i], 1),
+            "MORE": (AT_THE_BOUND[i] + (day == "2024-01-12"), 1),
+        }
+        for i, day in enumerate(TINY_DAYS)
+    }
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
 
 
@@ -264,7 +273,7 @@ def test_without_parameters_the_last_days_anomalies_above_three_are_meant(client
 
 
 def test_what_is_not_finite_is_null(tiny_client):
-    (anomaly,) = loads(tiny_client.get("/api/anomalies?date=2024-01-12"))["anomalies"]
+    anomaly = loads(tiny_client.get("/api/anomalies?date=2024-01-12"))["anomalies"][0]
     assert anomaly["trades"] == 1000
     # After a close of 0 the change in percent is infinite.
     assert anomaly["price_diff"] is None
@@ -286,6 +295,13 @@ def test_a_history_is_as_worked_out_by_hand(tiny_client):
     assert rows[5]["z_score"] == pytest.approx((1000 - 30) / (1000 / 4) ** 0.5)
     assert rows[6]["z_score"] == pytest.approx((90 - mean(last_five)) / stdev(last_five))
     assert [row["anomaly"] for row in rows] == [False] * 5 + [True, False]
+
+
+def test_a_z_score_of_exactly_three_is_no_anomaly_in_a_history(tiny_client):
+    for ticker, z_score in (("THREE", 3), ("MORE", 3.05)):
+        rows = loads(tiny_client.get(f"/api/history?ticker={ticker}&date=2024-01-12"))["rows"]
+        assert rows[5]["z_score"] == pytest.approx(z_score)
+        assert rows[5]["anomaly"] is (ticker == "MORE")
 
 
 def test_a_baseline_without_deviation_has_no_z_score(tiny_client):
@@ -939,7 +955,7 @@ def test_the_key_is_not_sent_to_another_host(bars_client, polygon):
 def test_the_key_is_in_no_answer_and_no_log_line(bars_client, polygon, caplog, capfd):
     caplog.set_level("DEBUG")
     echo = f'{{"status":"ERROR","error":"Unknown API Key {KEY}","message":"{KEY}"}}'
-    faults = [answer for name, answer, _ in REFUSED if name != "pages without end"]
+    faults = [answer for name, answer, _ in REFUSED if "for ever" not in name]
     faults += [REFUSALS["unknown key"]._replace(body=echo), DROP._replace(status=200, body=KEY)]
     addresses = ["/", f"/chart?ticker=VTAK&date={LAST_DAY}", "/api/days", "/nothing"]
     answers = [bars_client.get(address) for address in addresses]
@@ -1044,6 +1060,25 @@ def test_the_tutorials_own_table_is_shown_too(tmp_path, sample_table):
     for address in ["days", "anomalies", f"history?ticker=VTAK&date={LAST_DAY}"]:
         assert loads(plain.get(f"/api/{address}")) == loads(ours.get(f"/api/{address}"))
     assert list_rows(parse(plain.get("/"))) == list_rows(parse(ours.get("/")))
+
+
+def test_a_table_is_read_by_one_thread_at_a_time(client, monkeypatch):
+    # The querier limits the memory of the whole process while it unpickles.
+    unpickle, inside, most = gui.querier.unpickle, [], []
+
+    def watched(*args):
+        inside.append(args)
+        most.append(len(inside))
+        time.sleep(0.002)
+        inside.pop()
+        return unpickle(*args)
+
+    monkeypatch.setattr(gui.querier, "unpickle", watched)
+    threads, results = in_threads(4, lambda: client.application.test_client().get("/").status_code)
+    for thread in threads:
+        thread.join(10)
+    assert results == [200] * 4
+    assert max(most) == 1
 
 
 @pytest.fixture(scope="module")
