@@ -255,7 +255,7 @@ def progress_bar(items, description, total):
         return items
     from tqdm import tqdm
 
-    return tqdm(items, description, total)
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 def read_market(paths):
@@ -378,12 +378,11 @@ def pickled_rows(rows, slots, known):
 
 
 def ticker_batches(tickers, rows):
-    """Slices of the table for tickers of some 500,000 rows together: (tickers, lengths, rows)."""
+    """The table in 16 slices by ticker: (tickers, lengths, rows), lengths in rows of each."""
     lengths = np.bincount(rows["ticker"])
     ends = np.append(0, np.cumsum(lengths))
-    step = max(1, 500_000 * len(tickers) // len(rows))
-    for first in progress_bar(range(0, len(tickers), step), "Tickers", -(-len(tickers) // step)):
-        last = min(first + step, len(tickers))
+    bounds = np.linspace(0, len(tickers), 17).astype(int).tolist()
+    for first, last in progress_bar(zip(bounds, bounds[1:]), "Writing tickers", 16):
         yield tickers[first:last], lengths[first:last].tolist(), rows.iloc[ends[first] : ends[last]]
 
 
@@ -436,7 +435,7 @@ def write_lookup_table(file, tickers, rows, window=WINDOW):
 
     names = np.array(tickers, object)
     ends = [*starts[1:], len(rows)]
-    for date, start, end in progress_bar(zip(dates, starts, ends), "Days", len(dates)):
+    for date, start, end in progress_bar(zip(dates, starts, ends), "Writing days", len(dates)):
         day = by_day.iloc[start:end]
         page = {"ticker": names[day["ticker"]].tolist()}
         for field in FIELDS:
@@ -498,9 +497,27 @@ def build(data_dir, output, window, with_json):
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--data-dir", type=Path, default="aggregates_day", metavar="DIR", help="the flat files")
-    add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help="the table")
-    add("--window", type=window_argument, default=WINDOW, metavar="N", help="rows in a baseline")
+    add(
+        "--data-dir",
+        type=Path,
+        default="aggregates_day",
+        metavar="DIR",
+        help="the flat files (default %(default)s)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default="lookup_table.pkl",
+        metavar="FILE",
+        help="the table (default %(default)s)",
+    )
+    add(
+        "--window",
+        type=window_argument,
+        default=WINDOW,
+        metavar="N",
+        help="rows in a baseline (default 5)",
+    )
     add("--json", action="store_true", help="write the table as JSON too, beside FILE")
     args = parser.parse_args(argv)
     if args.json and args.output.suffix == ".json":

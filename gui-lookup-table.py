@@ -62,8 +62,8 @@ CALLS_AT_ONCE = 6  # of the server's threads; the others keep the page alive whi
 THREADS = 8
 
 NO_KEY = (
-    "Minute candles come from Polygon and need your key: "
-    "stop this server, set POLYGON_API_KEY to it and start the server again."
+    "Minute candles come from Polygon and need your key: stop this server, "
+    "run export POLYGON_API_KEY=YOUR_KEY, and start it again."
 )
 NO_CLIENT = "Minute candles need polygon-api-client: pip install -r requirements.txt"
 REFUSALS = {
@@ -171,17 +171,18 @@ def is_past(date):
 # What is asked of an open table, so that each answer is of one table.
 
 
-def read_page(table, date, threshold, ticker):
+def read_page(table, date, threshold, ticker, named=""):
     """All that a page shows of a date, and of a ticker if there is one; no date is the last.
 
-    stats is the ticker's row as score_rows has it. Where the table lacks the date, or the ticker
-    on it, problem says so.
+    stats is the ticker's row as score_rows has it, meant the ticker of that day, anomaly or not,
+    that is named, in whatever case. Where the table lacks the date, or the ticker on it, problem
+    says so.
     """
     date = date or max(table.dates, default="")
-    tickers, anomalies, stats, problem = [], [], None, ""
+    tickers, baselines, anomalies, stats, problem = [], [], [], None, ""
     try:
         page = querier.read_day(table, date)
-        tickers = page["ticker"]
+        tickers, baselines = page["ticker"], page["avg_trades"]
         anomalies = querier.find_anomalies(page, date, threshold)
         if ticker in tickers:
             place = slice(tickers.index(ticker), tickers.index(ticker) + 1)
@@ -199,6 +200,8 @@ def read_page(table, date, threshold, ticker):
         "anomalies": anomalies,
         "stats": stats,
         "problem": problem,
+        "meant": next((each for each in (named, named.upper()) if each in tickers), None),
+        "has_baselines": any(map(isfinite, baselines)),
         "window": table.window,
         "first": table.dates[0],
         "last": table.dates[-1],
@@ -502,7 +505,8 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
     def scanner():
         """The anomalies of a day; 400, or 404 where the table lacks the date."""
         asked = ask_for_listing()
-        page = ask(read_page, asked["date"], asked["threshold"], asked["ticker"])
+        shown_of = (asked[name] for name in ("date", "threshold", "ticker", "filter"))
+        page = ask(read_page, *shown_of)
         rows = [
             row
             for row in sort_rows(page["anomalies"], asked["sort"], asked["order"])

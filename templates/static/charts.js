@@ -147,8 +147,8 @@ function drawDay(Plotly, chart, { ticker, date, bars }) {
       tickformat: "%H:%M", hoverformat: "%H:%M", anchor: "y2", showspikes: true, spikemode: "across",
       spikethickness: 1, spikedash: "dot", spikecolor: color.muted,
     },
-    yaxis: { ...axis(color), domain: [0.24, 1], automargin: true },
-    yaxis2: { ...axis(color), domain: [0, 0.2], nticks: 3, automargin: true },
+    yaxis: { ...axis(color), domain: [0.24, 1], automargin: true, title: { text: "price, $" } },
+    yaxis2: { ...axis(color), domain: [0, 0.2], nticks: 3, automargin: true, title: { text: "volume" } },
     bargap: 0,
     shapes: [shade("04:00", "09:30"), shade("16:00", "20:00")],
   };
@@ -196,7 +196,7 @@ async function drawHistory(Plotly, chart, { ticker, date, rows }, onDay) {
       tickmode: "array", tickvals: ticks, ticktext: ticks.map((day) => day.slice(5)),
     },
     yaxis: { ...axis(color), ...tradesScale(rows), automargin: true },
-    yaxis2: { ...axis(color), overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, automargin: true },
+    yaxis2: { ...axis(color), overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, automargin: true, title: { text: "close, $" } },
     bargap: 0.25,
     shapes: [{
       type: "rect", xref: "x", x0: place - 0.5, x1: place + 0.5, yref: "paper", y0: 0, y1: 1,
@@ -212,8 +212,8 @@ async function drawHistory(Plotly, chart, { ticker, date, rows }, onDay) {
 function tradesScale(rows) {
   const trades = rows.map((row) => row.trades).filter((n) => n > 0).sort((a, b) => a - b);
   const most = trades[trades.length - 1];
-  if (!(most > 20 * trades[trades.length >> 1])) return { rangemode: "tozero" };
-  return { type: "log", dtick: 1, range: [Math.log10(trades[0] / 2), Math.log10(most * 1.5)], title: { text: "log scale" } };
+  if (!(most > 20 * trades[trades.length >> 1])) return { rangemode: "tozero", title: { text: "trades" } };
+  return { type: "log", dtick: 1, range: [Math.log10(trades[0] / 2), Math.log10(most * 1.5)], title: { text: "trades, log scale" } };
 }
 
 const axis = (color) => ({ gridcolor: color.line, linecolor: color.line, zeroline: false, fixedrange: false });

@@ -154,10 +154,12 @@ function follow(id) {
   return null;
 }
 
+/** Close the detail or, when it is, take the filter away. */
 function close() {
   const address = here();
-  if (!get("#list") || !address.searchParams.has("ticker")) return;
-  address.searchParams.delete("ticker");
+  const open = ["ticker", "filter"].find((name) => address.searchParams.has(name));
+  if (!get("#list") || !open) return;
+  address.searchParams.delete(open);
   inTurn(() => visit(address));
 }
 
