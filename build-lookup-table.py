@@ -39,7 +39,7 @@ import sys
 import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
@@ -48,23 +48,26 @@ import pandas as pd
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
-THREADS = 2
+THREADS = 2  # more wait for each other: only a part of pandas' reading goes on in parallel
 COLUMNS = ["ticker", "close", "window_start", "transactions"]
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 
 NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31, as days from 1970-01-01 on
 MOST_TRADES = 2**31 - 1
-TICKER_LENGTHS = set(range(1, 32))  # in bytes
+LONGEST_TICKER = 31  # bytes
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 # Before 3.1 pandas reads some decimals one bit off unless it is told to be exact.
 PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
 EXACT = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
 
+BATCHES = 16  # slices of the table, of which one at a time is held as pickle
 FORMAT_VERSION = 1
+# PROTO 3 and a text that is popped at once: it does nothing but tell whose pickle this is.
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 MAGIC = b"lookup-table"
+NEW_DICT = pickle.EMPTY_DICT + pickle.MARK
 FOOTER = struct.Struct("<QQI12s")
 
 
@@ -101,8 +104,11 @@ def find_flat_files(data_dir):
     return sorted(paths, key=lambda path: (path.name, path))
 
 
-def read_text(path):
-    """The CSV's bytes, unpacked where path ends in .gz. Raises BuildError."""
+def read_unpacked(path):
+    """The CSV's bytes, unpacked where path ends in .gz, without a byte order mark.
+
+    Raises BuildError, also where they are not UTF-8 or hold a NUL.
+    """
     try:
         raw = path.read_bytes()
         if path.suffix == ".gz":
@@ -125,15 +131,19 @@ def read_text(path):
 def parse_quickly(raw, header):
     """The values of COLUMNS, or None where parse_carefully has to look.
 
+    They are tickers, close, start, trades: a list of bytes, and arrays of float64, int64
+    nanoseconds and int64.
+
     pandas fills short rows, cuts long ones and takes a column of True for ones: a file that could
     hold any of these is not for it. It reads tickers as bytes, in half the time that str takes.
     """
     octets = np.frombuffer(raw, "uint8")
     lines = np.count_nonzero(octets == ord("\n")) + (not raw.endswith(b"\n"))
     commas = np.count_nonzero(octets == ord(","))
+    # With one of COLUMNS last, a row that is too short lacks a value and fails below.
     if b'"' in raw or commas != (len(header) - 1) * lines or header[-1] not in COLUMNS:
         return None
-    dtype = dict(zip(COLUMNS, (f"S{max(TICKER_LENGTHS) + 1}", "float64", "int64", "int64")))
+    dtype = dict(zip(COLUMNS, (f"S{LONGEST_TICKER + 1}", "float64", "int64", "int64")))
     try:
         with np.errstate(invalid="ignore"):
             rows = pd.read_csv(
@@ -150,7 +160,8 @@ def parse_quickly(raw, header):
     close, start, trades = (rows[name].to_numpy() for name in COLUMNS[1:])
     sound = (
         len(rows) == lines - 1 > 0
-        and set(map(len, tickers)) <= TICKER_LENGTHS
+        and all(tickers)
+        and max(map(len, tickers)) <= LONGEST_TICKER
         and close.min() >= 0
         and 1 < close.max() < math.inf
         and trades.min() >= 0
@@ -174,7 +185,7 @@ def parse_carefully(raw, header, path):
                 raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
             row = dict(zip(header, fields))
             ticker = row["ticker"].encode()
-            if len(ticker) not in TICKER_LENGTHS:
+            if not 1 <= len(ticker) <= LONGEST_TICKER:
                 raise ValueError(f"the ticker is {row['ticker'][:99]!r}, not 1 to 31 bytes long")
             numbers = [parse_number(name, row[name]) for name in COLUMNS[1:]]
             for column, value in zip(columns, [ticker, *numbers]):
@@ -220,7 +231,7 @@ def read_flat_file(path):
     arrays: uint16 day numbers, int32, and float64 dollars. Where the file's name and its rows
     disagree on the day, the name is right. Raises BuildError.
     """
-    raw = read_text(path)
+    raw = read_unpacked(path)
     try:
         first_line = raw.partition(b"\n")[0].decode().rstrip("\r")
         header = next(csv.reader([first_line], strict=True), [])
@@ -238,7 +249,8 @@ def read_flat_file(path):
     elsewhere = days[days != named]
     if named is not None and len(elsewhere):
         warnings.append(
-            f"{path}: {len(elsewhere)} rows say {date_text(elsewhere[0])}: the name's day counts"
+            f"{path}: {len(elsewhere)} rows say another day, first {date_text(elsewhere[0])}: "
+            "the name's day counts"
         )
         days[:] = named
     numbers = days.astype("uint16"), trades.astype("int32"), close.astype("float64")
@@ -246,7 +258,7 @@ def read_flat_file(path):
 
 
 def on_terminal():
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 def progress_bar(items, description, total):
@@ -267,6 +279,7 @@ def read_market(paths):
     """
     places = defaultdict(count().__next__)
     parts, warnings = [], []
+    # Closed early, by an error or Ctrl-C, map takes back the files that are not begun.
     with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
         for path in progress_bar(paths, "Reading", len(paths)):
             if not on_terminal():
@@ -329,21 +342,24 @@ def add_baselines(rows, window=WINDOW):
 @contextmanager
 def replacing(path):
     """A binary file that takes the place of path when it is whole, and is gone otherwise."""
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def pickled_text(text):
     encoded = text.encode()
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
+    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
 
 
 def pickled_rows(rows, slots, known):
@@ -352,15 +368,16 @@ def pickled_rows(rows, slots, known):
     known is how many of FIELDS have numbers; the others are None. slots gives for a day number
     the memo slot of its date. Returns a structured array, to be sliced by row and written.
     """
-    template, offsets = bytearray(b"j\0\0\0\0}("), {"date": 1}
+    template, offsets = bytearray(pickle.LONG_BINGET + bytes(4) + NEW_DICT), {"date": 1}
     for slot, field in enumerate(FIELDS):
-        template += b"h%c" % slot
+        template += pickle.BINGET + bytes([slot])
         if slot < known:
             offsets[field] = len(template) + 1
-            template += b"J" + bytes(4) if field == "trades" else b"G" + bytes(8)
+            is_whole = field == "trades"
+            template += pickle.BININT + bytes(4) if is_whole else pickle.BINFLOAT + bytes(8)
         else:
-            template += b"N"
-    template += b"u"
+            template += pickle.NONE
+    template += pickle.SETITEMS
     formats = {"date": "<u4", "trades": "<i4"}
     layout = np.dtype(
         {
@@ -378,11 +395,11 @@ def pickled_rows(rows, slots, known):
 
 
 def ticker_batches(tickers, rows):
-    """The table in 16 slices by ticker: (tickers, lengths, rows), lengths in rows of each."""
+    """The table in BATCHES slices by ticker: (tickers, lengths in rows of each, rows)."""
     lengths = np.bincount(rows["ticker"])
     ends = np.append(0, np.cumsum(lengths))
-    bounds = np.linspace(0, len(tickers), 17).astype(int).tolist()
-    for first, last in progress_bar(zip(bounds, bounds[1:]), "Writing tickers", 16):
+    bounds = np.linspace(0, len(tickers), BATCHES + 1).astype(int).tolist()
+    for first, last in progress_bar(zip(bounds, bounds[1:]), "Writing tickers", BATCHES):
         yield tickers[first:last], lengths[first:last].tolist(), rows.iloc[ends[first] : ends[last]]
 
 
@@ -390,17 +407,17 @@ def write_lookup_table(file, tickers, rows, window=WINDOW):
     """Write the table, four parts one after the other, into a binary file.
 
     1. One pickle, {ticker: {date: stats}}. A pickle is a program for a stack machine, and this one
-       is put together from its opcodes, so that numpy can do it for many rows at once. First the
-       names of FIELDS and the dates go into memo slots (SIGNATURE and what follows it, the
-       prologue), then the dict is filled. Each ticker's piece is complete in itself: prologue +
-       piece + b"." unpickles to that ticker's {date: stats}.
+       is put together from its opcodes, so that numpy can do it for many rows at once. First comes
+       the prologue: SIGNATURE, then the names of FIELDS and the dates go into memo slots, from 0
+       on. Then the dict is filled. Each ticker's piece is complete in itself: prologue + piece +
+       STOP unpickles to that ticker's {date: stats}.
     2. For every date a pickled day page, the day's rows by column, in the order of tickers:
        {"ticker": [...], "trades": bytes, ...}. The numbers are packed little-endian, trades as
        int32, the others as float64, with nan for None.
     3. A pickled {ticker: place} of the pieces; then the pickled index, {"version", "window",
        "days": {date: place}, "prologue": place, "tickers": place}. A place is (offset in the file,
        length, CRC-32).
-    4. FOOTER: the index's place, then MAGIC.
+    4. FOOTER, 32 bytes, little-endian: the index's place (8, 8 and 4 bytes), then MAGIC (12).
     """
 
     def write(payload):
@@ -417,21 +434,21 @@ def write_lookup_table(file, tickers, rows, window=WINDOW):
 
     prologue = SIGNATURE
     for slot, text in enumerate(FIELDS + dates):
-        prologue += pickled_text(text) + b"r" + struct.pack("<I", slot) + b"0"
+        prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
     index["prologue"] = write(prologue)
-    file.write(b"}(")
+    file.write(NEW_DICT)
     pieces = {}
-    for some, lengths, batch in ticker_batches(tickers, rows):
+    for batch_tickers, lengths, batch in ticker_batches(tickers, rows):
         complete = batch["avg_trades"].notna()
         first_rows = pickled_rows(batch[~complete], slots, known=3)
         other_rows = pickled_rows(batch[complete], slots, known=5)
         i = j = 0
-        for ticker, length in zip(some, lengths):
+        for ticker, length in zip(batch_tickers, lengths):
             next_i, next_j = i + min(length, window), j + max(length - window, 0)
             piece = first_rows[i:next_i].tobytes() + other_rows[j:next_j].tobytes()
-            pieces[ticker] = write(pickled_text(ticker) + b"}(" + piece + b"u")
+            pieces[ticker] = write(pickled_text(ticker) + NEW_DICT + piece + pickle.SETITEMS)
             i, j = next_i, next_j
-    file.write(b"u.")
+    file.write(pickle.SETITEMS + pickle.STOP)
 
     names = np.array(tickers, object)
     ends = [*starts[1:], len(rows)]
@@ -449,10 +466,10 @@ def write_json(file, tickers, rows):
     """Write the table as JSON into a binary file, a line a ticker; what is not finite is null."""
     dates = {day: date_text(day) for day in rows["date"].unique().tolist()}
     separator = "{"
-    for some, lengths, batch in ticker_batches(tickers, rows):
+    for batch_tickers, lengths, batch in ticker_batches(tickers, rows):
         numbers = batch[FIELDS].astype(object).where(np.isfinite(batch[FIELDS]), None)
         items = zip(map(dates.get, batch["date"].tolist()), numbers.to_dict("records"))
-        for ticker, length in zip(some, lengths):
+        for ticker, length in zip(batch_tickers, lengths):
             days = json.dumps(dict(islice(items, length)))
             file.write(f"{separator}\n{json.dumps(ticker)}: {days}".encode())
             separator = ","
@@ -460,15 +477,15 @@ def write_json(file, tickers, rows):
 
 
 def window_argument(text):
-    if not (text.isdecimal() and 2 <= int(text) <= LONGEST_WINDOW):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 to {LONGEST_WINDOW}")
+    if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LONGEST_WINDOW:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not from 2 to {LONGEST_WINDOW}")
     return int(text)
 
 
 def build(data_dir, output, window, with_json):
     """Build the table from the flat files below data_dir, saying the tutorial's lines."""
     paths = find_flat_files(data_dir)
-    if output.is_dir():
+    if os.path.isdir(output):
         raise BuildError(f"{output} is a folder: name a file with --output")
     with replacing(output) as file:
         print("Starting to process files...")
@@ -477,13 +494,13 @@ def build(data_dir, output, window, with_json):
         print("Building lookup table...")
         rows = add_baselines(rows, window)
         print("Lookup table built successfully.")
+        write_lookup_table(file, tickers, rows, window)
         if with_json:
             json_output = output.with_suffix(".json")
             with replacing(json_output) as json_file:
                 write_json(json_file, tickers, rows)
             print(f"Lookup table saved to '{json_output}'.")
-        write_lookup_table(file, tickers, rows, window)
-    print(f"Lookup table saved to '{output}'.")
+    print(f"Lookup table saved to '{output}'.", flush=True)
     for warning in warnings:
         complain(f"warning: {warning}")
     days = rows["date"].nunique()
@@ -541,7 +558,9 @@ def main(argv=None):
         complain(str(error))
         return 1
     except OSError as error:
-        complain(f"{args.output} not written: {error.strerror}")
+        complain(f"{args.output} is written, the output is not: {error.strerror}")
+        # The interpreter's own last flush must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
         complain(f"{args.output} not written: not enough memory")
@@ -552,5 +571,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(main())

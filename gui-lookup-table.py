@@ -30,7 +30,7 @@ import sys
 from concurrent.futures import Future
 from functools import lru_cache
 from itertools import islice
-from math import inf, isfinite, nan
+from math import isfinite, nan
 from pathlib import Path
 from threading import BoundedSemaphore, Lock, local
 from urllib.parse import quote
@@ -101,34 +101,19 @@ class BarsError(Exception):
         self.headers = {"Retry-After": retry_after} if retry_after else {}
 
 
-def without_nan(row):
-    """row, a dict, with None for every float that JSON has no word for."""
-    return {
-        name: None if isinstance(value, float) and not isfinite(value) else value
-        for name, value in row.items()
-    }
-
-
 def shown(value, spec):
     """A number as text for people, a dash where there is none."""
     return "—" if value is None or not isfinite(value) else format(value, spec)
 
 
-def score_rows(page):
-    """A day page as a list of dicts: its columns, z_score and anomaly (whether it is one).
+def scored(row):
+    """row, a dict of the querier's FIELDS and more, with z_score and anomaly (whether it is one).
 
-    A missing baseline is None, and so is the z_score where there is no baseline or one of equal
-    numbers. find_anomalies knows which rows have one: they are above any threshold.
+    A missing baseline is None, and so is the z_score where there is none or one of equal numbers.
     """
-    scores = {row["ticker"]: row["z_score"] for row in querier.find_anomalies(page, None, -inf)}
-    anomalies = {row["ticker"] for row in querier.find_anomalies(page, None)}
-    rows = []
-    for values in zip(*page.values()):
-        row = dict(zip(page, values))
-        row["z_score"] = scores.get(row["ticker"])
-        row["anomaly"] = row["ticker"] in anomalies
-        rows.append(without_nan(row))
-    return rows
+    z_score = querier.z_score(row["trades"], row["avg_trades"], row["std_trades"])
+    is_anomaly = z_score > querier.Z_THRESHOLD
+    return querier.without_nan({**row, "z_score": z_score, "anomaly": is_anomaly})
 
 
 def sessions_around(dates, date, sessions):
@@ -174,9 +159,9 @@ def is_past(date):
 def read_page(table, date, threshold, ticker, named=""):
     """All that a page shows of a date, and of a ticker if there is one; no date is the last.
 
-    stats is the ticker's row as score_rows has it, meant the ticker of that day, anomaly or not,
-    that is named, in whatever case. Where the table lacks the date, or the ticker on it, problem
-    says so.
+    stats is the ticker's row as scored has it, meant the ticker of that day, anomaly or not, that
+    is named, in whatever case. Where the table lacks the date, or the ticker on it, problem says
+    so.
     """
     date = date or max(table.dates, default="")
     tickers, baselines, anomalies, stats, problem = [], [], [], None, ""
@@ -185,8 +170,8 @@ def read_page(table, date, threshold, ticker, named=""):
         tickers, baselines = page["ticker"], page["avg_trades"]
         anomalies = querier.find_anomalies(page, date, threshold)
         if ticker in tickers:
-            place = slice(tickers.index(ticker), tickers.index(ticker) + 1)
-            (stats,) = score_rows({name: column[place] for name, column in page.items()})
+            place = tickers.index(ticker)
+            stats = scored({name: column[place] for name, column in page.items()})
         elif ticker:
             problem = f"no trades of {ticker} on {date}"
     except querier.NoDataError as error:
@@ -211,16 +196,12 @@ def read_page(table, date, threshold, ticker, named=""):
 
 
 def read_history(table, ticker, date, sessions):
-    """The ticker's rows around a date, by date, as score_rows has them. Raises NoDataError."""
+    """The ticker's rows around a date, by date, as scored has them. Raises NoDataError."""
     if ticker not in querier.read_day(table, date)["ticker"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
     days = table.read_ticker(ticker)
     dates = sessions_around(sorted(days), date, sessions)
-    page = {"ticker": dates}
-    for field in querier.FIELDS:
-        column = [days[day][field] for day in dates]
-        page[field] = [nan if value is None else value for value in column]
-    return [{"date": row.pop("ticker"), **row} for row in score_rows(page)]
+    return [scored({"date": day, **days[day]}) for day in dates]
 
 
 # Minute bars, from Polygon.
@@ -415,15 +396,12 @@ def date_parameter(default=None):
     return parameter("date", querier.date_argument, default)
 
 
+sessions_argument = querier.whole_number(1, MOST_SESSIONS)
+
+
 def threshold_parameter():
     number = parameter("threshold", querier.number_argument, float(querier.Z_THRESHOLD))
     return int(number) if number.is_integer() else number
-
-
-def sessions_argument(text):
-    if not re.fullmatch(r"0*\d{1,3}", text, re.ASCII) or not 1 <= int(text) <= MOST_SESSIONS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_SESSIONS}")
-    return int(text)
 
 
 def ask_for_listing():
@@ -505,8 +483,7 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
     def scanner():
         """The anomalies of a day; 400, or 404 where the table lacks the date."""
         asked = ask_for_listing()
-        shown_of = (asked[name] for name in ("date", "threshold", "ticker", "filter"))
-        page = ask(read_page, *shown_of)
+        page = ask(read_page, asked["date"], asked["threshold"], asked["ticker"], asked["filter"])
         rows = [
             row
             for row in sort_rows(page["anomalies"], asked["sort"], asked["order"])
@@ -532,7 +509,7 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
     def api_anomalies():
         """A day's anomalies as the querier has them; 400, 404."""
         page = ask_for_page(date_parameter(""), "", threshold_parameter())
-        page["anomalies"] = [without_nan(row) for row in page["anomalies"]]
+        page["anomalies"] = [querier.without_nan(row) for row in page["anomalies"]]
         return {name: page[name] for name in ("date", "threshold", "tickers", "anomalies")}
 
     @app.get("/api/history")
@@ -540,7 +517,8 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
         """A ticker's days around a date; 400, 404."""
         ticker, date = parameter("ticker"), date_parameter()
         rows = ask(read_history, ticker, date, parameter("sessions", sessions_argument, SESSIONS))
-        return {"ticker": ticker, "date": date, "rows": rows}
+        threshold = querier.Z_THRESHOLD
+        return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
     @app.get("/api/bars")
     def api_bars():
@@ -583,17 +561,11 @@ def find_plotly():
     return path if path and path.is_file() else None
 
 
-def port_argument(text):
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
-
-
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
-    add("--port", type=port_argument, default=8888, help="default 8888")
+    add("--port", type=querier.whole_number(0, 65_535), default=8888, help="default 8888")
     add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
     add(
         "--api-url",
@@ -601,14 +573,18 @@ def parse_arguments(argv):
         metavar="URL",
         help="where bars come from (default https://api.polygon.io)",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.host:
+        parser.error("--host is empty: name an address")
+    return args
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        querier.ask_table(args.table, lambda table: read_page(table, "", 3, ""))
+        # A bad table is told now, not to the first visitor.
+        querier.ask_table(args.table, lambda table: read_page(table, "", querier.Z_THRESHOLD, ""))
         family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
         serve(args, socket.create_server((args.host, args.port), family=family))
     except querier.TableError as error:

@@ -15,11 +15,6 @@ index and one day page are read. A file without a footer, such as the tutorial's
 pickled by hand, is read whole. Either way nothing that a file says is ever run.
 """
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
-
 import argparse
 import datetime
 import io
@@ -30,24 +25,23 @@ import struct
 import sys
 import zlib
 from array import array
-from math import inf, isfinite, nan
-from operator import ne
+from math import isfinite, nan
 
 Z_THRESHOLD = 3
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 ANOMALY_FIELDS = [
-    *(
-        "ticker",
-        "date",
-        "trades",
-        "avg_trades",
-        "std_trades",
-        "z_score",
-        "close_price",
-        "price_diff",
-    )
+    "ticker",
+    "date",
+    "trades",
+    "avg_trades",
+    "std_trades",
+    "z_score",
+    "close_price",
+    "price_diff",
 ]
 SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
+
+NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}
 
 FORMAT_VERSION = 1
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
@@ -66,10 +60,8 @@ class NoDataError(Exception):
 class NumpyType:
     """A pickled numpy dtype without numpy: the struct format of one such number."""
 
-    FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # noqa: RUF012
-
     def __init__(self, code, *_):
-        self.format = "<" + self.FORMATS[code]
+        self.format = "<" + NUMPY_FORMATS[code]
 
     def __setstate__(self, state):
         self.format = (">" if state[1] == ">" else "<") + self.format[1:]
@@ -190,7 +182,7 @@ class LookupTable:
 class PlainTable:
     """A pickled {ticker: {date: stats}} and nothing else, read whole; answers as LookupTable."""
 
-    window = 5
+    window = 5  # the tutorial's
 
     def __init__(self, file, size):
         self.table = unpickle(file, size)
@@ -205,9 +197,9 @@ class PlainTable:
             column = (stats[field] for stats in rows.values())
             page[field] = array("d", (nan if value is None else value for value in column))
         # The tutorial's script pickles numbers of trades as floats.
-        trades, page["trades"] = page["trades"], array("q", map(int, page["trades"]))
-        if any(map(ne, trades, page["trades"])):
+        if any(number % 1 for number in page["trades"]):
             raise ValueError
+        page["trades"] = array("q", map(int, page["trades"]))
         return checked(page)
 
     def read_ticker(self, ticker):
@@ -235,6 +227,7 @@ def ask_table(path, ask):
             file.seek(0)
             has_signature = file.read(len(SIGNATURE)) == SIGNATURE
             file.seek(0)
+            # A table that lost its end is known by its beginning, and not taken for a plain one.
             kind = LookupTable if has_footer or has_signature else PlainTable
             return ask(kind(file, size))
     except FileNotFoundError:
@@ -264,29 +257,23 @@ def read_day(table, date):
     )
 
 
+def z_score(trades, avg_trades, std_trades):
+    """By how many standard deviations trades lie above the mean; nan without one that is > 0."""
+    return (trades - avg_trades) / std_trades if std_trades and std_trades > 0 else nan
+
+
 def find_anomalies(page, date, threshold=Z_THRESHOLD):
     """The anomalies in a date's day page: dicts of ANOMALY_FIELDS, by trades, most first.
 
-    z_score is (trades - avg_trades) / std_trades: how many standard deviations the day lies above
-    its baseline. An anomaly has more than threshold. Equal trades stay in the page's order.
+    An anomaly has a z_score above threshold. Equal trades stay in the page's order.
     """
     anomalies = []
     columns = [page[field] for field in ("ticker", *FIELDS)]
     for ticker, trades, close_price, price_diff, avg_trades, std_trades in zip(*columns):
-        if std_trades > 0:
-            z_score = (trades - avg_trades) / std_trades
-            if z_score > threshold:
-                row = (
-                    ticker,
-                    date,
-                    trades,
-                    avg_trades,
-                    std_trades,
-                    z_score,
-                    close_price,
-                    price_diff,
-                )
-                anomalies.append(dict(zip(ANOMALY_FIELDS, row)))
+        score = z_score(trades, avg_trades, std_trades)
+        if score > threshold:
+            row = ticker, date, trades, avg_trades, std_trades, score, close_price, price_diff
+            anomalies.append(dict(zip(ANOMALY_FIELDS, row)))
     return sort_anomalies(anomalies, "trades")
 
 
@@ -330,18 +317,19 @@ def as_csv(anomalies, date):
     return text.getvalue()
 
 
+def without_nan(row):
+    """row, a dict, with None for every float that JSON has no word for."""
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
 def as_json(anomalies, date):
     """The same as a list of objects; what is not finite is null."""
     import json
 
-    rows = [
-        {
-            name: None if value in (inf, -inf) or value != value else value
-            for name, value in anomaly.items()
-        }
-        for anomaly in anomalies
-    ]
-    return json.dumps(rows, indent=2) + "\n"
+    return json.dumps([without_nan(anomaly) for anomaly in anomalies], indent=2) + "\n"
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
@@ -359,18 +347,24 @@ def date_argument(text):
 
 def number_argument(text):
     try:
-        number = float(text)
+        number = float(text) if text.isascii() and "_" not in text else nan
     except ValueError:
         number = nan
     if not isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number")
     return number
 
 
-def count_argument(text):
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+def whole_number(least, most):
+    """An argument's type: whole numbers from least to most."""
+
+    def argument(text):
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+            message = f"{text[:20]!r} is not a whole number from {least} to {most}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return argument
 
 
 def parse_arguments(argv):
@@ -386,7 +380,7 @@ def parse_arguments(argv):
     )
     add(
         "--min-trades",
-        type=count_argument,
+        type=whole_number(0, 999_999_999),
         default=0,
         metavar="N",
         help="leave out tickers with fewer trades",
@@ -404,7 +398,7 @@ def parse_arguments(argv):
         default="trades",
         help="most first, tickers from A on (default trades)",
     )
-    add("--limit", type=count_argument, metavar="N", help="print at most N anomalies")
+    add("--limit", type=whole_number(0, 999_999_999), metavar="N", help="print at most N anomalies")
     add("--format", choices=FORMATS, default="table", help="csv and json have full precision")
     add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
     return parser.parse_args(argv)
@@ -417,18 +411,15 @@ def complain(message):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         page = ask_table(args.table, lambda table: read_day(table, args.date))
+        anomalies = find_anomalies(page, args.date, args.threshold)
         anomalies = [
             anomaly
-            for anomaly in sort_anomalies(
-                find_anomalies(page, args.date, args.threshold), args.sort
-            )
+            for anomaly in sort_anomalies(anomalies, args.sort)
             if anomaly["trades"] >= args.min_trades and not anomaly["close_price"] < args.min_price
         ]
-        sys.stdout.write(FORMATS[args.format](anomalies[: args.limit], args.date))
-        sys.stdout.flush()
+        print(FORMATS[args.format](anomalies[: args.limit], args.date), end="", flush=True)
     except (TableError, NoDataError) as error:
         complain(str(error))
         return 1
@@ -444,5 +435,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(main())

@@ -463,7 +463,9 @@ def test_where_the_rows_say_another_day_the_name_is_right_and_a_warning_says_so(
     }
     assert table["B"]["2019-08-13"]["trades"] == 3
     warning, _ = result.stderr.splitlines()
-    assert warning.startswith("warning: flat/2019-08-12.csv: 1 rows say 2019-08-13")
+    assert warning.startswith(
+        "warning: flat/2019-08-12.csv: 1 rows say another day, first 2019-08-13"
+    )
 
 
 def test_a_file_that_is_not_named_for_a_day_is_read_by_its_rows():

@@ -7,7 +7,7 @@ const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
 
 let plotly;
 let shown = new AbortController();
-let drawn = []; // [box, redraw], for when the colours change
+let drawn = []; // [chart, redraw], for when the colours change
 
 /** plotly.js, once: the list need not wait for it. */
 export function loadPlotly() {
@@ -155,14 +155,14 @@ function drawDay(Plotly, chart, { ticker, date, bars }) {
   return Plotly.react(chart, traces, layout, config(`${ticker}-${date}`));
 }
 
-async function drawHistory(Plotly, chart, { ticker, date, rows }, onDay) {
+async function drawHistory(Plotly, chart, { ticker, date, threshold, rows }, onDay) {
   const color = colors();
   const x = rows.map((row) => row.date);
   const column = (name) => rows.map((row) => row[name]);
-  const bound = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + 3 * row.std_trades));
+  const bound = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + threshold * row.std_trades));
   const text = rows.map((row, i) => [
     row.date, `trades ${count(row.trades)}`, `mean ${count(row.avg_trades)}`,
-    `mean + 3 std ${count(bound[i])}`, `close ${price(row.close_price)}`,
+    `mean + ${threshold} std ${count(bound[i])}`, `close ${price(row.close_price)}`,
   ].join("<br>"));
   const step = (name, y, dash) => ({
     type: "scatter", mode: "lines", name, x, y, hoverinfo: "skip",
@@ -180,7 +180,7 @@ async function drawHistory(Plotly, chart, { ticker, date, rows }, onDay) {
       marker: { symbol: "triangle-down", size: 9, color: color.spike, line: { color: color.ground, width: 1 } },
     },
     step("mean", column("avg_trades"), "solid"),
-    step("mean + 3 std", bound, "dot"),
+    step(`mean + ${threshold} std`, bound, "dot"),
     {
       type: "scatter", mode: "lines", name: "close", x, y: column("close_price"), yaxis: "y2", hoverinfo: "skip",
       line: { color: color.accent, width: 1.5 },
@@ -216,7 +216,7 @@ function tradesScale(rows) {
   return { type: "log", dtick: 1, range: [Math.log10(trades[0] / 2), Math.log10(most * 1.5)], title: { text: "trades, log scale" } };
 }
 
-const axis = (color) => ({ gridcolor: color.line, linecolor: color.line, zeroline: false, fixedrange: false });
+const axis = (color) => ({ gridcolor: color.line, linecolor: color.line, zeroline: false });
 
 const family = getComputedStyle(document.body).fontFamily;
 
@@ -230,7 +230,6 @@ const commonLayout = (color) => ({
   hoverlabel: { bgcolor: color.panel, bordercolor: color.line, font: { family, color: color.text, size: 12 }, align: "left" },
   modebar: { bgcolor: "transparent", color: color.muted, activecolor: color.accent },
   legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "transparent" },
-  dragmode: "zoom",
 });
 
 const config = (filename) => ({
