@@ -305,6 +305,9 @@ def take_turns(contenders, rounds):
 
 
 def ratio(runs, other_runs):
+    """Return how many times as long runs took: round by round, or by medians if not in each."""
+    if len(runs) != len(other_runs):
+        return median(run.wall for run in runs) / median(run.wall for run in other_runs)
     return median(run.wall / other.wall for run, other in zip(runs, other_runs))
 
 

@@ -212,8 +212,12 @@ class FakePolygon:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
-            do_GET = lambda handler: self.reply(handler)  # noqa: E731
-            log_message = lambda *_: None  # noqa: E731
+
+            def do_GET(handler):
+                self.reply(handler)
+
+            def log_message(handler, *_):
+                pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads, self.server.block_on_close = True, False

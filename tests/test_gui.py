@@ -60,6 +60,7 @@ TINY_TRADES = [10, 20, 30, 40, 50, 1000, 90]
 TINY_CLOSES = [1, 2, 0.5, 0.5, 0, 4, 5]
 # The first five have a mean of 100 and a deviation of 20, so that the sixth's z-score is 3.
 AT_THE_BOUND = [80, 80, 100, 120, 120, 160, 90]
+WITHOUT_END = ["area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"]
 ODD_TICKERS = [
     "A/../B",
     "../../v3/reference",
@@ -114,8 +115,6 @@ class Element:
 
 
 class Parser(HTMLParser):
-    VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}  # noqa: RUF012
-
     def __init__(self, html):
         super().__init__()
         self.open = [Element("document", [])]
@@ -126,7 +125,7 @@ class Parser(HTMLParser):
     def handle_starttag(self, tag, attributes):
         element = Element(tag, attributes)
         self.open[-1].children.append(element)
-        if tag not in self.VOID:
+        if tag not in WITHOUT_END:
             self.open.append(element)
 
     def handle_endtag(self, tag):
@@ -762,7 +761,7 @@ def test_the_cache_is_bounded(sample_table):
 
 
 def in_threads(count, function, *args):
-    """What so many simultaneous calls of the function return, none of them later than in 10 s."""
+    """So many simultaneous calls of the function: their threads, and the list of results so far."""
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(function(*args)), daemon=True)
