@@ -52,7 +52,6 @@ COLUMNS = {
     "close_price": "Close",
     "price_diff": "Price diff %",
 }
-MOST_ROWS = 2000
 SESSIONS, MOST_SESSIONS = 40, 260
 
 BAR_FIELDS = ["timestamp", "open", "high", "low", "close", "volume", "vwap", "transactions"]
@@ -451,7 +450,7 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     mimetypes.add_type("text/javascript", ".js")
     fetch_bars = remember_bars(fetch_minute_bars)
-    table_lock = Lock()
+    table_lock, listing_lock = Lock(), Lock()
 
     def ask(question, *details):
         with table_lock:
@@ -483,14 +482,18 @@ def create_app(table_path, fetch_minute_bars, hosts=LOOPBACK):
     def scanner():
         """The anomalies of a day; 400, or 404 where the table lacks the date."""
         asked = ask_for_listing()
-        page = ask(read_page, asked["date"], asked["threshold"], asked["ticker"], asked["filter"])
-        rows = [
-            row
-            for row in sort_rows(page["anomalies"], asked["sort"], asked["order"])
-            if asked["filter"].lower() in row["ticker"].lower()
-        ]
-        page.update(rows=rows[:MOST_ROWS], listing={**asked, "date": page["date"]})
-        return render_template("scanner.html", **page), 200 if page["tickers"] else 404
+        # One at a time: long lists at once would be no sooner there, and take more memory.
+        with listing_lock:
+            page = ask(
+                read_page, asked["date"], asked["threshold"], asked["ticker"], asked["filter"]
+            )
+            rows = [
+                row
+                for row in sort_rows(page["anomalies"], asked["sort"], asked["order"])
+                if asked["filter"].lower() in row["ticker"].lower()
+            ]
+            page.update(rows=rows, listing={**asked, "date": page["date"]})
+            return render_template("scanner.html", **page), 200 if page["tickers"] else 404
 
     @app.get("/chart")
     def chart():
