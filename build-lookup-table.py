@@ -1,12 +1,18 @@
-"""Build the lookup table: what is normal for each ticker, and what each of its days was.
+"""Build the lookup table: each ticker's trades by day, and how many are normal.
 
 Usage:
     python build-lookup-table.py [--data-dir DIR] [--output FILE] [--window N] [--json]
+                                 [--download [FROM] [--until DATE] [--api-url URL]]
 
-Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day.
+Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day. With --download
+        it first fetches the days that are missing there. It takes your Polygon key from the
+        environment variable POLYGON_API_KEY or MASSIVE_API_KEY.
 Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 
-One entry of the table, as pickle.load returns it:
+A line of a flat file, and the entry of the table that it becomes (pickle.load returns it so):
+
+    ticker,volume,open,close,high,low,window_start,transactions
+    VTAK,63822921,0.6281,0.91,1.0,0.56,1729224000000000000,460548
 
     table["VTAK"]["2024-10-18"] == {
         "trades": 460548,          # how often it was traded that day
@@ -18,12 +24,16 @@ One entry of the table, as pickle.load returns it:
 
 The day itself is never part of its own baseline. price_diff is nan in a ticker's first row,
 avg_trades and std_trades are None until it has five earlier rows.
+
+After that dict the file holds the same numbers again, grouped by day, with more facts of each row.
+So a query reads one day only. write_lookup_table describes the whole file.
 """
 
 import signal
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
+# During the imports Ctrl-C ends the script silently, unless its caller has Ctrl-C ignored.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import csv
@@ -34,88 +44,631 @@ import math
 import os
 import pickle
 import re
+import secrets
+import stat
 import struct
 import sys
+import time
 import zlib
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from itertools import count, islice
+from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
+try:
+    import numpy as np
+    import pandas as pd
+except ImportError as error:
+    raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
+
+# Allocate nearly 32 MB and free them at once. From then on glibc, the C library of most Linux
+# systems, keeps smaller freed blocks for the next use. Otherwise it returns each to the system and
+# requests it again, which costs a third of a build.
+np.empty(2**25 - 2**13, "uint8")
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
-THREADS = 2  # more wait for each other: only a part of pandas' reading goes on in parallel
-COLUMNS = ["ticker", "close", "window_start", "transactions"]
-FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
+# query-lookup-table.py has the same two constants. Here they serve to count each day's anomalies.
+Z_THRESHOLD = 3
+Z_TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
+# What a flat file may hold.
+COLUMNS = ["ticker", "close", "window_start", "transactions"]
 NS_PER_DAY = 86_400 * 10**9
-FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31, as days from 1970-01-01 on
+FIRST_DAY, LAST_DAY = 7_305, 47_481  # the day numbers of 1990-01-01 and 2099-12-31
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
+MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 
-# Before 3.1 pandas reads some decimals one bit off unless it is told to be exact.
+# Without this option, pandas before 3.1 reads some decimals one bit off.
 PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
-EXACT = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
+EXACT_FLOATS = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
 
-BATCHES = 16  # slices of the table, of which one at a time is held as pickle
-FORMAT_VERSION = 1
-# PROTO 3 and a text that is popped at once: it does nothing but tell whose pickle this is.
+THREADS = os.cpu_count() or 1
+# A row while files are read: the ticker's number, and the columns of Market.
+ROW = np.dtype("i4,u2,i4,f8,f8")
+ROW.names = "number", "day", "trades", "close_price", "open_price"
+CHUNK_ROWS = 2**21  # rows are collected in arrays of this length
+BATCH_ROWS = 2**17  # rows are computed in batches of about this length, to fit in the cache
+
+# The table's format. query-lookup-table.py has the same constants.
+MOST_TICKERS = 2**17
+FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
+DAY_PAGE_COLUMNS = {
+    **dict.fromkeys(FIELDS, "<f8"),
+    "trades": "<i4",
+    "gap": "<f8",
+    "record": "<u2",
+    "earlier_rows": "<u2",
+    "baseline_days": "<u2",
+}
+# The pickle begins with PROTO 3, a text and POP. They have no effect, but mark a table of ours.
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
-MAGIC = b"lookup-table"
-NEW_DICT = pickle.EMPTY_DICT + pickle.MARK
-FOOTER = struct.Struct("<QQI12s")
+EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
+INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
+INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
+MAGIC = b"lookup-tab-2"
+FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 
 class BuildError(Exception):
     """Why there is no table, in one line for the user."""
 
+    status = 1  # to exit with
+
+
+class UsageError(BuildError):
+    """What is wrong with the command's arguments, in one line for the user."""
+
+    status = 2
+
+
+class NoFlatFiles(BuildError):
+    """There is no flat file, or no folder for them."""
+
+
+def quoted(text):
+    """text for a message: its first 60 characters, escaped and in quotes."""
+    return ascii(text[:60])
+
+
+def printable(text):
+    """text with escapes for all characters that could be commands to a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def complain(message):
+    """Print message on stderr, as one line of bounded length, whatever names it quotes."""
+    line = printable(message)
+    try:
+        print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream):
+    """Discard all further output to stream, so that Python's flush at exit cannot fail."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def on_terminal():
+    return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+
+
+def progress_bar(items, description, total):
+    """items; on a terminal, stderr shows how many of them have been taken."""
+    if not on_terminal():
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+
 
 def day_number(date):
-    """Days from 1970-01-01 to date, YYYY-MM-DD; ValueError if there is no such day."""
+    """The days from 1970-01-01 to date, YYYY-MM-DD. ValueError if there is no such date."""
     return int(np.datetime64(date, "D").astype("int64"))
 
 
 def date_text(day):
+    """The date, YYYY-MM-DD, of a day number."""
     return str(np.datetime64(int(day), "D"))
+
+
+# Download from Polygon's REST API the days that a folder lacks.
+API_URL = "https://api.polygon.io"
+FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
+
+TRIES = 4  # for a day whose request fails for a reason that may pass
+MOST_WAITS = 5  # for the limit of requests, before a day is given up
+LONGEST_WAIT = 3600  # seconds
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+ANSWER_SECONDS = 60  # for a request and its whole answer
+LARGEST_ANSWER = 16 * 2**20  # bytes; a day of 2026 needs a tenth of it
+
+NO_KEY = "--download needs your Polygon key: run export POLYGON_API_KEY=YOUR_KEY first"
+NO_CLIENT = "--download needs polygon-api-client: pip install -r requirements.txt"
+WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
+NOT_IN_PLAN = "your Polygon plan does not include this day of the whole market"
+# What a refusal's text contains, and what the user reads.
+REFUSALS = {
+    "API Key": WRONG_KEY,
+    "today's data": "your Polygon plan does not have this day yet: try again later",
+    "timeframe": "your Polygon plan does not reach to this day: the free one goes back two years",
+    "entitled": NOT_IN_PLAN,
+}
+RATE_LIMIT = "Polygon's limit of requests is reached"
+TIMEOUT = "Polygon did not answer in time: try again later"
+NO_CONNECTION = "Polygon cannot be reached, or the connection broke: check your internet connection"
+SERVER_ERROR = "Polygon's server is in trouble: try again later"
+REDIRECTED = "Polygon names another address, to which your key is not sent: check --api-url"
+OTHER_STATUS = "Polygon's answer is neither a day nor a refusal: check --api-url; its status is"
+BAD_ANSWER = "Polygon's answer makes no sense: try again later"
+
+
+class RequestError(Exception):
+    """Why a request failed, in a sentence. is_final: another try would fail, too."""
+
+    def __init__(self, sentence, is_final=False):
+        super().__init__(sentence)
+        self.is_final = is_final
+
+
+class RateLimit(Exception):
+    """This minute's requests are used up. retry_after is the header Retry-After, or None."""
+
+    def __init__(self, retry_after):
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+
+def utc_now():
+    return datetime.now(timezone.utc)
+
+
+def wait(seconds):
+    time.sleep(seconds)
+
+
+def first_sunday(date):
+    """The day number of the first Sunday at or after date."""
+    day = day_number(date)
+    return day + (3 - day) % 7  # day number 3, 1970-01-04, was a Sunday
+
+
+def new_york_midnight(day):
+    """When a day begins in New York, in seconds from 1970-01-01 00:00 UTC on.
+
+    New York is 5 hours behind UTC, in summer time 4. Since 2007 summer time lasts from the second
+    Sunday in March to the first in November; from 1987 to 2006 it lasted from the first Sunday in
+    April to the last in October. The clock changes at 2:00, so midnight of the first Sunday is
+    not yet in summer time, and midnight of the last Sunday still is.
+    """
+    year = date_text(day)[:4]
+    start, end = ("03-08", "11-01") if year >= "2007" else ("04-01", "10-25")
+    is_summer = first_sunday(f"{year}-{start}") < day <= first_sunday(f"{year}-{end}")
+    return (day * 24 + (4 if is_summer else 5)) * 3600
+
+
+def last_day_over():
+    """The number of the last day that is over in New York."""
+    now = utc_now().timestamp()
+    today = int(now // 86_400)
+    if now < new_york_midnight(today):
+        today -= 1
+    return today - 1
+
+
+def days_to_download(data_dir, first, until):
+    """The day numbers of the weekdays from first to until that have no flat file below data_dir.
+
+    If first is None, it is the day after the newest file. If until is None, it is the last day
+    that is over in New York. Raises UsageError.
+    """
+    over = last_day_over()
+    for option, day in (("--download", first), ("--until", until)):
+        if day is not None and day > over:
+            raise UsageError(
+                f"{option} {date_text(day)}: the last day that is over in New York is "
+                f"{date_text(over)}"
+            )
+    until = over if until is None else until
+    if first is not None and first > until:
+        raise UsageError(f"--download {date_text(first)} is after --until {date_text(until)}")
+    try:
+        present = {day_in_name(path) for path in find_flat_files(data_dir)} - {None}
+    except NoFlatFiles:
+        present = set()
+    if first is None and not present:
+        raise UsageError(
+            f"no file named for a day in {data_dir}: say from which day on, "
+            f"such as --download {date_text(over - 90)}"
+        )
+    start = max(present) + 1 if first is None else first
+    # Day number 4, 1970-01-05, was a Monday.
+    return [day for day in range(start, until + 1) if (day - 4) % 7 < 5 and day not in present]
+
+
+def call_for_at_most(seconds, call):
+    """What call() returns or raises; RequestError if it takes longer than seconds.
+
+    A socket's time limit is not enough: it starts anew with each byte that a slow server sends.
+    A call that takes longer goes on in its thread, which ends with the process at the latest.
+    """
+    outcome = Future()
+
+    def run():
+        try:
+            outcome.set_result(call())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    for _ in range(seconds):
+        thread.join(1)  # not join(seconds): on Windows, Ctrl-C waits until a join ends
+    if not outcome.done():
+        raise RequestError(TIMEOUT)
+    return outcome.result()
+
+
+def read_body(response):
+    """The unpacked body of a urllib3 response, no larger than LARGEST_ANSWER."""
+    body = bytearray()
+    piece = True
+    while piece and len(body) <= LARGEST_ANSWER:
+        piece = response.read(2**16, decode_content=False)
+        body += piece
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and len(body) < min(int(length), LARGEST_ANSWER):
+        raise RequestError(NO_CONNECTION)  # urllib3 1 does not report that the body is cut short
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if len(body) > LARGEST_ANSWER or encoding not in ("identity", "gzip"):
+        raise RequestError(BAD_ANSWER)
+    if encoding == "identity":
+        return bytes(body)
+    unpacker = zlib.decompressobj(wbits=31)  # 31: gzip with the largest window
+    text = unpacker.decompress(body, LARGEST_ANSWER)
+    if not unpacker.eof:
+        raise RequestError(BAD_ANSWER)
+    return text
+
+
+def with_limits(request):
+    """The method request of a urllib3 PoolManager, with limits, to put into Polygon's client.
+
+    Without them the client ignores the timeouts that its constructor takes, repeats requests,
+    sleeps for as long as a Retry-After says, follows redirects to any host, reads answers of any
+    size, and reports a refusal without its status.
+    """
+    from urllib3 import Timeout
+
+    def request_with_limits(method, url, **options):
+        response = request(
+            method,
+            url,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            **options,
+        )
+        with closing(response):
+            status = response.status
+            if status == 429:
+                raise RateLimit(response.headers.get("Retry-After"))
+            if status >= 500:
+                raise RequestError(SERVER_ERROR)
+            if 300 <= status < 400:
+                raise RequestError(REDIRECTED, is_final=True)
+            body = read_body(response)
+        if status != 200:
+            words = body.decode(errors="replace")
+            by_status = {401: WRONG_KEY, 403: NOT_IN_PLAN}
+            reason = by_status.get(status, f"{OTHER_STATUS} {status}")
+            by_words = (sentence for part, sentence in REFUSALS.items() if part in words)
+            raise RequestError(next(by_words, reason), is_final=True)
+        return SimpleNamespace(status=status, data=body)
+
+    return request_with_limits
+
+
+def as_request_error(error):
+    """The RequestError or RateLimit for what a request raised.
+
+    It does not quote error, whose text may contain the user's key.
+    """
+    from urllib3 import exceptions
+
+    if isinstance(error, (RequestError, RateLimit)):
+        return error
+    if isinstance(error, (zlib.error, exceptions.DecodeError)):
+        return RequestError(BAD_ANSWER)
+    # In urllib3 1 a refused connection is a kind of timeout.
+    is_refused = isinstance(error, exceptions.NewConnectionError)
+    if isinstance(error, exceptions.TimeoutError) and not is_refused:
+        return RequestError(TIMEOUT)
+    return RequestError(NO_CONNECTION)
+
+
+def parse_json_integer(digits):
+    """The number that digits give: a float if they are many, for which int would take hours."""
+    return int(digits) if len(digits) <= 20 else float(digits)
+
+
+def is_amount(value):
+    """Whether value is a finite number and not negative."""
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def is_sound_row(row):
+    """Whether a row of an answer can be written into a flat file and read again."""
+    if not isinstance(row, dict) or not all(is_amount(row.get(name)) for name in "vochln"):
+        return False
+    ticker, trades = row.get("T"), row["n"]
+    return (
+        isinstance(ticker, str)
+        and ticker.isprintable()
+        and not set(ticker) & set(' ,"')
+        and 1 <= len(ticker.encode()) <= LONGEST_TICKER
+        and trades == int(trades) <= MOST_TRADES
+    )
+
+
+def read_answer(body):
+    """(rows, unsound) of an answer: {ticker: row}, and a list of the rows that are left out.
+
+    A row is a dict: T the ticker, v volume, o open, c close, h high, l low, n trades. Both are
+    empty for a day without trading. Raises RequestError.
+    """
+    try:
+        # Bytes that are not UTF-8, and control characters, make only their own row unsound.
+        text = body.decode(errors="surrogateescape")
+        answer = json.loads(text, strict=False, parse_int=parse_json_integer)
+    except (ValueError, RecursionError):
+        raise RequestError(BAD_ANSWER) from None
+    results = answer.get("results", []) if isinstance(answer, dict) else None
+    if results == [] and answer.get("resultsCount") == 0:
+        return {}, []
+    results = results if isinstance(results, list) else []
+    rows = {row["T"]: row for row in results if is_sound_row(row)}
+    if not rows:
+        raise RequestError(BAD_ANSWER)
+    return rows, [row for row in results if not is_sound_row(row)]
+
+
+def write_flat_file(data_dir, day, rows):
+    """Write the rows of a day, as read_answer returns them, as a flat file into data_dir."""
+    start = new_york_midnight(day) * 10**9
+    lines = [FLAT_FILE_HEADER]
+    for ticker, row in sorted(rows.items()):
+        volume = row["v"]
+        numbers = [int(volume) if volume == int(volume) else volume]
+        numbers += [row["o"], row["c"], row["h"], row["l"], start, int(row["n"])]
+        lines.append(",".join([ticker, *map(repr, numbers)]))
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{data_dir}: {error.strerror}") from None
+    with replacing(data_dir / f"{date_text(day)}.csv.gz") as file:
+        file.write(gzip.compress(text.encode(), mtime=0))
+
+
+class PolygonMarket:
+    """The whole market from the Polygon API at api_url, one day a request. Raises BuildError.
+
+    tell is what progress_of_days yields. It is called before each wait for the limit of requests.
+    """
+
+    def __init__(self, api_url, tell):
+        key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
+        if not key:
+            raise BuildError(NO_KEY)
+        if not re.fullmatch("[ -~]+", key):
+            raise BuildError(WRONG_KEY)
+        try:
+            from polygon import RESTClient
+
+            self.client = RESTClient(key, base=api_url)
+        except (ImportError, TypeError):  # TypeError: version 0.2 has no parameter base
+            raise BuildError(NO_CLIENT) from None
+        self.client.client.request = with_limits(self.client.client.request)
+        self.tell = tell
+        self.minute_began = None
+
+    def fetch_day(self, date):
+        """A day's rows, as read_answer returns them. Waits and tries again where that can help."""
+        tries = waits = 0
+        while True:
+            try:
+                return read_answer(self.request_day(date))
+            except RateLimit as limit:
+                waits += 1
+                seconds = self.seconds_to_wait(limit.retry_after)
+                if waits > MOST_WAITS or seconds > LONGEST_WAIT:
+                    raise BuildError(
+                        f"{date} not downloaded: {RATE_LIMIT}: try again later"
+                    ) from None
+                self.tell(f"{RATE_LIMIT}, waiting {seconds} s", pause=seconds)
+                wait(seconds)
+                self.minute_began = None
+            except RequestError as error:
+                tries += 1
+                if error.is_final or tries == TRIES:
+                    raise BuildError(f"{date} not downloaded: {error}") from None
+                wait(2**tries)
+
+    def request_day(self, date):
+        """The answer's bytes. Raises RequestError or RateLimit."""
+
+        def request():
+            return self.client.get_grouped_daily_aggs(date, adjusted=False, raw=True).data
+
+        self.minute_began = self.minute_began or utc_now()
+        try:
+            return call_for_at_most(ANSWER_SECONDS, request)
+        except Exception as error:
+            raise as_request_error(error) from None
+
+    def seconds_to_wait(self, retry_after):
+        """The seconds to wait, at least 1: what retry_after says, else the rest of the minute."""
+        from email.utils import parsedate_to_datetime
+
+        if re.fullmatch(r"\d{1,9}", retry_after or "", re.ASCII):
+            return max(1, int(retry_after))
+        try:
+            seconds = (parsedate_to_datetime(retry_after) - utc_now()).total_seconds()
+        except (TypeError, ValueError, OverflowError):
+            seconds = 60 - (utc_now() - self.minute_began).total_seconds()
+            seconds = min(60, seconds)  # in case the computer's clock was set back
+        return max(1, math.ceil(seconds))
+
+
+@contextmanager
+def progress_of_days(total, say):
+    """Yields a function tell(text, done=None, pause=0) that reports the progress.
+
+    done is how many of total days are done, pause the seconds of a wait that begins now. On a
+    terminal tell updates a line on stderr, elsewhere it calls say(text).
+    """
+    if not on_terminal():
+        yield lambda text, done=None, pause=0: say(text)
+        return
+    from tqdm import tqdm
+
+    began = utc_now()
+
+    def tell(text, done=None, pause=0):
+        display.n = display.n if done is None else done
+        if display.n:
+            seconds_per_day = ((utc_now() - began).total_seconds() + pause) / display.n
+            minutes = math.ceil(seconds_per_day * (total - display.n) / 60)
+            display.set_postfix_str(f"about {minutes} min left", refresh=False)
+        display.set_description_str(text)
+
+    form = "{l_bar}{bar}| {n}/{total} days{postfix}"
+    with tqdm(None, "Downloading", total, bar_format=form) as display:
+        yield tell
+
+
+def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
+    """Fetch the days from first to until that data_dir lacks, and write them as flat files.
+
+    Each day is written as soon as it is there, so a later error loses none. Raises BuildError.
+    """
+    days = days_to_download(data_dir, first, until)
+    if not days:
+        say("Nothing to download: no day is missing.")
+        return
+    with progress_of_days(len(days), say) as tell:
+        market = PolygonMarket(api_url, tell)
+        tell(f"Downloading {len(days)} days, {date_text(days[0])} to {date_text(days[-1])}")
+        left_out = []
+        for done, day in enumerate(days, 1):
+            date = date_text(day)
+            rows, unsound = market.fetch_day(date)
+            if rows:
+                write_flat_file(data_dir, day, rows)
+            left_out += [(date, row.get("T") if isinstance(row, dict) else row) for row in unsound]
+            tell(f"{date}: {len(rows):,} tickers" if rows else f"{date}: no trading", done)
+    if left_out:
+        date, ticker = left_out[0]
+        complain(
+            f"warning: {len(left_out):,} downloaded rows left out, for want of a printable ticker, "
+            f"a number of trades or a price, first {str(ticker)[:31]} on {date}"
+        )
+
+
+def day_in_name(path):
+    """The day number of a file named YYYY-MM-DD.csv or .csv.gz, None for any other name."""
+    match = re.match(r"\d{4}-\d\d-\d\d(?=\.)", path.name, re.ASCII)
+    try:
+        day = day_number(match[0]) if match else None
+    except ValueError:
+        return None
+    return day if match and FIRST_DAY <= day <= LAST_DAY else None
 
 
 def find_flat_files(data_dir):
     """The flat files below data_dir in the order of their names, which is the order of days.
 
-    Where a day is there as .csv and as .csv.gz, only the .csv. Hidden files are passed over.
-    Raises BuildError where there are none.
+    If a file is there as .csv and as .csv.gz, the .csv.gz is left out. Hidden files and folders are
+    left out, links are followed. Raises NoFlatFiles, and BuildError for what cannot be read.
     """
-    if not data_dir.is_dir():
-        raise BuildError(f"no folder {data_dir}: put the flat files there or name their --data-dir")
-    paths = {
-        path
-        for path in data_dir.rglob("*")
-        if path.name.endswith((".csv", ".csv.gz")) and path.name[0] != "." and path.is_file()
-    }
+
+    def refuse(error):
+        raise BuildError(f"{error.filename}: {error.strerror}") from None
+
+    try:
+        os.stat(os.path.join(data_dir, ""))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoFlatFiles(
+            f"no folder {data_dir}: name another --data-dir, or use --download FROM"
+        ) from None
+    except OSError as error:
+        raise BuildError(f"{data_dir}: {error.strerror}") from None
+    paths, entered = [], set()
+    for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # two links lead to it, or a link leads to a folder above
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if name[0] != "."]
+        found = [Path(folder, name) for name in names if name[0] != "."]
+        for path in found:
+            if os.path.islink(path) and not os.path.exists(path):
+                raise BuildError(f"{path} is a link that leads nowhere: remove it")
+        paths += [path for path in found if path.name.endswith((".csv", ".csv.gz"))]
     unpacked = {path.name for path in paths}
     paths = [path for path in paths if not (path.suffix == ".gz" and path.stem in unpacked)]
     if not paths:
-        raise BuildError(f"no *.csv or *.csv.gz in {data_dir}: download daily flat files first")
+        raise NoFlatFiles(
+            f"no *.csv or *.csv.gz in {data_dir}: copy some there, or use --download FROM"
+        )
     return sorted(paths, key=lambda path: (path.name, path))
 
 
-def read_unpacked(path):
-    """The CSV's bytes, unpacked where path ends in .gz, without a byte order mark.
+def unpack(packed):
+    """The content of packed, the bytes of a .gz file, but no more than MOST_BYTES + 1 bytes.
 
-    Raises BuildError, also where they are not UTF-8 or hold a NUL.
+    Raises zlib.error and EOFError.
+    """
+    content = b""
+    while packed and len(content) <= MOST_BYTES:
+        unpacker = zlib.decompressobj(wbits=31)  # 31: gzip, with the largest window
+        content += unpacker.decompress(packed, MOST_BYTES + 1 - len(content))
+        if not unpacker.eof and len(content) <= MOST_BYTES:
+            raise EOFError("cut short")
+        packed = unpacker.unused_data.lstrip(b"\0")  # padding, or another .gz
+    return content
+
+
+def read_unpacked(path):
+    """The bytes of the CSV file at path, unpacked if it is a .gz, without a byte order mark.
+
+    Raises BuildError, also if they are more than MOST_BYTES, are not UTF-8 or contain a NUL.
     """
     try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.decompress(raw)
+        if not path.is_file():
+            raise BuildError(f"{path} is no file, or a link that leads nowhere: remove it")
+        is_too_large = path.stat().st_size > MOST_BYTES
+        raw = b"" if is_too_large else path.read_bytes()
+        if path.suffix == ".gz" and not is_too_large:
+            raw = unpack(raw)
+        if is_too_large or len(raw) > MOST_BYTES:
+            raise BuildError(f"{path}: over {MOST_BYTES / 1e6:,.0f} MB, too large for a flat file")
         if not raw.isascii():
             raw.decode()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, zlib.error) as error:
         raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -128,54 +681,91 @@ def read_unpacked(path):
     return raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw
 
 
+class Columns(NamedTuple):
+    """The columns of a flat file that the table needs, with a value for each row."""
+
+    tickers: list  # bytes
+    window_starts: np.ndarray  # int64, in nanoseconds from 1970-01-01 UTC on
+    trades: np.ndarray  # int64
+    close_prices: np.ndarray  # float64, in dollars
+    open_prices: np.ndarray  # float64, in dollars; nan if missing or no positive number
+
+
 def parse_quickly(raw, header):
-    """The values of COLUMNS, or None where parse_carefully has to look.
+    """The Columns of a flat file. None if parse_carefully has to read it.
 
-    They are tickers, close, start, trades: a list of bytes, and arrays of float64, int64
-    nanoseconds and int64.
-
-    pandas fills short rows, cuts long ones and takes a column of True for ones: a file that could
-    hold any of these is not for it. It reads tickers as bytes, in half the time that str takes.
+    raw is the file's bytes, header the list of its column names. pandas accepts some bad values
+    silently: for a file that could contain any of them, the answer is None.
     """
-    octets = np.frombuffer(raw, "uint8")
-    lines = np.count_nonzero(octets == ord("\n")) + (not raw.endswith(b"\n"))
-    commas = np.count_nonzero(octets == ord(","))
-    # With one of COLUMNS last, a row that is too short lacks a value and fails below.
-    if b'"' in raw or commas != (len(header) - 1) * lines or header[-1] not in COLUMNS:
+    lines = count_lines(raw, len(header))
+    # With one of COLUMNS last, a row that is too short lacks one of their values and fails below.
+    if lines is None or header[-1] not in COLUMNS:
         return None
-    dtype = dict(zip(COLUMNS, (f"S{LONGEST_TICKER + 1}", "float64", "int64", "int64")))
+    size = LONGEST_TICKER + 1  # of the tickers: one byte more shows those that are too long
+    # pandas reads bytes twice as fast as str.
+    dtypes = dict(zip(COLUMNS, (f"S{size}", "float64", "int64", "int64")))
+    if header.count("open") == 1:
+        dtypes["open"] = "float64"
     try:
         with np.errstate(invalid="ignore"):
             rows = pd.read_csv(
                 io.BytesIO(raw),
-                usecols=COLUMNS,
-                dtype=dtype,
+                usecols=list(dtypes),
+                dtype=dtypes,
                 na_filter=False,
                 low_memory=False,
-                **EXACT,
+                **EXACT_FLOATS,
             )
     except (ValueError, OverflowError):
         return None
-    tickers = rows["ticker"].tolist()
-    close, start, trades = (rows[name].to_numpy() for name in COLUMNS[1:])
-    sound = (
+    close_prices, window_starts, trades = (rows[name].to_numpy() for name in COLUMNS[1:])
+    opens = rows["open"].to_numpy() if "open" in dtypes else np.full(len(rows), math.nan)
+    letters = rows["ticker"].to_numpy(f"S{size}").view("uint8").reshape(len(rows), size)
+    is_sound = (
         len(rows) == lines - 1 > 0
-        and all(tickers)
-        and max(map(len, tickers)) <= LONGEST_TICKER
-        and close.min() >= 0
-        and 1 < close.max() < math.inf
+        and letters[:, 0].all()  # no ticker is empty
+        and not letters[:, -1].any()  # none is too long
+        and close_prices.min() >= 0
+        and close_prices.max() < math.inf
         and trades.min() >= 0
-        and 1 < trades.max() <= MOST_TRADES
-        and start.min() // NS_PER_DAY >= FIRST_DAY
-        and start.max() // NS_PER_DAY <= LAST_DAY
+        and trades.max() <= MOST_TRADES
+        and window_starts.min() // NS_PER_DAY >= FIRST_DAY
+        and window_starts.max() // NS_PER_DAY <= LAST_DAY
+        # pandas reads a column of True as ones.
+        and not (close_prices.max() <= 1 or trades.max() <= 1 or opens.max() == 1)
     )
-    return (tickers, close, start, trades) if sound else None
+    if not is_sound:
+        return None
+    opens = np.where((opens > 0) & (opens < math.inf), opens, math.nan)
+    return Columns(rows["ticker"].tolist(), window_starts, trades, close_prices, opens)
+
+
+def count_lines(raw, number_of_columns):
+    """How many lines raw, the bytes of a CSV file, has. None if pandas may split them wrongly.
+
+    pandas fills short rows, cuts long ones, and ends a line at a lone carriage return. So the
+    number of commas must be right, and there must be no quotes, lone returns or characters that
+    are not printable ASCII.
+    """
+    octets = np.frombuffer(raw, "uint8")
+    line_feeds, returns, commas, quotes = (np.count_nonzero(octets == ord(c)) for c in '\n\r,"')
+    # " " to "~" are the printable ones. After subtracting " ", the octets below it are no negative
+    # numbers but large ones, because uint8 wraps around: so one comparison is enough.
+    printables = np.count_nonzero(octets - np.uint8(ord(" ")) <= ord("~") - ord(" "))
+    lines = line_feeds + (not raw.endswith(b"\n"))
+    is_simple = (
+        not quotes
+        and printables + line_feeds + returns == len(raw)
+        and (not returns or raw.count(b"\r\n") == returns)
+        and commas == (number_of_columns - 1) * lines
+    )
+    return lines if is_simple else None
 
 
 def parse_carefully(raw, header, path):
-    """The values of COLUMNS, read line by line; BuildError names the first bad one."""
+    """The Columns of a flat file, read line by line. BuildError names the first bad line."""
     reader = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
-    columns = [], [], [], []
+    rows = []
     try:
         next(reader)
         for fields in reader:
@@ -185,51 +775,53 @@ def parse_carefully(raw, header, path):
                 raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
             row = dict(zip(header, fields))
             ticker = row["ticker"].encode()
-            if not 1 <= len(ticker) <= LONGEST_TICKER:
-                raise ValueError(f"the ticker is {row['ticker'][:99]!r}, not 1 to 31 bytes long")
-            numbers = [parse_number(name, row[name]) for name in COLUMNS[1:]]
-            for column, value in zip(columns, [ticker, *numbers]):
-                column.append(value)
+            if not 1 <= len(ticker) <= LONGEST_TICKER or not row["ticker"].isprintable():
+                text = quoted(row["ticker"])
+                raise ValueError(f"the ticker is {text}, not 1 to 31 bytes that can be printed")
+            names = "window_start", "transactions", "close"
+            numbers = [parse_number(name, row[name]) for name in names]
+            open_price = parse_open(row["open"]) if header.count("open") == 1 else math.nan
+            rows.append((ticker, *numbers, open_price))
     except (ValueError, csv.Error) as error:
         raise BuildError(f"{path}, line {reader.line_num}: {error}") from None
-    tickers, *numbers = columns
-    return (tickers, *map(np.array, numbers))
+    tickers, *columns = zip(*rows) if rows else [()] * 5
+    dtypes = "int64", "int64", "float64", "float64"
+    return Columns(list(tickers), *map(np.array, columns, dtypes))
 
 
 def parse_number(name, text):
-    """The number that text gives for the column called name. Raises ValueError."""
+    """The value of text in the column called name: a float for close, else an int.
+
+    Raises ValueError.
+    """
     if not text.strip():
         raise ValueError(f"{name} is empty")
     if not NUMBER.fullmatch(text) or math.isinf(float(text)):
-        raise ValueError(f"{name} is {text!r}, not a number")
-    number = float(text)
+        raise ValueError(f"{name} is {quoted(text)}, not a number")
+    # A float cannot hold every whole number as large as window_start.
+    number = int(text) if WHOLE_NUMBER.fullmatch(text) else float(text)
     if number < 0:
-        raise ValueError(f"{name} is {text!r}, less than 0")
+        raise ValueError(f"{name} is {quoted(text)}, less than 0")
     if name == "close":
-        return number
-    if name == "transactions" and not (number.is_integer() and number <= MOST_TRADES):
-        raise ValueError(f"{name} is {text!r}, not a whole number up to {MOST_TRADES}")
+        return float(number)
+    if name == "transactions" and not (number == int(number) and number <= MOST_TRADES):
+        raise ValueError(f"{name} is {quoted(text)}, not a whole number up to {MOST_TRADES}")
     if name == "window_start" and not FIRST_DAY <= number // NS_PER_DAY <= LAST_DAY:
-        raise ValueError(f"{name} is {text!r}, not nanoseconds of a year from 1990 to 2099")
+        raise ValueError(f"{name} is {quoted(text)}, not nanoseconds of a year from 1990 to 2099")
     return int(number)
 
 
-def day_in_name(path):
-    """The day number of a file named YYYY-MM-DD.csv[.gz], None under any other name."""
-    match = re.match(r"\d{4}-\d\d-\d\d(?=\.)", path.name, re.ASCII)
-    try:
-        day = day_number(match[0]) if match else None
-    except ValueError:
-        return None
-    return day if match and FIRST_DAY <= day <= LAST_DAY else None
+def parse_open(text):
+    """The price that text gives, nan if it is no positive number."""
+    price = float(text) if NUMBER.fullmatch(text) else math.nan
+    return price if 0 < price < math.inf else math.nan
 
 
 def read_flat_file(path):
-    """One flat file's columns, in the order of its rows, and what is odd about it.
+    """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
-    Returns (tickers, days, trades, close_prices), warnings: tickers a list of bytes, the others
-    arrays: uint16 day numbers, int32, and float64 dollars. Where the file's name and its rows
-    disagree on the day, the name is right. Raises BuildError.
+    tickers are bytes, columns are the arrays of ROW's other columns, warnings are sentences. If the
+    file's name and its rows disagree on the day, the name is right.
     """
     raw = read_unpacked(path)
     try:
@@ -239,139 +831,357 @@ def read_flat_file(path):
         raise BuildError(f"{path}, line 1: {error}") from None
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:
-        there = ", ".join(header)[:200] or "none"
-        raise BuildError(f"{path}: no single column {', '.join(missing)}; its columns: {there}")
-    columns = parse_quickly(raw, header) or parse_carefully(raw, header, path)
-    tickers, close, start, trades = columns
+        found = ", ".join(header)[:200] or "none"
+        raise BuildError(f"{path}: no single column {', '.join(missing)}; its columns: {found}")
+    parsed = parse_quickly(raw, header) or parse_carefully(raw, header, path)
+    tickers, window_starts, trades, close_prices, open_prices = parsed
     warnings = [] if tickers else [f"{path}: no rows below the header, skipped"]
-    days = start.astype("int64") // NS_PER_DAY
-    named = day_in_name(path)
-    elsewhere = days[days != named]
-    if named is not None and len(elsewhere):
+    days = window_starts // NS_PER_DAY
+    named_day = day_in_name(path)
+    other_days = days[days != named_day]
+    if named_day is not None and len(other_days):
         warnings.append(
-            f"{path}: {len(elsewhere)} rows say another day, first {date_text(elsewhere[0])}: "
+            f"{path}: {len(other_days)} rows say another day, first {date_text(other_days[0])}: "
             "the name's day counts"
         )
-        days[:] = named
-    numbers = days.astype("uint16"), trades.astype("int32"), close.astype("float64")
-    return (tickers, *numbers), warnings
+        days[:] = named_day
+    columns = days.astype("uint16"), trades.astype("int32"), close_prices, open_prices
+    return tickers, columns, warnings
 
 
-def on_terminal():
-    return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+class Market(NamedTuple):
+    """All rows of all flat files, each ticker's together and by date.
 
-
-def progress_bar(items, description, total):
-    """items, and on a terminal a bar on stderr that grows as they are taken."""
-    if not on_terminal():
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
-
-
-def read_market(paths):
-    """All flat files as (tickers, rows, warnings).
-
-    tickers (str) stand in the order in which the files first name them. rows is a frame of ticker
-    (int32, the place in tickers), date, trades and close_price (as from read_flat_file), sorted
-    by ticker and date, one row each. Raises BuildError.
+    The columns are day (uint16, the day number), trades (int32), close_price and open_price
+    (float64, in dollars; an open is nan if missing). add_facts adds more columns.
     """
-    places = defaultdict(count().__next__)
-    parts, warnings = [], []
-    # Closed early, by an error or Ctrl-C, map takes back the files that are not begun.
+
+    tickers: list  # in the order in which the files first name them
+    starts: np.ndarray  # the index of each ticker's first row; at the end, the number of all rows
+    days: list  # the day numbers that occur, in order
+    columns: dict  # {name: array with a value for each row}
+
+    def earlier_rows(self, first, last):
+        """For each row of the tickers first to last - 1: how many rows its ticker has before it."""
+        starts, ends = self.starts[first:last], self.starts[first + 1 : last + 1]
+        return np.arange(starts[0], ends[-1]) - np.repeat(starts, ends - starts)
+
+    def batches(self):
+        """[(first, last), ...]: the tickers first to last - 1 have some BATCH_ROWS rows in all."""
+        bounds = [0]
+        while bounds[-1] < len(self.tickers):
+            enough = self.starts[bounds[-1]] + BATCH_ROWS
+            last = np.searchsorted(self.starts, enough, side="right") - 1
+            bounds.append(max(bounds[-1] + 1, int(last)))
+        return list(zip(bounds, bounds[1:]))
+
+
+def read_market(paths, say=print):
+    """The Market of the flat files at paths, and a list of warnings. Raises BuildError."""
+    numbers = defaultdict(count().__next__)  # a new ticker gets the next number
+    chunks, warnings = [np.empty(0, ROW)], []
+    occurs = np.zeros(LAST_DAY + 1, bool)  # for each day number
+    free_rows = 0  # at the end of the last chunk
+    # After an error or Ctrl-C, closing cancels the files that no thread has begun to read.
     with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
         for path in progress_bar(paths, "Reading", len(paths)):
             if not on_terminal():
-                print(f"Processing {path.name}")
-            (names, *columns), remarks = next(files)
-            parts.append((np.fromiter(map(places.__getitem__, names), "int32"), *columns))
-            warnings += remarks
-    columns = map(np.concatenate, zip(*parts))
-    rows = pd.DataFrame(dict(zip(("ticker", "date", "trades", "close_price"), columns)))
-    if rows.empty:
+                say(f"Processing {path.name}")
+            tickers, columns, file_warnings = next(files)
+            if len(tickers) > free_rows:
+                chunks[-1] = chunks[-1][: len(chunks[-1]) - free_rows]
+                chunks.append(np.empty(max(CHUNK_ROWS, len(tickers)), ROW))
+                free_rows = len(chunks[-1])
+            start = len(chunks[-1]) - free_rows
+            rows = chunks[-1][start : start + len(tickers)]
+            free_rows -= len(tickers)
+            rows["number"] = np.fromiter(map(numbers.__getitem__, tickers), "int32")
+            for name, column in zip(ROW.names[1:], columns):
+                rows[name] = column
+            occurs[columns[0]] = True
+            warnings += file_warnings
+    if not numbers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
-    tickers = [ticker.decode() for ticker in places]
-    rows, differing = drop_repeated(rows.iloc[np.lexsort((rows["date"], rows["ticker"]))])
-    if len(differing):
-        first = differing.iloc[0]
+    if len(numbers) > MOST_TICKERS:
+        raise BuildError(f"{len(numbers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
+    chunks[-1] = chunks[-1][: len(chunks[-1]) - free_rows]
+    tickers = [ticker.decode() for ticker in numbers]
+    starts, columns = gather_by_ticker(chunks, len(tickers))
+    market = Market(tickers, starts, np.flatnonzero(occurs).tolist(), columns)
+    return put_in_order(market, warnings), warnings
+
+
+def gather_by_ticker(chunks, number_of_tickers):
+    """Put each ticker's rows together, in the order in which they were read.
+
+    chunks is a list of arrays of ROW. It is emptied on the way, to save memory.
+    Returns (starts, columns) as in Market.
+    """
+    counts = [np.bincount(chunk["number"], minlength=number_of_tickers) for chunk in chunks]
+    starts = np.append(0, np.cumsum(sum(counts)))
+    next_row = starts[:-1].copy()
+    columns = {name: np.empty(starts[-1], ROW[name]) for name in ROW.names[1:]}
+    while chunks:
+        chunk, counts_here = chunks.pop(0), counts.pop(0)
+        order = np.argsort(chunk["number"], kind="stable")
+        # A ticker's first row in the chunk goes to its next_row, the others follow it.
+        first_here = np.cumsum(counts_here) - counts_here
+        shifts = np.repeat(next_row - first_here, counts_here)
+        rows = shifts + np.arange(len(order))
+        for name, column in columns.items():
+            column[rows] = chunk[name][order]
+        next_row += counts_here
+    return starts, columns
+
+
+def put_in_order(market, warnings):
+    """market with each ticker's rows sorted by date, and only the last read of a date's rows.
+
+    Adds a warning with the number of rows that differ from the row that replaces them.
+    """
+    day = market.columns["day"]
+    is_later = day[1:] > day[:-1]
+    is_later[market.starts[1:-1] - 1] = True  # each ticker's last row: the next is another's
+    if is_later.all():
+        return market
+    number = np.repeat(np.arange(len(market.tickers), dtype="int32"), np.diff(market.starts))
+    order = np.lexsort((day, number))
+    columns = {name: column[order] for name, column in market.columns.items()}
+    day = columns["day"]
+    is_replaced = np.append((number[1:] == number[:-1]) & (day[1:] == day[:-1]), False)
+    replaced = np.flatnonzero(is_replaced)
+    differs = np.zeros(len(replaced), bool)
+    for column in columns.values():
+        before, after = column[replaced], column[replaced + 1]
+        differs |= (before != after) & ~(np.isnan(before) & np.isnan(after))
+    if differs.any():
+        first = replaced[differs.argmax()]
         warnings.append(
-            f"{len(differing)} rows differ from a later one of the same ticker and date, first "
-            f"{tickers[first['ticker'].astype(int)]} on {date_text(first['date'])}: the last counts"
+            f"{differs.sum()} rows differ from a later one of the same ticker and date, first "
+            f"{market.tickers[number[first]]} on {date_text(day[first])}: the last counts"
         )
-    return tickers, rows, warnings
+    lengths = np.bincount(number[~is_replaced], minlength=len(market.tickers))
+    columns = {name: column[~is_replaced] for name, column in columns.items()}
+    return market._replace(starts=np.append(0, np.cumsum(lengths)), columns=columns)
 
 
-def drop_repeated(rows):
-    """rows, sorted, without those that the next one of the same ticker and date replaces.
+def price_changes(prices, close_prices, earlier_rows):
+    """The changes, in percent, from the previous row's close to prices; nan in a first row.
 
-    Returns (rows, differing): differing are the replaced rows that said something else.
+    prices are the closes or the opens. After a close of 0 the change is inf or nan. The float
+    operations are those of pandas' pct_change() * 100, so that all digits are the same.
     """
-    before, after = rows.iloc[:-1].reset_index(drop=True), rows.iloc[1:].reset_index(drop=True)
-    same = before == after
-    replaced = same["ticker"] & same["date"]
-    differing = before[replaced & ~same.all(axis=1)]
-    return rows[np.append(~replaced, True)].reset_index(drop=True), differing
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        changes = (prices / np.roll(close_prices, 1) - 1) * 100
+    return np.where(earlier_rows > 0, changes, math.nan)
 
 
-def add_baselines(rows, window=WINDOW):
-    """rows, sorted by ticker and date, with price_diff, avg_trades and std_trades added.
+def baselines(trades, earlier_rows, window):
+    """For each row, the mean and the sample standard deviation of trades in window earlier rows.
 
-    avg_trades is the mean and std_trades the sample standard deviation (ddof 1) of trades over
-    the ticker's previous window rows, both nan where it has fewer; price_diff is in percent.
+    They are the ticker's last window rows before it, without itself; nan if it has fewer.
+    np.roll(trades, k) gives each row the trades of the row k before it. If that is another
+    ticker's, earlier_rows is less than window and the result is nan.
 
-    With S the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
-    n*x - S is a whole number and so exact, which keeps a flat baseline at exactly 0.
+    With S for the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
+    n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
     """
-    nth = rows.groupby("ticker").cumcount()
-
-    def earlier(column, k):
-        # Rows are sorted by ticker, so k rows up may be another one's: only its own count.
-        return rows[column].shift(k).where(nth >= k)
-
-    total = sum(earlier("trades", k) for k in range(1, window + 1))
-    squares = sum((window * earlier("trades", k) - total) ** 2 for k in range(1, window + 1))
-    previous_close = earlier("close_price", 1)
-    return rows.assign(
-        price_diff=(rows["close_price"] - previous_close) / previous_close * 100,
-        avg_trades=total / window,
-        std_trades=np.sqrt(squares / (window - 1)) / window,
-    )
+    trades = trades.astype("int64")
+    total = sum(np.roll(trades, k) for k in range(1, window + 1))
+    squares = np.zeros(len(trades))
+    for k in range(1, window + 1):
+        squares += (window * np.roll(trades, k) - total).astype("float64") ** 2
+    has_baseline = earlier_rows >= window
+    avg_trades = np.where(has_baseline, total / window, math.nan)
+    std_trades = np.where(has_baseline, np.sqrt(squares / (window - 1)) / window, math.nan)
+    return avg_trades, std_trades
 
 
-@contextmanager
-def replacing(path):
-    """A binary file that takes the place of path when it is whole, and is gone otherwise."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise BuildError(f"{path} not written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+def records(trades, earlier_rows):
+    """How many rows before each row, counted back from it, had fewer trades; a tie ends the count.
+
+    stop holds, for each row, the row at which its count ends, as far as it is known: at first the
+    row before. While that row has fewer trades, its own stop is the next row to compare. A count
+    ends at the latest before the ticker's first row.
+    """
+    row = np.arange(len(trades))
+    before_first = row - earlier_rows - 1
+    stop = row - 1
+    unfinished = np.flatnonzero(stop > before_first)
+    while len(unfinished):
+        has_fewer = trades[stop[unfinished]] < trades[unfinished]
+        unfinished = unfinished[has_fewer]
+        stop[unfinished] = stop[stop[unfinished]]
+        unfinished = unfinished[stop[unfinished] > before_first[unfinished]]
+    return row - stop - 1
+
+
+def add_facts(market, window=WINDOW):
+    """Add to market's columns the facts that follow from each row's earlier rows.
+
+    These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
+    record and baseline_days (write_days explains them). gap replaces the column open_price.
+    """
+    columns = market.columns
+    columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
+    for name, dtype in DAY_PAGE_COLUMNS.items():
+        if name not in columns and name != "earlier_rows":
+            columns[name] = np.empty(len(columns["gap"]), dtype)
+    session_numbers = np.zeros(LAST_DAY + 1, "uint16")
+    session_numbers[market.days] = np.arange(len(market.days))
+
+    def add_to(batch):
+        rows = slice(market.starts[batch[0]], market.starts[batch[1]])
+        earlier_rows = market.earlier_rows(*batch)
+        batch_columns = {name: column[rows] for name, column in columns.items()}
+        add_batch_facts(batch_columns, earlier_rows, session_numbers, window)
+
+    batches = market.batches()
+    # After an error or Ctrl-C, closing cancels the batches that no thread has begun.
+    with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(add_to, batches)) as done:
+        for _ in progress_bar(done, "Computing", len(batches)):
+            pass
+
+
+def add_batch_facts(columns, earlier_rows, session_numbers, window):
+    """Fill a batch's columns; gap still holds the opens.
+
+    session_numbers holds for each day number its position among the table's days.
+    """
+    trades, close_prices = columns["trades"], columns["close_price"]
+    columns["price_diff"][:] = price_changes(close_prices, close_prices, earlier_rows)
+    gap = price_changes(columns["gap"], close_prices, earlier_rows)
+    columns["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
+    columns["avg_trades"][:], columns["std_trades"][:] = baselines(trades, earlier_rows, window)
+    columns["record"][:] = records(trades, earlier_rows)
+    sessions = session_numbers[columns["day"]]
+    reach = sessions - np.roll(sessions, window)
+    columns["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
 
 def pickled_text(text):
+    """The bytes that push text on the stack of a pickle."""
     encoded = text.encode()
     return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
 
 
-def pickled_rows(rows, slots, known):
-    """Rows as the pickle opcodes of `date: stats` items, one fixed-size record a row.
+class BackgroundFile:
+    """A binary file that is written by another thread, while this one makes the next bytes."""
 
-    known is how many of FIELDS have numbers; the others are None. slots gives for a day number
-    the memo slot of its date. Returns a structured array, to be sliced by row and written.
+    def __init__(self, file):
+        self.file, self.position = file, 0
+        self.pool, self.unfinished_writes = ThreadPoolExecutor(1), deque()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pool.shutdown()
+        while self.unfinished_writes:
+            self.unfinished_writes.popleft().result()
+
+    def tell(self):
+        return self.position
+
+    def write(self, content):
+        self.position += len(content)
+        self.unfinished_writes.append(self.pool.submit(self.file.write, content))
+        if len(self.unfinished_writes) > 1:
+            self.unfinished_writes.popleft().result()
+
+
+def write_extent(file, content):
+    """Write content, bytes, into a BackgroundFile, and return its packed EXTENT."""
+    extent = EXTENT.pack(file.tell(), len(content), zlib.crc32(content))
+    file.write(content)
+    return extent
+
+
+def write_lookup_table(file, market, window=WINDOW):
+    """Write the table into a binary file: four parts and a footer, one after the other.
+
+        ┌───────────────────────────────────────────────────────────────┐
+        │ 1  a pickle: {ticker: {date: stats}}                          │ write_tickers
+        ├───────────────────────────────────────────────────────────────┤
+        │ 2  a day page for each date: its rows, column by column       │ write_days
+        ├───────────────────────────────────────────────────────────────┤
+        │ 3  the gaps of each ticker, then the directory of tickers     │ write_directory
+        ├───────────────────────────────────────────────────────────────┤
+        │ 4  the index: window, directory, and each date's page         │ write_index
+        ├───────────────────────────────────────────────────────────────┤
+        │ FOOTER: the extent of the index, MAGIC                        │
+        └───────────────────────────────────────────────────────────────┘
+
+    A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
+    that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
+    pickle are little-endian, all text is UTF-8.
     """
-    template, offsets = bytearray(pickle.LONG_BINGET + bytes(4) + NEW_DICT), {"date": 1}
+    with BackgroundFile(file) as output:
+        row_extents = write_tickers(output, market, window)
+        index_days = write_days(output, market)
+        directory = write_directory(output, market, row_extents)
+        index = write_index(output, market, window, directory, index_days)
+        output.write(FOOTER.pack(index, MAGIC))
+
+
+def write_tickers(file, market, window):
+    """Write part 1, the pickle, and return the packed EXTENT of each ticker's rows in it.
+
+    A pickle is a program for a stack machine. This one is put together from its opcodes, so that
+    numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
+    many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
+    it fills the dict: a ticker, an empty dict, the ticker's rows by date, SETITEMS. A row is
+    59 bytes long (LONG_BINGET 0x3a is the date, BINGET n is FIELDS[n]):
+
+        j 3a000000           LONG_BINGET  the date
+        } (                  EMPTY_DICT, MARK
+        h 00  J fc060700     BINGET       "trades",       BININT    460548, little-endian
+        h 01  G 3fed1eb8...  BINGET       "close_price",  BINFLOAT  0.91, big-endian
+        h 02  G 405a9f56...  BINGET       "price_diff",   BINFLOAT  106.4896...
+        h 03  G 40b89366...  BINGET       "avg_trades",   BINFLOAT  6291.4
+        h 04  G 40c8318f...  BINGET       "std_trades",   BINFLOAT  12387.1216...
+        u                    SETITEMS
+
+    In a ticker's first rows, which have no baseline, the opcode `N` (NONE) stands for each of the
+    last two numbers. Such a row is 43 bytes long.
+    """
+    prologue = SIGNATURE
+    for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
+        prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
+    file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
+    extents = []
+    batches = market.batches()
+    for first, last in progress_bar(batches, "Writing tickers", len(batches)):
+        rows = np.arange(market.starts[first], market.starts[last])
+        has_baseline = market.earlier_rows(first, last) >= window
+        short_rows = pickled_rows(market, rows[~has_baseline], FIELDS[:3])
+        full_rows = pickled_rows(market, rows[has_baseline], FIELDS)
+        pieces, offset, short, full = [], file.tell(), 0, 0
+        lengths = np.diff(market.starts[first : last + 1]).tolist()
+        for ticker, length in zip(market.tickers[first:last], lengths):
+            short_end, full_end = short + min(length, window), full + max(length - window, 0)
+            key = pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK
+            pickled = short_rows[short:short_end].tobytes() + full_rows[full:full_end].tobytes()
+            pieces += key, pickled, pickle.SETITEMS
+            extents.append(EXTENT.pack(offset + len(key), len(pickled), zlib.crc32(pickled)))
+            offset += len(key) + len(pickled) + len(pickle.SETITEMS)
+            short, full = short_end, full_end
+        file.write(b"".join(pieces))
+    file.write(pickle.SETITEMS + pickle.STOP)
+    return extents
+
+
+def pickled_rows(market, rows, known_fields):
+    """The rows with these indexes, pickled: a structured array with an element for each row.
+
+    known_fields are those of FIELDS that have numbers, from the first on; the others are None.
+    """
+    # One row with zeros for its numbers, and where in it each number goes.
+    template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
+    template += pickle.EMPTY_DICT + pickle.MARK
     for slot, field in enumerate(FIELDS):
         template += pickle.BINGET + bytes([slot])
-        if slot < known:
+        if field in known_fields:
             offsets[field] = len(template) + 1
             is_whole = field == "trades"
             template += pickle.BININT + bytes(4) if is_whole else pickle.BINFLOAT + bytes(8)
@@ -387,190 +1197,368 @@ def pickled_rows(rows, slots, known):
             "itemsize": len(template),
         }
     )
-    records = np.tile(np.frombuffer(template, "uint8"), len(rows)).view(layout)
-    records["date"] = slots[rows["date"]]
-    for field in FIELDS[:known]:
-        records[field] = rows[field]
-    return records
+    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
+    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
+    pickled = np.tile(np.frombuffer(template, "uint8"), len(rows)).view(layout)
+    pickled["date"] = slots[market.columns["day"][rows]]
+    for field in known_fields:
+        pickled[field] = market.columns[field][rows]
+    return pickled
 
 
-def ticker_batches(tickers, rows):
-    """The table in BATCHES slices by ticker: (tickers, lengths in rows of each, rows)."""
-    lengths = np.bincount(rows["ticker"])
-    ends = np.append(0, np.cumsum(lengths))
-    bounds = np.linspace(0, len(tickers), BATCHES + 1).astype(int).tolist()
-    for first, last in progress_bar(zip(bounds, bounds[1:]), "Writing tickers", BATCHES):
-        yield tickers[first:last], lengths[first:last].tolist(), rows.iloc[ends[first] : ends[last]]
+def write_days(file, market):
+    """Write part 2, and return the packed INDEX_DAY of each date, in order.
 
+    A day page has a row for each ticker of that day, in the table's order of tickers. It holds
+    DAY_PAGE_COLUMNS, one column after the other, and then the tickers, joined by line feeds. The
+    columns are FIELDS, with nan for None, and these facts of a row:
 
-def write_lookup_table(file, tickers, rows, window=WINDOW):
-    """Write the table, four parts one after the other, into a binary file.
+        gap            (open / previous close - 1) * 100, in percent; nan in a ticker's first row,
+                       without an open above 0, and after a close of 0
+        record         how many rows before this one, counted back from it, had fewer trades
+        earlier_rows   how many rows the ticker has before this one
+        baseline_days  over how many of the table's days the baseline reaches back; 0 without one
 
-    1. One pickle, {ticker: {date: stats}}. A pickle is a program for a stack machine, and this one
-       is put together from its opcodes, so that numpy can do it for many rows at once. First comes
-       the prologue: SIGNATURE, then the names of FIELDS and the dates go into memo slots, from 0
-       on. Then the dict is filled. Each ticker's piece is complete in itself: prologue + piece +
-       STOP unpickles to that ticker's {date: stats}.
-    2. For every date a pickled day page, the day's rows by column, in the order of tickers:
-       {"ticker": [...], "trades": bytes, ...}. The numbers are packed little-endian, trades as
-       int32, the others as float64, with nan for None.
-    3. A pickled {ticker: place} of the pieces; then the pickled index, {"version", "window",
-       "days": {date: place}, "prologue": place, "tickers": place}. A place is (offset in the file,
-       length, CRC-32).
-    4. FOOTER, 32 bytes, little-endian: the index's place (8, 8 and 4 bytes), then MAGIC (12).
+    For each day the index has the number of rows, the number of rows with a deviation above 0
+    (with_deviation) and the number of anomalies.
     """
-
-    def write(payload):
-        place = file.tell(), len(payload), zlib.crc32(payload)
-        file.write(payload)
-        return place
-
-    by_day = rows.iloc[np.argsort(rows["date"].to_numpy(), kind="stable")]
-    days, starts = np.unique(by_day["date"], return_index=True)
-    dates = [date_text(day) for day in days]
-    slots = np.zeros(LAST_DAY + 1, "uint32")
-    slots[days] = np.arange(len(days)) + len(FIELDS)
-    index = {"version": FORMAT_VERSION, "window": window, "days": {}}
-
-    prologue = SIGNATURE
-    for slot, text in enumerate(FIELDS + dates):
-        prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
-    index["prologue"] = write(prologue)
-    file.write(NEW_DICT)
-    pieces = {}
-    for batch_tickers, lengths, batch in ticker_batches(tickers, rows):
-        complete = batch["avg_trades"].notna()
-        first_rows = pickled_rows(batch[~complete], slots, known=3)
-        other_rows = pickled_rows(batch[complete], slots, known=5)
-        i = j = 0
-        for ticker, length in zip(batch_tickers, lengths):
-            next_i, next_j = i + min(length, window), j + max(length - window, 0)
-            piece = first_rows[i:next_i].tobytes() + other_rows[j:next_j].tobytes()
-            pieces[ticker] = write(pickled_text(ticker) + NEW_DICT + piece + pickle.SETITEMS)
-            i, j = next_i, next_j
-    file.write(pickle.SETITEMS + pickle.STOP)
-
-    names = np.array(tickers, object)
-    ends = [*starts[1:], len(rows)]
-    for date, start, end in progress_bar(zip(dates, starts, ends), "Writing days", len(dates)):
-        day = by_day.iloc[start:end]
-        page = {"ticker": names[day["ticker"]].tolist()}
-        for field in FIELDS:
-            page[field] = day[field].to_numpy("<i4" if field == "trades" else "<f8").tobytes()
-        index["days"][date] = write(pickle.dumps(page, protocol=4))
-    index["tickers"] = write(pickle.dumps(pieces, protocol=4))
-    file.write(FOOTER.pack(*write(pickle.dumps(index, protocol=4)), MAGIC))
+    columns, starts = market.columns, market.starts[:-1]
+    names, day_of_row = np.array(market.tickers, object), columns["day"]
+    next_row, index_days = starts.copy(), []
+    for day in progress_bar(market.days, "Writing days", len(market.days)):
+        tickers = np.flatnonzero(next_row < market.starts[1:])
+        tickers = tickers[day_of_row[next_row[tickers]] == day]
+        rows = next_row[tickers]
+        next_row[tickers] += 1
+        page = {name: columns[name][rows] for name in DAY_PAGE_COLUMNS if name != "earlier_rows"}
+        page["earlier_rows"] = rows - starts[tickers]
+        content = b"".join(
+            page[name].astype(dtype).tobytes() for name, dtype in DAY_PAGE_COLUMNS.items()
+        )
+        content += "\n".join(names[tickers]).encode()
+        counts = count_anomalies(page)
+        extent = write_extent(file, content)
+        index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, len(rows), *counts))
+    return index_days
 
 
-def write_json(file, tickers, rows):
-    """Write the table as JSON into a binary file, a line a ticker; what is not finite is null."""
-    dates = {day: date_text(day) for day in rows["date"].unique().tolist()}
+def count_anomalies(page):
+    """How many rows of a day page have a deviation above 0, and how many are anomalies."""
+    trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
+    varies = std_trades > 0
+    z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
+    is_anomaly = z_scores > Z_THRESHOLD + Z_TOLERANCE * abs(Z_THRESHOLD)
+    return len(z_scores), np.count_nonzero(is_anomaly)
+
+
+def write_directory(file, market, row_extents):
+    """Write part 3 and return the directory's packed EXTENT.
+
+    First come the gaps of each ticker by date, a float64 for each row. Then comes the directory:
+    for each ticker the EXTENT of its rows in part 1 (row_extents) and the EXTENT of its gaps, and
+    after all these the tickers' names, joined by line feeds.
+    """
+    gaps, offset, gap_extents = market.columns["gap"].astype("<f8", copy=False), file.tell(), []
+    bounds = market.starts.tolist()
+    for start, end in zip(bounds, bounds[1:]):
+        crc = zlib.crc32(gaps[start:end])
+        gap_extents.append(EXTENT.pack(offset + 8 * start, 8 * (end - start), crc))
+    for first, last in market.batches():
+        file.write(gaps[bounds[first] : bounds[last]].tobytes())
+    directory = b"".join(rows + gaps for rows, gaps in zip(row_extents, gap_extents))
+    return write_extent(file, directory + "\n".join(market.tickers).encode())
+
+
+def write_index(file, market, window, directory, index_days):
+    """Write part 4, INDEX_HEADER and an INDEX_DAY for each date, and return its packed EXTENT.
+
+    directory is the packed EXTENT of the directory.
+    """
+    header = INDEX_HEADER.pack(window, len(market.tickers), directory)
+    return write_extent(file, header + b"".join(index_days))
+
+
+def write_json(file, market):
+    """Write the table as JSON into a binary file, one line a ticker; nan and inf become null."""
+    dates = dict(zip(market.days, map(date_text, market.days)))
     separator = "{"
-    for batch_tickers, lengths, batch in ticker_batches(tickers, rows):
-        numbers = batch[FIELDS].astype(object).where(np.isfinite(batch[FIELDS]), None)
-        items = zip(map(dates.get, batch["date"].tolist()), numbers.to_dict("records"))
-        for ticker, length in zip(batch_tickers, lengths):
-            days = json.dumps(dict(islice(items, length)))
-            file.write(f"{separator}\n{json.dumps(ticker)}: {days}".encode())
-            separator = ","
+    for number, ticker in enumerate(market.tickers):
+        rows = slice(market.starts[number], market.starts[number + 1])
+        numbers = [market.columns[field][rows] for field in FIELDS]
+        numbers = [np.where(np.isfinite(n), n.astype(object), None).tolist() for n in numbers]
+        days = map(dates.get, market.columns["day"][rows].tolist())
+        stats = (dict(zip(FIELDS, row)) for row in zip(*numbers))
+        line = f"{separator}\n{json.dumps(ticker)}: {json.dumps(dict(zip(days, stats)))}"
+        file.write(line.encode())
+        separator = ","
     file.write(b"\n}\n")
+
+
+def try_to_lock(file):
+    """Lock an open file until it is closed. Returns whether it is locked now.
+
+    False means that another build has locked it, None that the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows no lock is needed: an open file cannot be removed there
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_leftovers(target):
+    """Remove the unfinished files that killed builds of target have left."""
+    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
+    for path in target.parent.iterdir():
+        if name.fullmatch(path.name):
+            with suppress(OSError), path.open("rb") as file:
+                if try_to_lock(file):
+                    path.unlink()
+
+
+@contextmanager
+def replacing(path):
+    """Yields a new binary file that replaces path at the end. After an error it is removed.
+
+    Until then it has a name that no other file has, and is locked, so that no other build removes
+    it as a leftover. Raises BuildError.
+    """
+    temporary = None
+    try:
+        target = Path(os.path.realpath(path))
+        remove_leftovers(target)
+        is_safe = False
+        while not is_safe:
+            temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+            file = temporary.open("xb", buffering=2**20)
+            # Before it was locked, another build may have locked or removed it as a leftover.
+            is_safe = try_to_lock(file) is not False and temporary.exists()
+        with file:
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name == "posix":
+                os.replace(temporary, target)
+        if os.name != "posix":  # Windows cannot rename an open file
+            os.replace(temporary, target)
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
+    finally:
+        if temporary:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def check_output(path, data_dir, *others):
+    """Raise BuildError if no file can be written at path, or if it would do harm there.
+
+    It must not be read as a flat file by the next build, nor replace one of the files others.
+    """
+    try:
+        target = os.path.realpath(path)
+        if os.path.isdir(target):
+            raise BuildError(f"{path} is a folder: name a file with --output")
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise BuildError(f"{path} is no regular file: name another --output")
+        if target.endswith((".csv", ".csv.gz")):
+            # A link in data_dir may lead to a folder of flat files, which then has two paths.
+            folders = {data_dir, *(other.parent for other in others)}
+            lies_below = {*map(os.path.realpath, folders)} & {*map(str, Path(target).parents)}
+            if lies_below or Path(os.path.abspath(data_dir)) in Path(os.path.abspath(path)).parents:
+                raise BuildError(f"{path} would be read as a flat file: name another --output")
+        if target in map(os.path.realpath, others):
+            raise BuildError(f"{path} leads to a file that is needed: name another --output")
+        if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
+            os.stat(os.path.join(os.path.dirname(target), ""))  # a missing folder is an OSError
+            raise BuildError(f"{path} not written: no permission to write into its folder")
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
+
+
+class Stdout:
+    """Prints the tutorial's lines. If stdout fails, the build goes on without them."""
+
+    error = None
+
+    def say(self, line):
+        try:
+            print(printable(line), flush=True)
+        except OSError as error:
+            self.error = error
+            silence(sys.stdout)
+
+
+def build(options, say):
+    """Build the table as options say. Calls say with each of the tutorial's lines."""
+    check_output(options.output, options.data_dir)
+    if options.json:
+        json_output = options.output.with_suffix(".json")
+        check_output(json_output, options.data_dir, options.output)
+    if options.download is not None:
+        first = None if options.download is True else options.download
+        address = options.api_url or API_URL
+        download_days(options.data_dir, first, options.until, address, say)
+    paths = find_flat_files(options.data_dir)
+    check_output(options.output, options.data_dir, *paths)
+    say("Starting to process files...")
+    market, warnings = read_market(paths, say)
+    say("Finished processing files.")
+    say("Building lookup table...")
+    add_facts(market, options.window)
+    say("Lookup table built successfully.")
+    with replacing(options.output) as file:
+        write_lookup_table(file, market, options.window)
+        size = file.tell()
+        if options.json:
+            with replacing(json_output) as json_file:
+                write_json(json_file, market)
+            say(f"Lookup table saved to '{json_output}'.")
+    say(f"Lookup table saved to '{options.output}'.")
+    for warning in warnings:
+        complain(f"warning: {warning}")
+    complain(
+        f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
+        f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
+    )
+
+
+def build_or_complain(options):
+    """Build, and return the exit status. Says what went wrong in one line on stderr."""
+    stdout = Stdout()
+    with stopping_politely() as stop:
+        try:
+            build(options, stdout.say)
+        except BuildError as error:
+            complain(error)
+            return error.status
+        except MemoryError:
+            complain(f"{options.output} not written: not enough memory")
+            return 1
+        except KeyboardInterrupt:
+            return stop.status or 130
+        except RuntimeError as error:
+            if stop.status:  # KeyboardInterrupt came while a thread pool took its lock
+                return stop.status
+            if "thread" not in str(error):
+                raise
+            complain(f"{options.output} not written: {error}")  # the system allows no more threads
+            return 1
+    if stdout.error and not isinstance(stdout.error, BrokenPipeError):
+        complain(f"{options.output} is written, the output is not: {stdout.error.strerror}")
+        return 1
+    return 0
 
 
 def window_argument(text):
     if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LONGEST_WINDOW:
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not from 2 to {LONGEST_WINDOW}")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not from 2 to {LONGEST_WINDOW}")
     return int(text)
 
 
-def build(data_dir, output, window, with_json):
-    """Build the table from the flat files below data_dir, saying the tutorial's lines."""
-    paths = find_flat_files(data_dir)
-    if os.path.isdir(output):
-        raise BuildError(f"{output} is a folder: name a file with --output")
-    with replacing(output) as file:
-        print("Starting to process files...")
-        tickers, rows, warnings = read_market(paths)
-        print("Finished processing files.")
-        print("Building lookup table...")
-        rows = add_baselines(rows, window)
-        print("Lookup table built successfully.")
-        write_lookup_table(file, tickers, rows, window)
-        if with_json:
-            json_output = output.with_suffix(".json")
-            with replacing(json_output) as json_file:
-                write_json(json_file, tickers, rows)
-            print(f"Lookup table saved to '{json_output}'.")
-    print(f"Lookup table saved to '{output}'.", flush=True)
-    for warning in warnings:
-        complain(f"warning: {warning}")
-    days = rows["date"].nunique()
-    size = output.stat().st_size / 1e6
-    print(
-        f"{len(tickers):,} tickers, {days:,} days, {len(rows):,} rows, {size:,.1f} MB",
-        file=sys.stderr,
-    )
+def day_argument(text):
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            raise ValueError
+        day = day_number(text)
+        if not FIRST_DAY <= day <= LAST_DAY:
+            raise ValueError
+    except ValueError:
+        message = f"{text[:20]!r} is not a date from 1990 to 2099, write YYYY-MM-DD"
+        raise argparse.ArgumentTypeError(message) from None
+    return day
+
+
+def url_argument(text):
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text[:99]!r} is not like {API_URL}")
+    return text.rstrip("/")
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description="Build the lookup table: each ticker's trades by day, and how many are normal."
+    )
     add = parser.add_argument
-    add(
-        "--data-dir",
-        type=Path,
-        default="aggregates_day",
-        metavar="DIR",
-        help="the flat files (default %(default)s)",
-    )
-    add(
-        "--output",
-        type=Path,
-        default="lookup_table.pkl",
-        metavar="FILE",
-        help="the table (default %(default)s)",
-    )
-    add(
-        "--window",
-        type=window_argument,
-        default=WINDOW,
-        metavar="N",
-        help="rows in a baseline (default 5)",
-    )
+    data_dir = "the flat files (default %(default)s)"
+    add("--data-dir", type=Path, default="aggregates_day", metavar="DIR", help=data_dir)
+    output = "the table (default %(default)s)"
+    add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help=output)
+    window = "rows in a baseline (default %(default)s)"
+    add("--window", type=window_argument, default=WINDOW, metavar="N", help=window)
     add("--json", action="store_true", help="write the table as JSON too, beside FILE")
-    args = parser.parse_args(argv)
-    if args.json and args.output.suffix == ".json":
-        parser.error(f"--output {args.output}: the table and its JSON would be one file")
-    return args
+    download = "first fetch the days that DIR lacks, from FROM on or after its newest file"
+    add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
+    until = "fetch no later day (default the last one that is over in New York)"
+    add("--until", type=day_argument, metavar="DATE", help=until)
+    add("--api-url", type=url_argument, metavar="URL", help=f"where to fetch (default {API_URL})")
+    options = parser.parse_args(argv)
+    if options.download is None and (options.until is not None or options.api_url is not None):
+        parser.error("--until and --api-url have no meaning without --download")
+    if options.json and options.output.suffix == ".json":
+        parser.error(f"--output {options.output}: the table and its JSON would be one file")
+    return options
 
 
-def complain(message):
-    """message on stderr, one line whatever names and values it quotes."""
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
+@contextmanager
+def stopping_politely():
+    """In this context, the first signal that asks to end raises KeyboardInterrupt.
+
+    Yields an object whose status is 0, and after that signal its exit status. Later signals do
+    nothing, so that unfinished files are always removed.
+    """
+    stop = SimpleNamespace(status=0)
+
+    def handle(number, _):
+        if not stop.status:
+            stop.status = 128 + number
+            raise KeyboardInterrupt
+
+    names = "SIGINT", "SIGTERM", "SIGHUP"  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in handlers.items():
+        # A signal that is ignored stays so: nohup ignores SIGHUP.
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def main(argv=None):
-    args = parse_arguments(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Told to stop, a build takes its unfinished file away, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return build_or_complain(parse_arguments(argv))
+
+
+def run(main):
+    """Run main and return the exit status, also if stdout or stderr is closed or full."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        else:
+            stream.reconfigure(errors="backslashreplace")
     try:
-        build(args.data_dir, args.output, args.window, args.json)
-    except BuildError as error:
-        complain(str(error))
-        return 1
-    except OSError as error:
-        complain(f"{args.output} is written, the output is not: {error.strerror}")
-        # The interpreter's own last flush must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except MemoryError:
-        complain(f"{args.output} not written: not enough memory")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        status = main()
+    except SystemExit as end:
+        status = end.code
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            silence(stream)
+            status = status or not isinstance(error, BrokenPipeError)
+    return status
 
 
 if __name__ == "__main__":
-    if sys.stdout:
-        sys.stdout.reconfigure(errors="backslashreplace")
-    raise SystemExit(main())
+    raise SystemExit(run(main))

@@ -1,338 +1,1214 @@
-"""List a day's anomalies: the tickers that were traded far more often than they normally are.
+"""List anomalies: the tickers that were traded far more often than they normally are.
 
 Usage:
-    python query-lookup-table.py 2024-10-18 [--threshold Z] [--min-trades N] [--min-price P]
-        [--sort FIELD] [--limit N] [--format table|csv|json] [--table FILE]
+    python query-lookup-table.py DATE [DATE] [options]      a day, or all from one to another
+    python query-lookup-table.py --ticker T [DATE [DATE]]   one ticker's, of all days or of these
+    python query-lookup-table.py [DATE] --aftermath         what followed all anomalies
 
 Reads   ./lookup_table.pkl, which build-lookup-table.py writes.
 Writes  the anomalies to stdout, most trades first.
 
-An anomaly is a ticker whose trades on the day lie more than three standard deviations above the
-mean of its five previous rows: std_trades > 0 and (trades - avg_trades) / std_trades > 3.
+A row of the table, and the line that it becomes:
 
-Of the table's parts (write_lookup_table in the builder says how they lie) only the footer, the
-index and one day page are read. A file without a footer, such as the tutorial's own table or one
-pickled by hand, is read whole. Either way nothing that a file says is ever run.
+    VTAK on 2024-10-18: trades 460548, avg_trades 6291.4, std_trades 12387.12, close_price 0.91, ...
+
+    Ticker        Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
+    VTAK          460548        6291.40  12387.12     36.67        0.91      106.49
+
+An anomaly is a row whose trades lie more than three standard deviations above the mean of the
+ticker's five previous rows: std_trades > 0 and (trades - avg_trades) / std_trades > 3.
+
+It reads the table's footer, its index and the day pages that are needed, all of them plain numbers
+and text (write_lookup_table in build-lookup-table.py describes the file). A file without a footer,
+such as the tutorial's own table, is taken for a pickle and read whole, without running any of it.
 """
+
+import signal
+
+# Until main takes over, Ctrl-C ends the script without a word. Who ignores Ctrl-C goes on doing so.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import datetime
-import io
+import gc
 import os
-import pickle
 import re
+import stat
 import struct
 import sys
 import zlib
 from array import array
-from math import isfinite, nan
+from collections import deque, namedtuple
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
+from math import ceil, floor, inf, isfinite, isnan, nan
 
+# build-lookup-table.py has the same two constants.
 Z_THRESHOLD = 3
+Z_TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as equal
+
+HORIZONS = (1, 5, 20)  # days after an anomaly, counted in days of the table
+MANY = 20  # a ticker with fewer earlier rows is new; tide_of needs as many earlier days
+USUAL_DAYS = 250  # tide_of compares with the last so many earlier days
+THIN_TRADES = 20  # a ticker with a lower average is thin
+# An anomaly's class in the aftermath: the largest of these that its z-score is above, and whether
+# its price_diff is above 1 %, within 1 %, or below -1 %.
+Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
+BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
+
+# The table's format. build-lookup-table.py has the same constants.
+MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
-ANOMALY_FIELDS = [
-    "ticker",
-    "date",
-    "trades",
-    "avg_trades",
-    "std_trades",
-    "z_score",
-    "close_price",
-    "price_diff",
-]
-SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
-
-NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}
-
-FORMAT_VERSION = 1
+DAY_PAGE_COLUMNS = {
+    **dict.fromkeys(FIELDS, "d"),
+    "trades": "i",
+    "gap": "d",
+    "record": "H",
+    "earlier_rows": "H",
+    "baseline_days": "H",
+}
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
-MAGIC = b"lookup-table"
-FOOTER = struct.Struct("<QQI12s")
+EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
+INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
+INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
+MAGIC = b"lookup-tab-2"
+FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
+
+MAGIC_OF_VERSION_1 = b"lookup-table"
+MOST_DAYS = 40_177  # from 1990 to 2099
+LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; a day page has at most 82 for each ticker
+# A pickled row (write_tickers in the builder draws it): its integers, which are the date's slot
+# in the pickle's memo and the trades, are little-endian, its four floats are big-endian. A short
+# row is one without a baseline: it lacks the last two floats.
+INTEGERS = struct.Struct("<x I 4x x i 45x")
+FLOATS = struct.Struct(">17x d 3x d 3x d 3x d x")
+SHORT_INTEGERS = struct.Struct("<x I 4x x i 29x")
+SHORT_FLOATS = struct.Struct(">17x d 3x d 7x")
+
+ROW_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score"]
+ROW_FIELDS += ["close_price", "price_diff"]
+FACT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap"]
+AFTER_FIELDS = [f"after_{horizon}" for horizon in HORIZONS]
+ANOMALY_FIELDS = [*ROW_FIELDS, *FACT_FIELDS, *AFTER_FIELDS, "split_after", "marks"]
+SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
+SORT_FIELDS += [*FACT_FIELDS, *AFTER_FIELDS]
+AFTERMATH_FIELDS = ["z_from", "move", "horizon", "cases", "better", "two_se", "median_excess"]
+AFTERMATH_FIELDS += ["left_out"]
+# The exchanges' test securities; source: TRF-Chicago-Test-Securities.xlsx on nasdaqtrader.com.
+TEST_SYMBOLS = (
+    "[ACMNPZ]TEST([.prw].*)?|Z[ABCJVWX]ZZT|ZVZZC|CBO|CBX|IBO|IGZ|ZBZX|ZEXIT|ZIEXT|ZTST|ZVV|ZXIET"
+    "|ZZK"
+)
+MARKS = ["split?", "new", "thin", "stale", "test"]
+
+DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # otherwise opening a named pipe waits for its writer
+NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # the same types for struct
 
 
 class TableError(Exception):
-    """What is wrong with a table, in one line for the user."""
+    """What is wrong with a table, in one sentence for the user."""
 
 
 class NoDataError(Exception):
-    """The table does not have the date, in one line for the user."""
+    """Which wanted data the table does not have, in one sentence for the user."""
+
+
+class BrokenOutput(Exception):
+    """stdout cannot be written. reason is empty if its reader, such as `head`, has ended."""
+
+    def __init__(self, error):
+        super().__init__(error)
+        self.reason = "" if isinstance(error, BrokenPipeError) else error.strerror
+
+
+def printable(text):
+    """text with escapes for all characters that could be commands to a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def complain(message):
+    """Print message on stderr, as one line of bounded length, whatever names it quotes."""
+    line = printable(message)
+    try:
+        print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream):
+    """Discard all further output to stream, so that Python's flush at exit cannot fail."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def progress_bar(items, total):
+    """items; on a terminal, stderr shows how many of them have been taken."""
+    if not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+        return items
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return items
+    return tqdm(items, "Reading", total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 class NumpyType:
-    """A pickled numpy dtype without numpy: the struct format of one such number."""
+    """Stands for a numpy dtype in a pickle: format is the struct format of one such number."""
 
     def __init__(self, code, *_):
+        if code not in NUMPY_FORMATS:
+            raise ValueError("it asks for numbers of another type")
         self.format = "<" + NUMPY_FORMATS[code]
 
     def __setstate__(self, state):
         self.format = (">" if state[1] == ">" else "<") + self.format[1:]
 
 
-def numpy_scalar(numpy_type, raw):
+def numpy_number(numpy_type, raw):
+    """The number whose bytes are raw."""
     return struct.unpack(numpy_type.format, raw)[0]
 
 
-def plain_dict(*_):
+def latin_1_bytes(text, encoding):
+    """The bytes that pickles of the protocols 0 to 2 hold as text."""
+    if encoding != "latin1":
+        raise ValueError(f"it asks for the encoding {encoding}")
+    return text.encode("latin-1")
+
+
+def empty_dict(*_):
+    """The pickle fills it afterwards."""
     return {}
 
 
-HARMLESS_NAMES = {
+# All names that a pickled table may need, each with a harmless thing that takes its place.
+PICKLE_NAMES = {
     ("builtins", "dict"): dict,
     ("__builtin__", "dict"): dict,
-    ("collections", "defaultdict"): plain_dict,
-    ("collections", "OrderedDict"): plain_dict,
+    ("collections", "defaultdict"): empty_dict,
+    ("collections", "OrderedDict"): empty_dict,
+    ("_codecs", "encode"): latin_1_bytes,
     ("numpy", "dtype"): NumpyType,
-    ("numpy.core.multiarray", "scalar"): numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): numpy_scalar,
+    ("numpy.core.multiarray", "scalar"): numpy_number,
+    ("numpy._core.multiarray", "scalar"): numpy_number,
 }
 
 
-class TableUnpickler(pickle.Unpickler):
-    """Knows the few names that a table can hold and refuses all others, so that nothing is run."""
+def load_plain_pickle(file, size):
+    """The object in a pickle of size bytes, read from a binary file. Runs nothing of the pickle.
 
-    def find_class(self, module, name):
-        if (module, name) not in HARMLESS_NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return HARMLESS_NAMES[module, name]
-
-
-def unpickle(file, size):
-    """The pickle of size bytes that file, a binary file, holds next. Raises TableError.
-
-    A few hostile bytes can ask for gigabytes. So on Linux the process may meanwhile grow by what
-    a sound pickle of that size needs and no more; the limit is the whole process's, so this is
-    for one thread at a time.
+    A pickle can keep Python busy for ever: until the end, Ctrl-C ends the process at once. A small
+    pickle can ask for gigabytes: on Linux the process may only grow by as much as a sound pickle of
+    that size needs. Broken pickles raise all kinds of exceptions.
     """
+    import pickle
+
+    class TableUnpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            if (module, name) not in PICKLE_NAMES:
+                raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            return PICKLE_NAMES[module, name]
+
+    # A sparse file has fewer bytes on disk than its size says. Not every system tells how many.
+    on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0) or size
+    with ended_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
+        return TableUnpickler(file).load()
+
+
+@contextmanager
+def ended_by_ctrl_c():
+    """In this context Ctrl-C ends the process at once. Python's handler would wait for C code."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def bounded_memory(growth):
+    """In this context, on Linux, the process can take at most growth more bytes of memory."""
     try:
         import resource
 
         with open("/proc/self/statm") as statm:
             used = int(statm.read().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):
-        resource = None
-    if resource:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = used + 100 * size + 2**28
-        if soft != resource.RLIM_INFINITY:
-            limit = min(limit, soft)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + growth if soft == resource.RLIM_INFINITY else min(used + growth, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        return TableUnpickler(file).load()
-    except Exception as error:  # what broken pickles raise has no common base
-        reason = "it asks for too much memory" if isinstance(error, MemoryError) else error
-        raise TableError(f"not a sound pickle ({reason})") from None
+        yield
     finally:
-        if resource:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def position_of_ticker(ticker, tickers, name):
+    """The position of ticker in tickers, those of the table called name. Raises NoDataError."""
+    if ticker in tickers:
+        return tickers.index(ticker)
+    similar = [other for other in tickers if other.lower() == ticker.lower()]
+    hint = f"; it has {', '.join(similar[:5])}" if similar else ""
+    raise NoDataError(f"{name} has no ticker {ticker}{hint}")
 
 
 class LookupTable:
-    """A table as the builder writes it, in an open binary file. Reads no more than is asked for.
+    """A table of the builder in an open binary file. Reads only the parts that are asked for.
 
-    dates lists the table's dates in order, window is the number of rows in a baseline. What
-    differs from its checksum is not believed: the methods then raise TableError.
+    dates are the table's dates in order. window is the number of rows in a baseline. has_facts says
+    that its rows have FACT_FIELDS. The methods raise TableError if what they read is damaged: if it
+    differs from its checksum or cannot be part of a table.
     """
 
-    def __init__(self, file, size):
-        self.file, self.size = file, size
+    has_facts = True
+
+    def __init__(self, file, size, name):
+        self.file, self.size, self.name = file, size, name
         file.seek(max(0, size - FOOTER.size))
-        *place, magic = FOOTER.unpack(file.read(FOOTER.size))
-        if magic != MAGIC:
-            raise TableError("cut short or damaged")
-        self.index = self.read_pickle(place)
-        if self.index["version"] != FORMAT_VERSION:
-            raise TableError(f"of format {self.index['version']}, not {FORMAT_VERSION}")
-        self.dates, self.window = list(self.index["days"]), self.index["window"]
+        footer = file.read(FOOTER.size)
+        if len(footer) < FOOTER.size or not footer.endswith(MAGIC):
+            raise self.damaged()
+        self.index = self.read_extent(footer[: EXTENT.size])
+        self.number_of_days, rest = divmod(len(self.index) - INDEX_HEADER.size, INDEX_DAY.size)
+        if not 0 < self.number_of_days <= MOST_DAYS or rest:
+            raise self.damaged()
+        self.window, self.number_of_tickers, self.directory = INDEX_HEADER.unpack_from(self.index)
+        if self.window < 2 or not 0 < self.number_of_tickers <= MOST_TICKERS:
+            raise self.damaged()
 
-    def read_bytes(self, place):
-        offset, length, crc = place
-        if offset + length > self.size:
-            raise TableError("damaged")
-        self.file.seek(offset)
-        payload = self.file.read(length)
-        if zlib.crc32(payload) != crc:
-            raise TableError("damaged")
-        return payload
+    def entry(self, session):
+        """(date, packed EXTENT of its page, rows, with_deviation, anomalies) of a session.
 
-    def read_pickle(self, place):
-        payload = self.read_bytes(place)
-        return unpickle(io.BytesIO(payload), len(payload))
-
-    def read_day(self, date):
-        """The day page of a date: {"ticker": [...], "trades": array, ...}, or KeyError.
-
-        Beside the tickers a column for each of FIELDS, all of one length and in the table's order
-        of tickers; avg_trades and std_trades are nan where there is no baseline.
+        A session is a trading day, given by its position among the table's dates.
         """
-        page = self.read_pickle(self.index["days"][date])
-        for field in FIELDS:
-            column = array("i" if field == "trades" else "d")
-            column.frombytes(page[field])
+        start = INDEX_HEADER.size + session * INDEX_DAY.size
+        date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
+        with self.blaming_the_file():
+            date = date.decode("ascii")
+            # From Python 3.11 on, fromisoformat accepts 2024-W32-1 too.
+            if str(datetime.date.fromisoformat(date)) != date:
+                raise ValueError
+        return (date, *extent_and_counts)
+
+    @property
+    def dates(self):
+        dates = [self.entry(session)[0] for session in range(self.number_of_days)]
+        if not all(map(str.__lt__, dates, dates[1:])):
+            raise self.damaged()
+        return dates
+
+    def session_of(self, date):
+        """The session of a date, None if the table does not have it."""
+        first, end = 0, self.number_of_days
+        while first < end:
+            middle = (first + end) // 2
+            if self.entry(middle)[0] < date:
+                first = middle + 1
+            else:
+                end = middle
+        found = first < self.number_of_days and self.entry(first)[0] == date
+        return first if found else None
+
+    def damaged(self):
+        return TableError(
+            f"{self.name} is cut short or damaged: run build-lookup-table.py to make a good one"
+        )
+
+    @contextmanager
+    def blaming_the_file(self):
+        """In this context, values that cannot be read become a TableError."""
+        try:
+            yield
+        except (ValueError, struct.error):
+            raise self.damaged() from None
+
+    def read_extent(self, packed):
+        """The bytes that a packed EXTENT describes, after a check of its checksum."""
+        offset, length, crc = EXTENT.unpack(packed)
+        if offset + length > self.size or length > LONGEST_EXTENT:
+            raise self.damaged()
+        try:
+            self.file.seek(offset)
+            content = self.file.read(length)
+        except OSError as error:
+            raise TableError(f"{self.name}: {error.strerror}") from None
+        if len(content) != length or zlib.crc32(content) != crc:
+            raise self.damaged()
+        return content
+
+    def read_day_page(self, session):
+        """The day page of a session: {"ticker": [...], "date": [...], "trades": array, ...}.
+
+        All columns have the same length: the tickers, in the table's order, the session's date,
+        and DAY_PAGE_COLUMNS (write_days in the builder explains them).
+        """
+        date, extent, rows, _, _ = self.entry(session)
+        content, page, end = self.read_extent(extent), {}, 0
+        if rows > MOST_TICKERS:
+            raise self.damaged()
+        for name, code in DAY_PAGE_COLUMNS.items():
+            column = array(code)
+            start, end = end, end + rows * column.itemsize
+            with self.blaming_the_file():
+                column.frombytes(content[start:end])
             if sys.byteorder == "big":
                 column.byteswap()
-            page[field] = column
-        return checked(page)
+            page[name] = column
+        with self.blaming_the_file():
+            names = content[end:].decode()
+        if not rows or any(len(page[name]) != rows for name in DAY_PAGE_COLUMNS):
+            raise self.damaged()
+        page["ticker"], page["date"] = self.split_names(names, rows), [date] * rows
+        return page
 
-    def read_ticker(self, ticker):
-        """A ticker's {date: stats} as the table holds it, or KeyError."""
-        places = self.read_pickle(self.index["tickers"])
-        program = self.read_bytes(self.index["prologue"]) + self.read_bytes(places[ticker]) + b"."
-        return unpickle(io.BytesIO(program), len(program))
+    def split_names(self, names, count):
+        """names, joined by line feeds, as a list, after a check that there are count of them."""
+        tickers = names.split("\n")
+        if len(tickers) != count or not all(tickers):
+            raise self.damaged()
+        return tickers
+
+    def read_tickers(self):
+        """The table's tickers, in its order."""
+        return self.read_directory()[1]
+
+    def read_directory(self):
+        """(extents, tickers): two packed EXTENTs for each ticker, of its rows and its gaps."""
+        content = self.read_extent(self.directory)
+        end = self.number_of_tickers * 2 * EXTENT.size
+        with self.blaming_the_file():
+            names = content[end:].decode()
+        tickers = self.split_names(names, self.number_of_tickers)
+        if len(set(tickers)) != len(tickers):
+            raise self.damaged()
+        return content[:end], tickers
+
+    def read_history(self, ticker):
+        """A ticker's rows by date, with the columns of a day page. Raises NoDataError.
+
+        The date and FIELDS are in the ticker's pickled rows. The gaps have an extent of their own.
+        The other facts follow from these.
+        """
+        extents, tickers = self.read_directory()
+        start = position_of_ticker(ticker, tickers, self.name) * 2 * EXTENT.size
+        rows = self.read_extent(extents[start : start + EXTENT.size])
+        gaps = array("d")
+        with self.blaming_the_file():
+            gaps.frombytes(self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
+            if sys.byteorder == "big":
+                gaps.byteswap()
+            if max(len(gaps), len(rows) // INTEGERS.size) > self.number_of_days:
+                raise ValueError
+            end = min(len(gaps), self.window) * SHORT_INTEGERS.size
+            short_rows, full_rows = rows[:end], rows[end:]
+            integers = [*SHORT_INTEGERS.iter_unpack(short_rows), *INTEGERS.iter_unpack(full_rows)]
+            floats = [(*pair, nan, nan) for pair in SHORT_FLOATS.iter_unpack(short_rows)]
+            floats += FLOATS.iter_unpack(full_rows)
+        sessions = [number - len(FIELDS) for number, _ in integers]  # FIELDS precede the dates
+        dates = self.dates
+        # They must ascend, from 0 or more to less than len(dates).
+        are_sound = all(map(int.__lt__, [-1, *sessions], [*sessions, len(dates)]))
+        if not (0 < len(gaps) == len(integers) and are_sound):
+            raise self.damaged()
+        trades = [trades for _, trades in integers]
+        return {
+            "ticker": [ticker] * len(trades),
+            "date": [dates[session] for session in sessions],
+            "trades": array("i", trades),
+            **dict(zip(FIELDS[1:], (array("d", column) for column in zip(*floats)))),
+            "gap": gaps,
+            "record": records(trades),
+            "earlier_rows": range(len(trades)),
+            "baseline_days": [
+                sessions[i] - sessions[i - self.window] if i >= self.window else 0
+                for i in range(len(trades))
+            ],
+        }
 
 
 class PlainTable:
-    """A pickled {ticker: {date: stats}} and nothing else, read whole; answers as LookupTable."""
+    """A pickled {ticker: {date: stats}}, read whole. It has the same methods as LookupTable.
+
+    It has no facts: a row's record, earlier_rows, baseline_days and gap are None.
+    """
 
     window = 5  # the tutorial's
+    has_facts = False
 
-    def __init__(self, file, size):
-        self.table = unpickle(file, size)
+    def __init__(self, file, size, name):
+        self.name = name
+        try:
+            self.table = load_plain_pickle(file, size)
+        except MemoryError:
+            raise self.unusable("a pickle that asks for too much memory") from None
+        except Exception as error:  # broken pickles raise all kinds
+            raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
         if file.read(1):
-            raise TableError("not a lookup table: something follows the pickle")
-        self.dates = sorted({date for days in self.table.values() for date in days})
+            raise self.unusable("not a lookup table: something follows the pickle")
+        with self.blaming_the_file():
+            if {type(self.table), *map(type, self.table.values())} != {dict}:
+                raise ValueError
+            # Check this before anything uses a key: the hash of other objects may take for ever.
+            keys = chain(self.table, chain.from_iterable(self.table.values()))
+            if any(type(key) is not str for key in keys):
+                raise ValueError
+            self.dates = sorted({date for days in self.table.values() for date in days})
+            if [str(datetime.date.fromisoformat(date)) for date in self.dates] != self.dates:
+                raise ValueError
+        self.number_of_days = len(self.dates)
 
-    def read_day(self, date):
+    def session_of(self, date):
+        return self.dates.index(date) if date in self.dates else None
+
+    def unusable(self, reason="not a lookup table"):
+        return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
+
+    @contextmanager
+    def blaming_the_file(self):
+        """In this context, objects that are no rows of a table become a TableError."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise self.unusable() from None
+
+    def columns(self, tickers, dates, rows):
+        """A day page's columns; rows is a list of stats."""
+        page = {"ticker": tickers, "date": dates}
+        with self.blaming_the_file():
+            for field in FIELDS:
+                column = (stats[field] for stats in rows)
+                page[field] = array("d", (nan if value is None else value for value in column))
+            # In the tutorial's table, trades are floats.
+            if any(number % 1 for number in page["trades"]):
+                raise ValueError
+            page["trades"] = array("q", map(int, page["trades"]))
+        return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
+
+    def read_day_page(self, session):
+        date = self.dates[session]
         rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
-        page = {"ticker": list(rows)}
-        for field in FIELDS:
-            column = (stats[field] for stats in rows.values())
-            page[field] = array("d", (nan if value is None else value for value in column))
-        # The tutorial's script pickles numbers of trades as floats.
-        if any(number % 1 for number in page["trades"]):
-            raise ValueError
-        page["trades"] = array("q", map(int, page["trades"]))
-        return checked(page)
+        return self.columns(list(rows), [date] * len(rows), list(rows.values()))
 
-    def read_ticker(self, ticker):
-        return self.table[ticker]
+    def read_tickers(self):
+        return list(self.table)
+
+    def read_history(self, ticker):
+        position_of_ticker(ticker, self.read_tickers(), self.name)
+        days = dict(sorted(self.table[ticker].items()))
+        return self.columns([ticker] * len(days), list(days), list(days.values()))
 
 
-def checked(page):
-    """The day page itself, if its tickers are names and its columns of one length."""
-    if not set(map(type, page["ticker"])) <= {str} or len(set(map(len, page.values()))) != 1:
-        raise ValueError
-    return page
+@contextmanager
+def open_table(path, kinds=(LookupTable, PlainTable)):
+    """Yields the LookupTable or PlainTable in the file at path, and closes the file at the end.
 
-
-def ask_table(path, ask):
-    """ask(table) for the LookupTable or PlainTable in the file at path.
-
-    Raises TableError, naming path, for whatever can be wrong with the file, and lets through
-    what ask itself raises, unless it is of the kinds that a wrong file leads to.
+    Raises TableError if there is none of these kinds. A table of the builder that has lost its end
+    is recognized by its SIGNATURE, so it is not read as a plain pickle.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - len(MAGIC)))
-            has_footer = file.read(len(MAGIC)) == MAGIC
-            file.seek(0)
-            has_signature = file.read(len(SIGNATURE)) == SIGNATURE
-            file.seek(0)
-            # A table that lost its end is known by its beginning, and not taken for a plain one.
-            kind = LookupTable if has_footer or has_signature else PlainTable
-            return ask(kind(file, size))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | DO_NOT_WAIT)
     except FileNotFoundError:
         raise TableError(f"{path} not found: run build-lookup-table.py first") from None
-    except OSError as error:
-        raise TableError(f"{path}: {error.strerror or error}") from None
-    except TableError as error:
-        reason = error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):
-        reason = "not a lookup table"
-    except struct.error:
-        reason = "cut short or damaged"
-    raise TableError(f"{path} is {reason}: run build-lookup-table.py to make a good one")
-
-
-def read_day(table, date):
-    """The day page of date; NoDataError names what the table has instead."""
-    if date in table.dates:
-        return table.read_day(date)
-    if not table.dates:
-        raise TableError("empty")
-    day = datetime.date.fromisoformat(date)
-    nearest = min(table.dates, key=lambda other: abs(datetime.date.fromisoformat(other) - day))
-    raise NoDataError(
-        f"no data for {date}: the table covers {table.dates[0]} to {table.dates[-1]}; "
-        f"nearest trading day {nearest}"
-    )
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            beginning = file.read(len(SIGNATURE))
+            file.seek(max(0, status.st_size - len(MAGIC)))
+            magic = file.read(len(MAGIC))
+            file.seek(0)
+        except OSError as error:
+            raise TableError(f"{path}: {error.strerror}") from None
+        if magic == MAGIC_OF_VERSION_1:
+            raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
+        kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
+        if kind not in kinds:
+            raise TableError(f"{path} is no table of build-lookup-table.py: run it to make one")
+        yield kind(file, status.st_size, path)
 
 
 def z_score(trades, avg_trades, std_trades):
-    """By how many standard deviations trades lie above the mean; nan without one that is > 0."""
+    """How many standard deviations trades are above the mean; nan if std_trades is not above 0."""
     return (trades - avg_trades) / std_trades if std_trades and std_trades > 0 else nan
 
 
-def find_anomalies(page, date, threshold=Z_THRESHOLD):
-    """The anomalies in a date's day page: dicts of ANOMALY_FIELDS, by trades, most first.
+def lowest_anomaly(threshold):
+    """The limit that an anomaly's z-score is above: threshold and a tolerance.
 
-    An anomaly has a z_score above threshold. Equal trades stay in the page's order.
+    A z-score is rounded: one that is exactly the threshold may come out a little above it.
     """
-    anomalies = []
-    columns = [page[field] for field in ("ticker", *FIELDS)]
-    for ticker, trades, close_price, price_diff, avg_trades, std_trades in zip(*columns):
-        score = z_score(trades, avg_trades, std_trades)
-        if score > threshold:
-            row = ticker, date, trades, avg_trades, std_trades, score, close_price, price_diff
-            anomalies.append(dict(zip(ANOMALY_FIELDS, row)))
-    return sort_anomalies(anomalies, "trades")
+    return threshold + Z_TOLERANCE * abs(threshold)
 
 
-def sort_anomalies(anomalies, field):
-    """anomalies by a field of theirs: tickers from A on, numbers from the largest, nan last."""
-    if field == "ticker":
-        return sorted(anomalies, key=lambda anomaly: anomaly["ticker"])
-    return sorted(
-        anomalies,
-        key=lambda anomaly: (anomaly[field] == anomaly[field], anomaly[field]),
-        reverse=True,
+def row_of(page, i):
+    """The row with index i of a day page or a history: a dict of ROW_FIELDS and FACT_FIELDS.
+
+    z_score is nan without a deviation above 0. A fact that is not known is None.
+    """
+    row = {field: page[field][i] for field in ("ticker", "date", *FIELDS, *FACT_FIELDS)}
+    row["z_score"] = z_score(row["trades"], row["avg_trades"], row["std_trades"])
+    if row["gap"] is not None and isnan(row["gap"]):
+        row["gap"] = None
+    row["baseline_days"] = row["baseline_days"] or None
+    return {field: row[field] for field in (*ROW_FIELDS, *FACT_FIELDS)}
+
+
+def positions_of_anomalies(page, threshold=Z_THRESHOLD):
+    """The indexes of the anomalies, with a z-score above threshold, in a day page or a history."""
+    lowest = lowest_anomaly(threshold)
+    rows = zip(page["trades"], page["avg_trades"], page["std_trades"])
+    return [
+        i
+        for i, (trades, avg_trades, std_trades) in enumerate(rows)
+        if std_trades > 0 and (trades - avg_trades) / std_trades > lowest
+    ]
+
+
+def records(trades):
+    """How many rows before each row, counted back from it, had fewer trades; a tie ends the count.
+
+    A row is dropped from possible_ends once a later row with more trades hides it from all others.
+    """
+    counts, possible_ends = [], []
+    for row, number in enumerate(trades):
+        while possible_ends and trades[possible_ends[-1]] < number:
+            possible_ends.pop()
+        counts.append(row - possible_ends[-1] - 1 if possible_ends else row)
+        possible_ends.append(row)
+    return counts
+
+
+def is_split(gap):
+    """Whether an open that differs by gap percent from the previous close looks like a split.
+
+    It does if open / close is below 0.7 or above 1.5, and within 5 % of a split's ratio: 3/2, 2/3,
+    n or 1/n, for a whole number n from 2 on.
+    """
+    ratio = nan if gap is None else 1 + gap / 100
+    if not (0 < ratio < 0.7 * (1 - Z_TOLERANCE) or 1.5 * (1 + Z_TOLERANCE) < ratio < inf):
+        return False
+    larger = max(ratio, 1 / ratio)
+    split_ratios = {1.5, *(n for n in (floor(larger), ceil(larger)) if n >= 2)}
+    if ratio < 1:
+        split_ratios = {1 / n for n in split_ratios}
+    return any(abs(ratio / each - 1) <= 0.05 + Z_TOLERANCE for each in split_ratios)
+
+
+def marks_of(row, session, window):
+    """The MARKS of a row, in their order: reasons to distrust it.
+
+    row is a dict of row_of, and session is its day's position among the table's dates.
+
+    split?  the open looks like a split (is_split)
+    new     the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
+    thin    the ticker usually has fewer than 20 trades
+    stale   the baseline reaches back over more than twice as many days as it has rows
+    test    the ticker is one of the exchanges' test symbols
+    """
+    age, reach = row["earlier_rows"], row["baseline_days"]
+    is_marked = {
+        "split?": is_split(row["gap"]),
+        "new": age is not None and age < MANY <= session,
+        "thin": row["avg_trades"] < THIN_TRADES,
+        "stale": reach is not None and reach > 2 * window,
+        "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
+    }
+    return [mark for mark in MARKS if is_marked[mark]]
+
+
+class After:
+    """What came after the rows of a day page, as far as the table knows it.
+
+    closes are the rows' closes. last_closes is {horizon: closes}: for each row the ticker's last
+    close on the next horizon days of the table. It is nan if the ticker is gone, that is, has no
+    row on these days. split_days says on which of the next days, counted from 1, the ticker first
+    has a suspected split; 0 means none. All columns are lists, or all are numpy arrays.
+    """
+
+    def __init__(self, closes, last_closes, split_days):
+        self.closes, self.last_closes, self.split_days = closes, last_closes, split_days
+
+    def changes(self, horizon):
+        """For each row the change, in percent, from its close to the last close.
+
+        It is nan if the ticker is gone, else inf if the row's close is 0.
+        """
+        last_closes = self.last_closes[horizon]
+        if isinstance(last_closes, list):
+            return list(map(percent_after, last_closes, self.closes))
+        import numpy
+
+        with numpy.errstate(all="ignore"):
+            changes = (last_closes / self.closes - 1) * 100
+        changes[self.closes == 0] = last_closes[self.closes == 0] + inf  # inf, or still nan
+        return changes
+
+    def facts(self, i):
+        """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
+
+        A change is nan if the ticker is gone. It is None if it is not known yet, or if the row's
+        close is 0. split_after is the shortest known horizon with a suspected split, or None.
+        """
+        facts = dict.fromkeys(AFTER_FIELDS)
+        for horizon, last_closes in self.last_closes.items():
+            change = percent_after(float(last_closes[i]), float(self.closes[i]))
+            facts[f"after_{horizon}"] = None if change == inf else change
+        day = self.split_days[i]
+        with_split = (horizon for horizon in self.last_closes if 0 < day <= horizon)
+        return {**facts, "split_after": next(with_split, None)}
+
+
+def percent_after(last_close, close):
+    """The change from close to last_close in percent: nan if last_close is, else inf after a 0."""
+    return (last_close / close - 1) * 100 if close else last_close + inf
+
+
+def after_day(page, later_pages):
+    """The After of a day page. later_pages are the pages of the next days, at most 20."""
+    last_close, split_days, last_closes = {}, {}, {}
+    for days, later in enumerate(later_pages, 1):
+        last_close.update(zip(later["ticker"], later["close_price"]))
+        gaps = later["gap"] if isinstance(later["gap"], array) else []  # not in a PlainTable
+        for ticker, gap in zip(later["ticker"], gaps):
+            if (gap < -30 or gap > 50) and is_split(gap):  # to call is_split on few gaps only
+                split_days.setdefault(ticker, days)
+        if days in HORIZONS:
+            last_closes[days] = [last_close.get(ticker, nan) for ticker in page["ticker"]]
+    split_days = [split_days.get(ticker, 0) for ticker in page["ticker"]]
+    return After(page["close_price"], last_closes, split_days)
+
+
+def after_history(history, dates):
+    """The facts, as of After.facts, of each row of a ticker's history. dates are the table's."""
+    closes, gaps = history["close_price"], history["gap"]
+    session_of = dict(zip(dates, range(len(dates))))
+    sessions = [session_of[date] for date in history["date"]]
+    facts = []
+    for i, session in enumerate(sessions):
+        last_closes, split_day, last = {}, 0, i
+        for horizon in HORIZONS:
+            if session + horizon >= len(dates):
+                break
+            while last + 1 < len(sessions) and sessions[last + 1] <= session + horizon:
+                last += 1
+                if not split_day and is_split(gaps[last]):
+                    split_day = sessions[last] - session
+            last_closes[horizon] = [closes[last] if last > i else nan]
+        facts.append(After([closes[i]], last_closes, [split_day]).facts(0))
+    return facts
+
+
+def median(numbers):
+    """The median of the finite numbers in a list or numpy array; None if there are none."""
+    if isinstance(numbers, list):
+        numbers = sorted(filter(isfinite, numbers))
+    else:
+        numbers = numbers[abs(numbers) < inf]  # this is False for nan, too
+        numbers.sort()
+    if not len(numbers):
+        return None
+    half = len(numbers) // 2
+    middle = numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2
+    return float(middle)
+
+
+def better_than(change, median_change):
+    """1 if a change, or each of an array, is above the median ticker's, 1/2 if equal, else 0."""
+    return (change > median_change) + (change == median_change) / 2
+
+
+class DaysWithAfter:
+    """The day pages of the sessions first to last, each with its After. Needs numpy.
+
+    Each page is read once: the next 20 are kept in memory. No session from end on is read.
+    """
+
+    def __init__(self, table, first, last, end):
+        try:
+            import numpy
+        except ImportError as error:
+            raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
+
+        self.np, self.table, self.first, self.last = numpy, table, first, last
+        self.end = min(last + 1 + HORIZONS[-1], end)
+        tickers = table.read_tickers()
+        self.numbers = dict(zip(tickers, range(len(tickers))))
+
+    def __iter__(self):
+        """(session, page, After) of each session from first to last."""
+        ahead = deque()
+        session = self.first
+        for next_session in range(self.first, self.end):
+            ahead.append(self.read(next_session))
+            if len(ahead) > HORIZONS[-1]:
+                yield (session, *self.after(ahead))
+                session += 1
+        while session <= self.last:
+            yield (session, *self.after(ahead))
+            session += 1
+
+    def read(self, session):
+        """(page, numbers, has_row, close, split) of a session.
+
+        numbers are the numbers of the page's tickers: their positions among the table's. The last
+        three are arrays with an element for each ticker of the table; split is None without any.
+        """
+        np, page = self.np, self.table.read_day_page(session)
+        try:
+            numbers = np.fromiter(map(self.numbers.__getitem__, page["ticker"]), "int64")
+        except KeyError:
+            raise self.table.damaged() from None
+        has_row, split = np.zeros((2, len(self.numbers)), bool)
+        close = np.full(len(self.numbers), np.nan)
+        has_row[numbers] = True
+        close[numbers] = page["close_price"]
+        gaps = np.array(page["gap"], "float64")
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist():
+            split[numbers[i]] = is_split(gaps[i].item())
+        return page, numbers, has_row, close, split if split.any() else None
+
+    def after(self, ahead):
+        """(page, After) of the first day in ahead, a deque of what read returns. Removes it."""
+        np = self.np
+        page, numbers, _, close, _ = ahead.popleft()
+        last_close, split_day = np.full(len(close), np.nan), np.zeros(len(close), "uint8")
+        last_closes = {}
+        for days, (_, _, has_row, close_then, split) in enumerate(ahead, 1):
+            np.copyto(last_close, close_then, where=has_row)
+            if split is not None:
+                split_day[split & (split_day == 0)] = days
+            if days in HORIZONS:
+                last_closes[days] = last_close[numbers]
+        return page, After(close[numbers], last_closes, split_day[numbers])
+
+
+def tide_of(table, session):
+    """How a session's share of anomalies compares with earlier days: a dict, or None.
+
+    share is in percent of the tickers with a deviation above 0. It is compared with the last 250
+    earlier days that have such tickers, or as many as there are: usual is the median of their
+    shares, higher is how many of them are lower than share. None with fewer than 20 such days.
+    """
+    *_, with_deviation, anomalies = table.entry(session)
+    counts = (table.entry(earlier)[-2:] for earlier in range(session - 1, -1, -1))
+    shares = (100 * found / tickers for tickers, found in counts if tickers)
+    shares = list(islice(shares, USUAL_DAYS))
+    if len(shares) < MANY or not with_deviation:
+        return None
+    share = 100 * anomalies / with_deviation
+    return {
+        "anomalies": anomalies,
+        "with_deviation": with_deviation,
+        "share": share,
+        "usual": median(shares),
+        "higher": sum(share > earlier_share for earlier_share in shares),
+        "days": len(shares),
+    }
+
+
+def tide_line(table, session):
+    """What tide_of says of a session, as a sentence, or None."""
+    tide = tide_of(table, session)
+    if not tide:
+        return None
+    line = (
+        "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
+        "anomalies; the usual is {usual:.1f} %; more than on ".format(**tide)
+    )
+    if tide["higher"] == tide["days"]:
+        return f"{line}all {tide['days']} days before."
+    return f"{line}{tide['higher'] or 'none'} of the {tide['days']} days before."
+
+
+def record_line(page, least):
+    """How many tickers have a record of least or more, and how many chance alone would make.
+
+    If every order of a ticker's N + 1 rows were equally likely, the last of them would have the
+    most trades with a probability of 1 / (N + 1). Without least, it is 60, or 20 if no ticker
+    has 60 earlier rows. The answer is a sentence, or None if no ticker has so many.
+    """
+    ages = [age for age in page["earlier_rows"] if age is not None]
+    if not least:
+        oldest = max(ages, default=0)
+        least = next((rows for rows in (3 * MANY, MANY) if oldest >= rows), 0)
+    old_enough = sum(age >= least for age in ages)
+    if not least or not old_enough:
+        return None
+    found = sum(record >= least for record in page["record"])
+    return (
+        f"Of {old_enough:,} tickers with at least {least} earlier rows, {found:,} have a record of "
+        f"{least} or more; chance alone would make {old_enough / (least + 1):.1f}."
     )
 
 
-def as_table(anomalies, date):
-    """The anomalies as the tutorial prints them."""
-    lines = [
-        "",
-        f"Anomalies Found for {date}:",
-        "",
-        f"{'Ticker':<10}{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
-        f"{'Close Price':>12}{'Price Diff':>12}",
-        "-" * 91,
+def median_line(page, after):
+    """The median ticker's changes, and how many anomalies did better, as a sentence, or None."""
+    changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
+    medians = {horizon: median(changes[horizon]) for horizon in changes}
+    known = [horizon for horizon in medians if medians[horizon] is not None]
+    if not known:
+        return None
+    days = {horizon: "1 day" if horizon == 1 else str(horizon) for horizon in HORIZONS}
+    parts = [f"{number_text(medians[horizon], '.2f')} % after {days[horizon]}" for horizon in known]
+    parts += [
+        f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
     ]
-    for anomaly in anomalies:
-        lines.append(
-            "{ticker:<10}{trades:>10.0f}{avg_trades:>15.2f}{std_trades:>10.2f}{z_score:>10.2f}"
-            "{close_price:>12.2f}{price_diff:>12.2f}".format(**anomaly)
-        )
-    return "\n".join(lines) + "\n"
+    line = f"The median ticker's price changed by {', '.join(parts)}"
+    longest = known[-1]
+    found = [changes[longest][i] for i in positions_of_anomalies(page)]
+    better = [better_than(change, medians[longest]) for change in found if isfinite(change)]
+    if better:
+        number = f"{sum(better):,.1f}".replace(".0", "")
+        line += f"; {number} of {len(better):,} anomalies did better after {days[longest]}"
+    return f"{line}."
 
 
-def as_csv(anomalies, date):
-    """The anomalies in full precision under the names of ANOMALY_FIELDS."""
+def find_aftermath(table, last):
+    """What followed all anomalies from the table's first session to last.
+
+    A list of 36 dicts of AFTERMATH_FIELDS: 4 classes of z-scores by 3 of price changes by 3
+    horizons. A class's upper limit belongs to it. No session after last is read. left_out counts
+    the anomalies without a change and those with a suspected split, which would make a reverse
+    split a gain. better is in percent of the cases, two_se and median_excess are in percentage
+    points; they are None where there are too few cases.
+    """
+    days = DaysWithAfter(table, 0, last, end=last + 1)
+    aftermaths = {horizon: ClassesAftermath(days.np, horizon, last) for horizon in HORIZONS}
+    for session, page, after in progress_bar(days, last + 1):
+        anomalies, classes = classify_anomalies(days.np, page)
+        for horizon in after.last_closes:
+            aftermaths[horizon].add(session, after, anomalies, classes)
+    return [
+        {"z_from": z_from, "move": move, "horizon": horizon, **aftermaths[horizon].facts(number)}
+        for number, (z_from, move) in enumerate((z, m) for z in Z_CLASSES for m in MOVES)
+        for horizon in HORIZONS
+    ]
+
+
+def classify_anomalies(np, page):
+    """(anomalies, classes): the indexes of a day page's anomalies, and the class of each.
+
+    A class is the position of its z_from and move among all such pairs. np is numpy.
+    """
+    trades, avg_trades, std_trades, price_diff = (
+        np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
+    )
+    with np.errstate(all="ignore"):
+        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, np.nan)
+    limits = np.array([lowest_anomaly(z_from) for z_from in Z_CLASSES])
+    anomalies = np.flatnonzero(z_scores > limits[0])
+    z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
+    changes = price_diff[anomalies]
+    moves = np.where(changes > 1, 0, np.where(changes < -1, 2, 1))
+    return anomalies, z_classes * len(MOVES) + moves
+
+
+class ClassesAftermath:
+    """What followed the anomalies of each class over one horizon. np is numpy."""
+
+    def __init__(self, np, horizon, last):
+        self.np, self.horizon = np, horizon
+        self.number_of_classes = len(Z_CLASSES) * len(MOVES)
+        # By block and class: the cases, and how many did better (one that did as well is a half).
+        self.cases, self.better = np.zeros((2, last // BLOCK_DAYS + 1, self.number_of_classes))
+        self.left_out = np.zeros(self.number_of_classes, int)
+        self.excesses = []  # (classes, excesses) of each session's cases
+
+    def count(self, classes, weights=None):
+        return self.np.bincount(classes, weights, minlength=self.number_of_classes)
+
+    def add(self, session, after, anomalies, classes):
+        """Add the anomalies of a session; after is its After."""
+        changes = after.changes(self.horizon)
+        median_change, changes = median(changes), changes[anomalies]
+        split_days = after.split_days[anomalies]
+        has_split = (split_days > 0) & (split_days <= self.horizon)
+        is_case = self.np.isfinite(changes) & ~has_split
+        self.left_out += self.count(classes[~is_case])
+        classes, changes = classes[is_case], changes[is_case]
+        if len(changes):
+            block = session // BLOCK_DAYS
+            self.cases[block] += self.count(classes)
+            self.better[block] += self.count(classes, better_than(changes, median_change))
+            self.excesses.append((classes.astype("uint8"), changes - median_change))
+
+    def facts(self, number):
+        """The figures of the class with this number: a dict of AFTERMATH_FIELDS from cases on."""
+        excesses = [excesses[classes == number] for classes, excesses in self.excesses]
+        cases, better = self.cases[:, number].tolist(), self.better[:, number].tolist()
+        return {
+            **share_that_did_better(cases, better),
+            "median_excess": median(self.np.concatenate([self.np.empty(0), *excesses])),
+            "left_out": int(self.left_out[number]),
+        }
+
+
+def share_that_did_better(cases, better):
+    """The share that did better and two standard errors of it, in percent.
+
+    cases and better list, for each block of 20 days, the cases and how many of them did better.
+    Days are not independent: one event moves many tickers, on its day and on later ones. So the
+    standard error is that of blocks. If N is the number of cases, x of a case is 1 if it did
+    better, 1/2 if it did as well, else 0, and B is the number of blocks that have a case, it is
+    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
+    """
+    number, blocks = sum(cases), sum(map(bool, cases))
+    if not number:
+        return {"cases": 0, "better": None, "two_se": None}
+    mean = sum(better) / number
+    squares = sum((x - mean * n) ** 2 for n, x in zip(cases, better))
+    two_se = None
+    if blocks >= FEWEST_BLOCKS:
+        two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / number
+    return {"cases": int(number), "better": 100 * mean, "two_se": two_se}
+
+
+# The heading is a date or a ticker. The anomalies below it are dicts of row_of, with marks, after_1
+# and so on if these are needed. The notes are sentences about the day.
+Listing = namedtuple("Listing", "heading anomalies notes")
+
+
+def select(anomalies, options):
+    """The anomalies that options' min_trades, min_price, min_record and skip do not exclude."""
+    return [
+        anomaly
+        for anomaly in anomalies
+        if anomaly["trades"] >= options.min_trades
+        and not anomaly["close_price"] < options.min_price
+        and (not options.min_record or anomaly["record"] >= options.min_record)
+        and (not options.skip or options.skip.isdisjoint(anomaly["marks"]))
+    ]
+
+
+def sort_anomalies(anomalies, field):
+    """anomalies sorted by field: tickers from A on, numbers from the largest, missing ones last."""
+    if field == "ticker":
+        return sorted(anomalies, key=lambda anomaly: anomaly["ticker"])
+
+    def sort_key(anomaly):
+        number = anomaly[field]
+        is_known = number is not None and not isnan(number)
+        return is_known, number if is_known else 0
+
+    return sorted(anomalies, key=sort_key, reverse=True)
+
+
+def list_days(table, sessions, options):
+    """A Listing for each of sessions, a range. Reads each page once."""
+    for session, page, after in read_days(table, sessions, options.needs_after):
+        anomalies = []
+        for i in positions_of_anomalies(page, options.threshold):
+            row = row_of(page, i)
+            if after:
+                row.update(after.facts(i))
+            if options.needs_marks:
+                row["marks"] = marks_of(row, session, table.window)
+            anomalies.append(row)
+        anomalies = sort_anomalies(anomalies, "trades")
+        if options.sort:
+            anomalies = sort_anomalies(anomalies, options.sort)
+        notes = []
+        if options.format == "wide":
+            notes = [
+                tide_line(table, session) if table.has_facts else None,
+                record_line(page, options.min_record),
+                median_line(page, after),
+            ]
+        shown = select(anomalies, options)[: options.limit]
+        yield Listing(page["date"][0], shown, [note for note in notes if note])
+
+
+def read_days(table, sessions, needs_after):
+    """(session, page, After) of each of sessions, a range. After is None without needs_after."""
+    if not needs_after:
+        return ((session, table.read_day_page(session), None) for session in sessions)
+    first, last = sessions[0], sessions[-1]
+    if len(sessions) > 1:
+        return DaysWithAfter(table, first, last, table.number_of_days)
+    end = min(first + 1 + HORIZONS[-1], table.number_of_days)
+    page, later = table.read_day_page(first), map(table.read_day_page, range(first + 1, end))
+    return [(first, page, after_day(page, later))]
+
+
+def list_ticker(table, ticker, sessions, options):
+    """A ticker's anomalies of sessions as one Listing, by date unless options have a sort."""
+    history, dates = table.read_history(ticker), table.dates
+    facts, anomalies = after_history(history, dates), []
+    for i in positions_of_anomalies(history, options.threshold):
+        row = row_of(history, i)
+        session = dates.index(row["date"])
+        if session in sessions:
+            marks = marks_of(row, session, table.window)
+            anomalies.append({**row, **facts[i], "marks": marks})
+    if options.sort:
+        anomalies = sort_anomalies(anomalies, options.sort)
+    return Listing(ticker, select(anomalies, options)[: options.limit], [])
+
+
+HEADINGS = (
+    f"{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
+    f"{'Close Price':>12}{'Price Diff':>12}"
+)
+WIDE_HEADINGS = f"{'Record':>10}{'After 1':>11}{'After 5':>11}{'After 20':>11}  Marks"
+AFTERMATH_NOTES = """\
+Price: on the day itself, up by more than 1 %, flat, or down by more than 1 %.
+Better: the share of cases whose price then did better than the median ticker of the same day;
+  * marks a share that is more than 3 standard errors off 50.
+Excess: percentage points above the median ticker. It is no index, and not the market.
+Left out: tickers that were gone, closes of 0, and suspected splits.
+This says how often, not how much. It knows no entry price and no costs, prices are not adjusted,
+only tickers in the files are in it, and the error at 20 days may be a fifth too small.
+It is no advice.
+"""
+
+
+def as_table(listings, by_ticker, is_wide=False):
+    """Yields the anomalies as text, as the tutorial prints them."""
+    heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
+    for listing in listings:
+        yield f"\nAnomalies Found for {printable(listing.heading)}:\n\n"
+        yield f"{heading}\n{'-' * (len(heading) if is_wide else 91)}\n"
+        for anomaly in listing.anomalies:
+            name = anomaly["date"] if by_ticker else printable(anomaly["ticker"])
+            yield (
+                f"{name:<10}"
+                "{trades:>10.0f}{avg_trades:>15.2f}{std_trades:>10.2f}{z_score:>10.2f}"
+                "{close_price:>12.2f}{price_diff:>12.2f}".format(**anomaly)
+            )
+            yield f"{wide_columns(anomaly)}\n" if is_wide else "\n"
+        if listing.notes:
+            yield "\n" + "".join(f"{note}\n" for note in listing.notes)
+
+
+def as_wide_table(listings, by_ticker):
+    """The same with more columns, WIDE_HEADINGS, and with the notes."""
+    return as_table(listings, by_ticker, is_wide=True)
+
+
+def wide_columns(anomaly):
+    """An anomaly's columns below WIDE_HEADINGS, as text."""
+    record, earlier_rows = anomaly["record"], anomaly["earlier_rows"]
+    is_most_ever = record is not None and record == earlier_rows
+    cells = ["-" if record is None else f"all {record}" if is_most_ever else str(record)]
+    cells += [change_text(anomaly, horizon) for horizon in HORIZONS]
+    widths = 10, 11, 11, 11
+    columns = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
+    return f"{columns}  {' '.join(anomaly['marks'])}".rstrip()
+
+
+def change_text(anomaly, horizon):
+    """An anomaly's change in percent, with `*` after a suspected split; `-` if unknown; `gone`."""
+    change, split = anomaly[f"after_{horizon}"], anomaly["split_after"]
+    if change is None:
+        return "-"
+    if isnan(change):
+        return "gone"
+    return number_text(change, ".2f") + ("*" if split and split <= horizon else "")
+
+
+def row_for_machines(anomaly):
+    """An anomaly's ANOMALY_FIELDS for csv and json: changes without nan, and marks as text."""
+    row = {field: anomaly[field] for field in ANOMALY_FIELDS}
+    for field in AFTER_FIELDS:
+        if row[field] is not None and isnan(row[field]):
+            row[field] = None
+    return {**row, "marks": " ".join(anomaly["marks"])}
+
+
+def as_csv(listings, by_ticker=False):
+    """Yields the lines of a CSV file: ANOMALY_FIELDS, and the anomalies in full precision."""
+    rows = (row_for_machines(anomaly) for listing in listings for anomaly in listing.anomalies)
+    return csv_lines(ANOMALY_FIELDS, rows)
+
+
+def csv_lines(fields, rows):
+    """Yields the lines of a CSV file with the columns fields; rows are dicts."""
     import csv
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ANOMALY_FIELDS, lineterminator="\n")
+    class Lines(list):
+        write = list.append
+
+    lines = Lines()
+    # Only with "\r" in the lineterminator do all versions of Python quote a text with a "\r".
+    writer = csv.DictWriter(lines, fields, lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows(anomalies)
-    return text.getvalue()
+    for row in rows:
+        writer.writerow(row)
+        yield lines.pop(0)[:-2] + "\n"
+    yield from (line[:-2] + "\n" for line in lines)
 
 
 def without_nan(row):
-    """row, a dict, with None for every float that JSON has no word for."""
+    """row, a dict, with None for nan and inf, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not isfinite(value) else value
         for name, value in row.items()
     }
 
 
-def as_json(anomalies, date):
-    """The same as a list of objects; what is not finite is null."""
+def as_json(listings, by_ticker=False):
+    """Yields the pieces of a JSON list of the anomalies, in full precision."""
+    rows = (row_for_machines(anomaly) for listing in listings for anomaly in listing.anomalies)
+    return json_pieces(rows)
+
+
+def json_pieces(rows):
+    """Yields the pieces of a JSON list of rows, which are dicts; nan and inf become null."""
     import json
 
-    return json.dumps([without_nan(anomaly) for anomaly in anomalies], indent=2) + "\n"
+    separator = "["
+    for row in rows:
+        yield f"{separator}\n  " + json.dumps(without_nan(row), indent=2).replace("\n", "\n  ")
+        separator = ","
+    yield "[]\n" if separator == "[" else "\n]\n"
 
 
-FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+FORMATS = {"table": as_table, "wide": as_wide_table, "csv": as_csv, "json": as_json}
+
+
+def aftermath_table(classes, dates):
+    """Yields the aftermath as a table and notes; classes are what find_aftermath returns."""
+    yield f"\nWhat followed the anomalies from {dates[0]} to {dates[-1]}:\n\n"
+    heading = (
+        f"{'Days':<6}{'Z-score':<10}{'Price':<8}{'Cases':>9}{'Better %':>10}{'± 2 SE':>9}"
+        f"{'Median Excess':>15}{'Left Out':>10}"
+    )
+    yield f"{heading}\n{'-' * len(heading)}\n"
+    for row in sorted(classes, key=lambda row: row["horizon"]):
+        higher = [z_from for z_from in Z_CLASSES if z_from > row["z_from"]]
+        z_class = f"{row['z_from']}-{higher[0]}" if higher else f"above {row['z_from']}"
+        better, two_se, excess = (row[name] for name in ("better", "two_se", "median_excess"))
+        is_marked = two_se is not None and abs(better - 50) > 1.5 * two_se
+        yield (
+            f"{row['horizon']:<6}{z_class:<10}{row['move']:<8}{row['cases']:>9,}"
+            f"{number_text(better, '.1f'):>10}{number_text(two_se, '.1f'):>9}"
+            f"{number_text(excess, '.2f'):>15}{row['left_out']:>10,}{'  *' if is_marked else ''}\n"
+        )
+    yield "\n" + AFTERMATH_NOTES
+    if all(row["two_se"] is None for row in classes):
+        yield (
+            f"{len(dates)} days are too few for an error: that takes cases in "
+            f"{FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days.\n"
+        )
+
+
+def number_text(number, form):
+    """number as text in this form; `-` for None, and 0.0 instead of -0.0."""
+    if number is None:
+        return "-"
+    text = format(number, form)
+    return text if float(text) else text.lstrip("-")
 
 
 def date_argument(text):
@@ -341,7 +1217,8 @@ def date_argument(text):
             raise ValueError
         datetime.date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date, write YYYY-MM-DD") from None
+        message = f"{text[:60]!a} is not a date, write YYYY-MM-DD"
+        raise argparse.ArgumentTypeError(message) from None
     return text
 
 
@@ -351,7 +1228,7 @@ def number_argument(text):
     except ValueError:
         number = nan
     if not isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number")
+        raise argparse.ArgumentTypeError(f"{text[:20]!a} is not a number")
     return number
 
 
@@ -360,81 +1237,208 @@ def whole_number(least, most):
 
     def argument(text):
         if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-            message = f"{text[:20]!r} is not a whole number from {least} to {most}"
+            message = f"{text[:20]!a} is not a whole number from {least} to {most}"
             raise argparse.ArgumentTypeError(message)
         return int(text)
 
     return argument
 
 
-def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def marks_argument(text):
+    """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
+    names = {mark.rstrip("?"): mark for mark in MARKS}
+    wanted = [name.strip().rstrip("?") for name in text.split(",")]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        message = f"{unknown[0][:20]!a} is none of {', '.join(names)}"
+        raise argparse.ArgumentTypeError(message)
+    return {names[name] for name in wanted}
+
+
+def help_formatter(prog):
+    """argparse's own, told the width: to find it out, argparse imports modules for 2 ms."""
+    try:
+        width = os.get_terminal_size().columns
+    except (AttributeError, OSError, ValueError):
+        width = 80
+    return argparse.HelpFormatter(prog, width=width - 2)
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(
+        description="List anomalies: the tickers that were traded far more often than normal.",
+        formatter_class=help_formatter,
+    )
     add = parser.add_argument
-    add("date", type=date_argument, metavar="DATE", help="the day, as YYYY-MM-DD")
-    add(
-        "--threshold",
-        type=number_argument,
-        default=Z_THRESHOLD,
-        metavar="Z",
-        help="anomalies have a z-score above Z (default 3)",
-    )
-    add(
-        "--min-trades",
-        type=whole_number(0, 999_999_999),
-        default=0,
-        metavar="N",
-        help="leave out tickers with fewer trades",
-    )
-    add(
-        "--min-price",
-        type=number_argument,
-        default=0,
-        metavar="P",
-        help="leave out tickers that closed lower",
-    )
-    add(
-        "--sort",
-        choices=SORT_FIELDS,
-        default="trades",
-        help="most first, tickers from A on (default trades)",
-    )
-    add("--limit", type=whole_number(0, 999_999_999), metavar="N", help="print at most N anomalies")
+    many = whole_number(0, 999_999_999)
+    dates = "a day, or the first and the last"
+    add("dates", nargs="*", type=date_argument, metavar="DATE", help=dates)
+    add("--ticker", metavar="T", help="one ticker's anomalies, on all days or on those of DATE")
+    add("--aftermath", action="store_true", help="what followed all anomalies, up to DATE")
+    threshold = "anomalies have a z-score above Z (default 3)"
+    add("--threshold", type=number_argument, default=Z_THRESHOLD, metavar="Z", help=threshold)
+    trades = "leave out tickers with fewer trades"
+    add("--min-trades", type=many, default=0, metavar="N", help=trades)
+    price = "leave out tickers that closed lower"
+    add("--min-price", type=number_argument, default=0, metavar="P", help=price)
+    add("--min-record", type=many, metavar="N", help="leave out those with a lower record")
+    skip = "leave out those marked split, new, thin, stale or test"
+    add("--skip", type=marks_argument, default=set(), metavar="MARK[,MARK]", help=skip)
+    sort = f"most first, tickers from A on (default trades): {', '.join(SORT_FIELDS)}"
+    add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
+    add("--limit", type=many, metavar="N", help="print at most N anomalies of a list")
     add("--format", choices=FORMATS, default="table", help="csv and json have full precision")
     add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
-    return parser.parse_args(argv)
+    return parser
 
 
-def complain(message):
-    """message on stderr, one line whatever names and values it quotes."""
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), file=sys.stderr)
+def parse_arguments(argv):
+    parser, words = make_parser(), []
+    for word in sys.argv[1:] if argv is None else argv:
+        # argparse would read a negative number such as -1e9 as an option.
+        if words and words[-1] in ("--threshold", "--min-price") and re.match(r"-[\d.]", word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    options = parser.parse_args(words)
+    if options.aftermath:
+        check_aftermath_options(parser, options, words)
+    elif len(options.dates) > 2 or not (options.dates or options.ticker is not None):
+        parser.error("name a DATE, or two, or a --ticker")
+    if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
+        parser.error(f"{options.dates[0]} is after {options.dates[1]}")
+    options.needs_marks = options.format != "table" or bool(options.skip)
+    options.needs_after = options.format != "table" or options.sort in AFTER_FIELDS
+    return options
 
 
-def main(argv=None):
-    args = parse_arguments(argv)
+def check_aftermath_options(parser, options, words):
+    allowed = ("dates", "aftermath", "format", "table")
+    # argparse sets no default where the namespace has a value. Here all values are None before, so
+    # those that are not None afterwards were given.
+    given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(options))))
+    for name, value in vars(given).items():
+        if name not in allowed and value is not None:
+            parser.error(f"--aftermath takes no --{name.replace('_', '-')}")
+    if len(options.dates) > 1 or options.format == "wide":
+        parser.error("--aftermath takes one DATE, and --format table, csv or json")
+
+
+def select_sessions(table, dates):
+    """The range of sessions of one date, from one date to another, or of no dates: of all.
+
+    Raises NoDataError.
+    """
+    if len(dates) == 1 and table.session_of(dates[0]) is not None:
+        session = table.session_of(dates[0])
+        return range(session, session + 1)
+    every_date = table.dates
+    if not every_date:
+        raise NoDataError(f"{table.name} has no days: run build-lookup-table.py")
+    covers = f"the table covers {every_date[0]} to {every_date[-1]}"
+    if len(dates) == 1:
+        nearest = nearest_date(every_date, dates[0])
+        raise NoDataError(f"no data for {dates[0]}: {covers}; nearest trading day {nearest}")
+    first, last = dates or (every_date[0], every_date[-1])
+    sessions = [i for i, date in enumerate(every_date) if first <= date <= last]
+    if not sessions:
+        raise NoDataError(f"no data from {first} to {last}: {covers}")
+    return range(sessions[0], sessions[-1] + 1)
+
+
+def nearest_date(dates, date):
+    """The one of dates that is nearest to date, the earlier one if there are two."""
+    day = datetime.date.fromisoformat(date)
+    return min(dates, key=lambda each: abs(datetime.date.fromisoformat(each) - day))
+
+
+def answer(table, options):
+    """The pieces of text that answer the command's options. Raises TableError and NoDataError."""
+    if (options.aftermath or options.min_record) and not table.has_facts:
+        raise NoDataError(
+            f"{table.name} is a plain pickle without records: run build-lookup-table.py to make one"
+        )
+    if options.aftermath:
+        return answer_aftermath(table, options)
+    sessions = select_sessions(table, options.dates)
+    if options.ticker is not None:
+        listings = [list_ticker(table, options.ticker, sessions, options)]
+    else:
+        listings = list_days(table, sessions, options)
+    return FORMATS[options.format](listings, by_ticker=options.ticker is not None)
+
+
+def answer_aftermath(table, options):
+    """The aftermath of all anomalies up to a date, in the table or not, by default the last."""
+    dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
+    if not dates:
+        select_sessions(table, options.dates)  # raises NoDataError
+    classes = find_aftermath(table, len(dates) - 1)
+    if options.format == "table":
+        return aftermath_table(classes, dates)
+    return csv_lines(AFTERMATH_FIELDS, classes) if options.format == "csv" else json_pieces(classes)
+
+
+def print_answer(options):
+    """Print the answer to the command's options, and return the exit status."""
     try:
-        page = ask_table(args.table, lambda table: read_day(table, args.date))
-        anomalies = find_anomalies(page, args.date, args.threshold)
-        anomalies = [
-            anomaly
-            for anomaly in sort_anomalies(anomalies, args.sort)
-            if anomaly["trades"] >= args.min_trades and not anomaly["close_price"] < args.min_price
-        ]
-        print(FORMATS[args.format](anomalies[: args.limit], args.date), end="", flush=True)
+        with open_table(options.table) as table:
+            pieces = iter(answer(table, options))
+            while True:
+                text = "".join(islice(pieces, 1000))  # fewer calls of print are faster
+                if not text:
+                    break
+                write(text)
+        write("", flush=True)
     except (TableError, NoDataError) as error:
-        complain(str(error))
+        complain(error)
         return 1
-    except BrokenPipeError:  # such as `| head`; the interpreter's own flush must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        complain(f"output not written: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenOutput as error:
+        silence(sys.stdout)
+        if error.reason:
+            complain(f"output not written: {error.reason}")
+        return bool(error.reason)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+def write(text, flush=False):
+    try:
+        print(text, end="", flush=flush)
+    except OSError as error:
+        raise BrokenOutput(error) from None
+
+
+def main(argv=None):
+    return print_answer(parse_arguments(argv))
+
+
+def run(main):
+    """Run main and return the exit status, also if stdout or stderr is closed or full."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        else:
+            stream.reconfigure(errors="backslashreplace")
+    gc.disable()  # a query is over before there is garbage worth collecting
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    except SystemExit as end:
+        status = end.code
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            silence(stream)
+            status = status or not isinstance(error, BrokenPipeError)
+    return status
+
+
 if __name__ == "__main__":
-    if sys.stdout:
-        sys.stdout.reconfigure(errors="backslashreplace")
-    raise SystemExit(main())
+    raise SystemExit(run(main))

@@ -43,6 +43,10 @@ MARKET = {
     "NEW": ([None, None, None, None, 90, 90000], [None, None, None, None, 20, 25]),
 }
 
+# A shell has its background processes ignore Ctrl-C, and the scripts would then ignore it too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 hypothesis.settings.register_profile(
     "here",
     max_examples=40 * EFFORT,
@@ -79,6 +83,30 @@ def run(script, *args, **options):
     return subprocess.run(command(script, *args), timeout=120, **{**pipes, **options})
 
 
+LAUNCHER = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+with open("usage", "w") as file:
+    file.write(f"{code} {usage.ru_maxrss}")
+"""
+
+
+def run_measured(script, *args):
+    """The script as a finished process of its own: (status, stderr, peak memory in MB).
+
+    Linux counts the memory of the process that starts another towards the peak of the started one,
+    and the tests' own process is large: a small one stands between. It writes the file usage.
+    """
+    launching = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command(script, *args)]
+    done = subprocess.run(
+        launching, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", timeout=120
+    )
+    status, peak = map(int, Path("usage").read_text().split())
+    return status, done.stderr, peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 @contextlib.contextmanager
 def warnings_on_stderr():
     """Python warnings are shown as a process of its own would show them."""
@@ -99,7 +127,7 @@ def warnings_on_stderr():
 def call(script, *args):
     """The same within this process, in a fraction of the time; script is a module."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
         with redirections[0], redirections[1], warnings_on_stderr():
@@ -107,7 +135,8 @@ def call(script, *args):
     except SystemExit as end:
         status = end.code
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return subprocess.CompletedProcess(args, status, stdout.getvalue(), stderr.getvalue())
 
 
@@ -153,6 +182,17 @@ def write_market(folder, days):
     """folder, with a flat file for each of days, {day: rows}."""
     for day, rows in days.items():
         write_bytes(folder / f"{day}.csv", flat_text(rows, day))
+    return folder
+
+
+def write_market_with_opens(folder, market):
+    """folder, with a flat file for each day of {day: [(ticker, trades, open or None, close)]}."""
+    for day, rows in market.items():
+        lines = [HEADER]
+        for ticker, trades, open_price, close in rows:
+            opened = "" if open_price is None else open_price
+            lines.append(f"{ticker},1,{opened},{close},9,0,{window_start(day)},{trades}")
+        write_bytes(folder / f"{day}.csv", "\n".join([*lines, ""]))
     return folder
 
 

@@ -1,5 +1,6 @@
 """The builder: what it reads, the numbers it writes, and what it refuses."""
 
+import errno
 import fcntl
 import gzip
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import pickle
 import pty
+import random
 import re
 import struct
 import subprocess
@@ -16,7 +18,10 @@ import termios
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import reference
 from conftest import (
     DAYS,
     HEADER,
@@ -31,14 +36,20 @@ from conftest import (
     command,
     flat_row,
     flat_text,
+    query,
     run,
+    run_measured,
     window_start,
     write_bytes,
     write_market,
+    write_market_with_opens,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_market import made_up_market
+from made_up_table import DATES, ROWS, made_up_table
 from row_by_row import row_by_row_table
+from verify_numbers import PAGE_COLUMNS, read_parts
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -246,6 +257,44 @@ def test_after_a_close_of_zero_the_change_is_infinite_or_none_at_all():
     assert changes[2:] == [math.inf, -100]
 
 
+def random_closes(rng):
+    """Closes in cents, often the same twice, now and then 0."""
+    closes = [rng.randint(1, 100_000) / 100]
+    while len(closes) < 20:
+        chance = rng.random()
+        change = 1 if chance < 0.1 else 0 if chance < 0.15 else rng.lognormvariate(0, 0.05)
+        closes.append(round((closes[-1] or 10) * change, 2))
+    return closes
+
+
+def test_price_diff_is_bit_for_bit_what_pandas_makes_of_the_closes():
+    rng = random.Random(1)
+    closes = {f"T{n}": random_closes(rng) for n in range(300)}
+    market = {
+        f"2024-08-{day + 1:02}": [(ticker, 9, of_day[day]) for ticker, of_day in closes.items()]
+        for day in range(20)
+    }
+    table = table_of(market)
+    other_digits = 0
+    for ticker, of_ticker in closes.items():
+        ours = [stats["price_diff"] for stats in table[ticker].values()]
+        theirs = (pd.Series(of_ticker).pct_change(fill_method=None) * 100).tolist()
+        assert list(map(repr, ours)) == list(map(repr, theirs))
+        other_digits += sum(
+            previous != 0 and (close - previous) / previous * 100 != change
+            for previous, close, change in zip(of_ticker, of_ticker[1:], ours[1:])
+        )
+    assert other_digits > 1000  # what is as right in exact arithmetic has other last digits
+
+
+def test_closes_that_are_worlds_apart_make_no_warning():
+    market = days_in_a_row([1, 1, 1], [5e-324, 1.7e308, 5e-324])
+    result = build(write_market(Path("flat"), market), "lookup_table.pkl")
+    assert re.fullmatch("1 tickers, 3 days, 3 rows, 0.0 MB\n", result.stderr)
+    _, up, down = (stats["price_diff"] for stats in load()["A"].values())
+    assert (up, down) == (math.inf, -100)
+
+
 def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
     market = {
         "2024-08-01": [("B", 1, 1), ("AAp", 1, 1)],
@@ -296,6 +345,36 @@ def test_hidden_files_folders_and_other_files_are_passed_over(market_folder):
     write_bytes(market_folder / "README.md", "another file")
     (market_folder / "2024-08-12.csv").mkdir()
     assert list(built(market_folder)) == list(MARKET)
+
+
+def test_a_linked_month_folder_is_read():
+    write_bytes(Path("disk/08/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
+    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    os.symlink("../disk/08", "flat/august")
+    assert list(built("flat")) == ["A", "B"]
+
+
+def test_a_linked_file_is_read():
+    write_bytes(Path("disk/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
+    Path("flat").mkdir()
+    os.symlink("../disk/2024-08-02.csv", "flat/2024-08-02.csv")
+    assert list(built("flat")) == ["B"]
+
+
+def test_a_folder_that_is_linked_in_a_loop_is_read_once(market_folder):
+    os.symlink(".", market_folder / "loop")
+    os.symlink("..", write_bytes(market_folder / "08/x.txt", "").parent / "back")
+    result = build(market_folder, "lookup_table.pkl")
+    assert (result.returncode, result.stdout.count("Processing")) == (0, 6)
+
+
+def test_a_folder_that_two_ways_lead_to_is_read_once(market_folder):
+    os.symlink(market_folder, "flat")
+    Path("all").mkdir()
+    for name in ("one", "other"):
+        os.symlink("../flat", f"all/{name}")
+    result = build("all", "lookup_table.pkl")
+    assert (result.returncode, result.stdout.count("Processing")) == (0, 6)
 
 
 def test_the_tutorials_lines_are_on_stdout_and_the_summary_on_stderr(market_folder):
@@ -431,6 +510,230 @@ def test_wrong_usage_ends_with_status_2(market_folder, arguments):
     assert os.listdir() == ["aggregates_day"]
 
 
+# The facts of each row
+
+
+def parts_of(path="lookup_table.pkl"):
+    """The parts of the table in the file at path behind the dict."""
+    return read_parts(Path(path).read_bytes())
+
+
+def test_the_file_has_the_very_bytes_of_the_documented_layout():
+    opens = {"A": [1.0, 1.0, 1.25, 1.5], "B": [None] * 4}
+    market = {
+        date: [(ticker, rows[i][0], opens[ticker][i], rows[i][1]) for ticker, rows in ROWS.items()]
+        for i, date in enumerate(DATES)
+    }
+    built(write_market_with_opens(Path("flat"), market), "--window", 2)
+    assert Path("lookup_table.pkl").read_bytes() == made_up_table()
+
+
+@pytest.mark.parametrize(("seed", "window"), [(1, 5), (2, 5), (3, 10), (4, 2), (5, 3)])
+def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
+    market = made_up_market(seed, days=150, tickers=50)
+    reference_table = reference.Table(market, window)
+    built(write_market_with_opens(Path("flat"), market), "--window", window)
+
+    parts = parts_of()
+    assert parts.window == window
+    assert list(parts.records) == list(reference_table.tickers)
+    for date in reference_table.days:
+        rows = reference_table.rows[date]
+        assert set(parts.pages[date]) == set(rows)
+        for ticker, numbers in parts.pages[date].items():
+            page, row = dict(zip(PAGE_COLUMNS, numbers)), rows[ticker]
+            assert (page["trades"], page["close_price"]) == (row.trades, row.close_price)
+            assert repr(page["price_diff"]) == repr(row.price_diff)
+            assert page["record"] == row.record
+            assert page["earlier_rows"] == row.earlier_rows
+            assert page["baseline_days"] == (row.baseline_days or 0)
+            assert repr(page["gap"]) == repr(math.nan if row.gap is None else row.gap)
+            if row.avg_trades is None:
+                assert math.isnan(page["avg_trades"]) and math.isnan(page["std_trades"])
+            else:
+                assert page["avg_trades"] == float(row.avg_trades)
+                assert near(page["std_trades"], Fraction(reference.std_trades(row)))
+    for ticker, rows in reference_table.tickers.items():
+        gaps = [math.nan if row.gap is None else row.gap for row in rows]
+        assert repr(list(parts.gaps[ticker])) == repr(gaps)
+
+
+def test_a_record_counts_the_earlier_rows_with_fewer_trades_and_ends_at_a_tie():
+    built(write_market(Path("flat"), days_in_a_row([5, 3, 4, 4, 6, 5, 7, 7, 1])))
+    pages = parts_of().pages.values()
+    records = [dict(zip(PAGE_COLUMNS, page["A"]))["record"] for page in pages]
+    assert records == [0, 0, 1, 0, 4, 0, 6, 0, 0]
+
+
+def test_a_record_is_of_the_tickers_own_rows():
+    rows = [[("A", 1, 1), ("B", 9, 1)], [("B", 1, 1)], [("A", 2, 1), ("B", 8, 1)]]
+    built(write_market(Path("flat"), dict(zip(DAYS, rows))))
+    page = parts_of().pages[DAYS[2]]
+    facts = {ticker: dict(zip(PAGE_COLUMNS, row)) for ticker, row in page.items()}
+    assert (facts["A"]["record"], facts["A"]["earlier_rows"]) == (1, 1)
+    assert (facts["B"]["record"], facts["B"]["earlier_rows"]) == (1, 2)
+
+
+def test_baseline_days_are_days_of_the_table_whatever_day_the_calendar_has():
+    # B has rows on the table's days 0, 2 and 4; its baseline of two reaches back over four.
+    market = {day: [("A", 1, 1)] for day in ("2024-08-01", "2024-08-02", "2024-09-02")}
+    market.update({day: [("A", 1, 1)] for day in ("2024-12-24", "2024-12-27")})
+    for day in list(market)[::2]:
+        market[day].append(("B", 1, 1))
+    built(write_market(Path("flat"), market), "--window", 2)
+    pages = parts_of().pages
+    reach = [dict(zip(PAGE_COLUMNS, page["A"]))["baseline_days"] for page in pages.values()]
+    assert reach == [0, 0, 2, 2, 2]
+    assert dict(zip(PAGE_COLUMNS, pages["2024-12-27"]["B"]))["baseline_days"] == 4
+
+
+# What is in the place of the second row's open, after a close of 2; None for the usual columns.
+OPENS = {
+    "3": 50,
+    "3.0": 50,
+    " 3 ": 50,
+    "3e0": 50,
+    "": None,
+    " ": None,
+    "0": None,
+    "-3": None,
+    "nan": None,
+    "NaN": None,
+    "NA": None,
+    "inf": None,
+    "-inf": None,
+    "1e999": None,
+    "abc": None,
+    "True": None,
+    "0x3": None,
+    "1_0": None,
+    "3;5": None,
+}
+
+
+@pytest.mark.parametrize("text", OPENS)
+@pytest.mark.parametrize("spelling", ["plain", "quoted"])
+def test_an_open_that_is_no_positive_number_is_missing_and_no_bad_line(text, spelling):
+    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 3, 2), ("B", 3, 2)], "2024-08-01"))
+    lines = [HEADER]
+    for ticker, opened in (("A", text), ("B", 4)):
+        # A quote anywhere in the file keeps it from the quick parser.
+        name = f'"{ticker}"' if spelling == "quoted" else ticker
+        lines.append(f"{name},1000,{opened},2,2,2,{window_start('2024-08-02')},3")
+    write_bytes(Path("flat/2024-08-02.csv"), "\n".join([*lines, ""]))
+    result = build("flat", "lookup_table.pkl")
+    assert re.fullmatch("2 tickers, 2 days, 4 rows, 0.0 MB\n", result.stderr)
+    gap_of_a, gap_of_b = (gaps[1] for gaps in parts_of().gaps.values())
+    assert gap_of_b == 100
+    assert gap_of_a == OPENS[text] or (OPENS[text] is None and math.isnan(gap_of_a))
+
+
+@pytest.mark.parametrize("column", ["", "open,open,", "Open,", "true"], ids=str)
+@pytest.mark.parametrize("spelling", ["plain", "quoted"])
+def test_without_a_single_column_open_no_row_has_a_gap(column, spelling):
+    names, values = (column, "3," * column.count(",")) if column != "true" else ("open,", "True,")
+    for day in ("2024-08-01", "2024-08-02"):
+        name = '"A"' if spelling == "quoted" else "A"
+        text = f"ticker,{names}close,window_start,transactions\n"
+        text += f"{name},{values}2,{window_start(day)},3\n"
+        write_bytes(Path(f"flat/{day}.csv"), text)
+    assert built("flat")["A"]["2024-08-02"]["close_price"] == 2
+    assert [math.isnan(gap) for gap in parts_of().gaps["A"]] == [True, True]
+
+
+@given(opens=st.lists(st.text("0123456789.eE+-naif TrueFls", max_size=8), min_size=2, max_size=4))
+def test_the_quick_and_the_careful_parser_read_the_same_opens(opens):
+    lines = [HEADER]
+    lines += [f"T{n},9,{text},2,2,2,{NANOSECONDS},3" for n, text in enumerate(opens)]
+    raw = ("\n".join(lines) + "\n").encode()
+    quick = builder.parse_quickly(raw, HEADER.split(","))
+    careful = builder.parse_carefully(raw, HEADER.split(","), "x.csv")
+    if quick is not None:
+        assert quick.open_prices.tobytes() == careful.open_prices.tobytes()
+
+
+# Counts of anomalies
+
+
+def exact_cases(window):
+    """Trades of windows and of a row behind each whose z is exactly 3: [[..., trades], ...].
+
+    With S the sum of the n numbers x and Q that of (n*x - S)**2, the row's n * trades - S has to be
+    3 * sqrt(Q / (n - 1)), all in whole numbers.
+    """
+    rng = np.random.default_rng(window)
+    baselines = rng.integers(0, 50, (400_000, window))
+    sums = baselines.sum(axis=1)
+    variances, rest = np.divmod(((window * baselines - sums[:, None]) ** 2).sum(axis=1), window - 1)
+    roots = np.round(np.sqrt(variances)).astype("int64")
+    trades, also_rest = np.divmod(sums + 3 * roots, window)
+    is_exact = (rest == 0) & (also_rest == 0) & (roots**2 == variances) & (roots > 0)
+    cases = np.column_stack([baselines, trades])[is_exact]
+    return np.unique(cases, axis=0)[:400].tolist()
+
+
+def found_on(date):
+    """{ticker: z} of the anomalies that the querier finds, and what the index counts."""
+    result = query("lookup_table.pkl", date, "--format", "json")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = {anomaly["ticker"]: anomaly["z_score"] for anomaly in json.loads(result.stdout)}
+    return found, parts_of().counts[date]
+
+
+@pytest.mark.parametrize("window", [3, 4, 5, 7, 10, 17])
+def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
+    cases = exact_cases(window)
+    assert len(cases) > 20
+    if window == 10:
+        cases.append([14, 4, 39, 8, 34, 30, 6, 45, 31, 9, 68])
+    # Each case once as it is, and once with one trade more.
+    tickers = {f"T{n}": case for n, case in enumerate(cases)}
+    tickers.update({f"U{n}": [*case[:-1], case[-1] + 1] for n, case in enumerate(cases)})
+    market = {
+        f"2024-08-{day + 1:02}": [(ticker, case[day], 1) for ticker, case in tickers.items()]
+        for day in range(window + 1)
+    }
+    built(write_market(Path("flat"), market), "--window", window)
+
+    found, counts = found_on(f"2024-08-{window + 1:02}")
+    assert set(found) == {ticker for ticker in tickers if ticker[0] == "U"}
+    assert counts == (len(tickers), len(tickers), len(cases))
+
+
+def test_without_a_tolerance_the_known_case_would_be_an_anomaly():
+    *baseline, trades = [14, 4, 39, 8, 34, 30, 6, 45, 31, 9, 68]
+    stats = table_of(days_in_a_row([*baseline, trades]), "--window", 10)["A"]["2024-08-11"]
+    assert (stats["trades"] - stats["avg_trades"]) / stats["std_trades"] > 3
+    # Mean 22; the squares of the differences from it add up to 2116, which is 9 * (46 / 3)**2.
+    assert sum(baseline) == 220 and sum((x - 22) ** 2 for x in baseline) == 2116
+    assert trades - 22 == 3 * Fraction(46, 3)
+
+
+@pytest.mark.parametrize(("seed", "window"), [(6, 5), (7, 10), (8, 3)])
+def test_the_index_counts_the_anomalies_that_the_querier_finds(seed, window):
+    market = made_up_market(seed, days=60, tickers=40)
+    reference_table = reference.Table(market, window)
+    built(write_market_with_opens(Path("flat"), market), "--window", window)
+    anomalies = 0
+    for date, rows in reference_table.rows.items():
+        found, counts = found_on(date)
+        expected = [row.ticker for row in reference.anomalies(reference_table, date)]
+        assert sorted(found) == sorted(expected)
+        with_deviation = sum(map(reference.has_deviation, rows.values()))
+        assert counts == (len(rows), with_deviation, len(expected))
+        anomalies += len(expected)
+    assert anomalies > 20
+
+
+def test_the_index_counts_the_anomalies_of_the_sample_market_too(sample_table):
+    parts = parts_of(sample_table)
+    for date, (_, with_deviation, anomalies) in parts.counts.items():
+        result = query(sample_table, date, "--format", "json")
+        assert len(json.loads(result.stdout)) == anomalies
+        pages = [dict(zip(PAGE_COLUMNS, row)) for row in parts.pages[date].values()]
+        assert sum(page["std_trades"] > 0 for page in pages) == with_deviation
+
+
 # What real flat files hold
 
 
@@ -488,6 +791,14 @@ def test_winter_and_summer_rows_have_the_day_of_new_york():
     assert list(built("flat")["A"]) == ["2024-01-02"]
 
 
+@pytest.mark.parametrize("ticker", ["A", '"A"'], ids=["plain", "quoted"])
+def test_the_last_nanosecond_of_a_day_belongs_to_it(ticker):
+    # 1729295999999999999 as a float is 1729296000000000000, which is the next day.
+    row = flat_row(ticker, 1, 2).replace(str(window_start("2024-08-08")), "1729295999999999999")
+    write_bytes(Path("flat/october.csv"), f"{HEADER}\n{row}\n")
+    assert list(built("flat")["A"]) == ["2024-10-18"]
+
+
 def test_identical_rows_count_once_and_silently():
     days = days_in_a_row([1, 2, 3])
     days["2024-08-02"] *= 3
@@ -529,7 +840,7 @@ def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
 
 
 PLAIN_TEXT = flat_text([("A", 36394, 142.86), ("NA", 2, 0.5)])
-ROWS = {"A": (36394, 142.86), "NA": (2, 0.5)}
+PLAIN_ROWS = {"A": (36394, 142.86), "NA": (2, 0.5)}
 
 
 @pytest.mark.parametrize(
@@ -570,7 +881,7 @@ ROWS = {"A": (36394, 142.86), "NA": (2, 0.5)}
 def test_every_spelling_of_a_file_gives_the_same_rows(content):
     write_bytes(Path("flat/2024-08-08.csv"), content)
     stats = {ticker: days["2024-08-08"] for ticker, days in built("flat").items()}
-    assert {ticker: (s["trades"], s["close_price"]) for ticker, s in stats.items()} == ROWS
+    assert {ticker: (s["trades"], s["close_price"]) for ticker, s in stats.items()} == PLAIN_ROWS
 
 
 # The first is one that pandas' own parser reads a bit off, the others are a double's extremes.
@@ -633,6 +944,18 @@ BAD_LINE_3 = {
         }.items()
     },
     "a ticker of 40 letters": (GOOD.replace("B,", "B" * 40 + ","), "ticker"),
+    **{
+        f"a ticker with {what}": (GOOD.replace("B,", f"B{text},"), "ticker", ascii(f"B{text}"))
+        for what, text in {
+            "a bell": "\a",
+            "an escape sequence": "\x1b[31m",
+            "a tab": "\t",
+            "a delete": "\x7f",
+            "a next line": "\x85",
+            "a line separator": "\u2028",
+            "a right-to-left override": "\u202e",
+        }.items()
+    },
     "no ticker": (GOOD.replace("B,", ","), "ticker"),
     "one field missing": (GOOD.replace("B,1000,", "B,"), "7 fields"),
     "all but the ticker missing": (GOOD[: GOOD.index("B,") + 1], "1 fields"),
@@ -703,6 +1026,66 @@ def test_the_number_is_that_of_the_line_in_the_file(refuse):
     refuse("flat/2024-08-02.csv, line 7: ")
 
 
+def test_a_file_with_bare_carriage_returns_never_reaches_pandas_reader(refuse, monkeypatch):
+    # With pandas before 3.1 its reader takes all memory there is for these 68 bytes.
+    content = "ticker,close,window_start,transactions\nA,1,\r\r 1729224000000000000,5\n"
+    monkeypatch.setattr(builder.pd, "read_csv", lambda *_, **__: pytest.fail("pandas reads it"))
+    write_bytes(Path("flat/2024-08-02.csv"), content)
+    refuse("flat/2024-08-02.csv, line ")
+
+
+@pytest.mark.parametrize("end", ["\r", "\n\r", "\r\r\n", "\n\n\r"], ids=ascii)
+def test_no_file_with_odd_line_ends_reaches_pandas_reader(monkeypatch, end):
+    monkeypatch.setattr(builder.pd, "read_csv", lambda *_, **__: pytest.fail("pandas reads it"))
+    assert builder.parse_quickly(GOOD.replace("\n", end).encode(), HEADER.split(",")) is None
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_file_that_is_larger_than_any_flat_file_is_refused(refuse, monkeypatch, suffix):
+    content = GOOD.encode()
+    for limit, is_refused in ((len(content) - 1, True), (len(content), False)):
+        monkeypatch.setattr(builder, "MOST_BYTES", limit)
+        write_bytes(Path(f"flat/2024-08-02{suffix}"), content)
+        if is_refused:
+            refuse(f"flat/2024-08-02{suffix}", "too large for a flat file")
+        else:
+            assert list(built("flat")) == ["A", "B"]
+
+
+def test_a_gz_that_unpacks_to_gigabytes_is_refused_in_bounded_memory(refuse):
+    # A hundred members of 25 MB: 2.4 MB that unpack to 2.5 GB.
+    member = gzip.compress(bytes(25 * 10**6), 9)
+    assert len(member * 100) < 2.5e6
+    Path("flat").mkdir()
+    Path("flat/2024-08-02.csv.gz").write_bytes(member * 100)
+    status, line, megabytes = run_measured("build-lookup-table.py", "--data-dir", "flat")
+    assert (status, line.count("\n")) == (1, 1)
+    assert line.startswith("flat/2024-08-02.csv.gz: over 134 MB")
+    assert megabytes < 500
+
+
+def test_control_characters_in_a_files_name_are_escaped(refuse):
+    name = "2024-08-02\x1b[31m\n\x9b.csv"
+    write_bytes(Path("flat") / name, GOOD)
+    result = build("flat", "lookup_table.pkl")
+    assert result.stdout.splitlines()[1] == "Processing 2024-08-02\\x1b[31m\\n\\x9b.csv"
+    os.unlink("lookup_table.pkl")
+    write_bytes(Path("flat") / name, with_close("?"))
+    refuse("flat/2024-08-02\\x1b[31m\\n\\x9b.csv, line 3: close is '?'")
+
+
+def test_control_characters_and_long_values_are_escaped_and_cut(refuse):
+    write_flat_files(with_close("\x1b[31m" + "9" * 100_000 + "?"))
+    refuse("flat/2024-08-02.csv, line 3: ", "close is '\\x1b[31m9999")
+    assert len(build("flat", "lookup_table.pkl").stderr) < 200
+
+
+def test_a_long_header_is_cut_and_escaped(refuse):
+    write_flat_files("\x1b[31m," * 50_000 + "\n")
+    refuse("flat/2024-08-02.csv", "\\x1b[31m, \\x1b")
+    assert len(build("flat", "lookup_table.pkl").stderr) < 1000
+
+
 @pytest.mark.parametrize("column", ["transactions", "close"])
 def test_a_column_of_true_alone_is_no_column_of_ones(refuse, column):
     write_flat_files((with_trades if column == "transactions" else with_close)("True"))
@@ -770,6 +1153,41 @@ def test_a_folder_without_flat_files_is_refused(refuse):
     write_bytes(Path("flat/README.md"), "Put flat files here.")
     write_bytes(Path("flat/2024-08-02.CSV.zip"), "PK")
     refuse("flat", "csv")
+
+
+def test_a_folder_that_cannot_be_read_is_named(refuse, monkeypatch):
+    # To root every folder is open: so it is the kernel's answer that is given here.
+    scandir = os.scandir
+
+    def scan(path="."):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    write_flat_files(GOOD)
+    Path("flat/locked").mkdir()
+    monkeypatch.setattr(os, "scandir", scan)
+    refuse("flat/locked: Permission denied")
+
+
+@pytest.mark.parametrize("name", ["2024-08-06.csv", "2024-08-06.csv.gz", "september"])
+@pytest.mark.parametrize("target", ["../gone", "september", "2024-08-06.csv"])
+def test_a_link_that_leads_nowhere_is_named(refuse, name, target):
+    write_flat_files(GOOD)
+    os.symlink(target, f"flat/{name}")
+    refuse(f"flat/{name}", "leads nowhere")
+
+
+def test_a_pipe_named_as_a_flat_file_is_named_and_not_waited_for(refuse):
+    write_flat_files(GOOD)
+    os.mkfifo("flat/2024-08-06.csv")
+    refuse("flat/2024-08-06.csv")
+
+
+def test_more_tickers_than_a_reader_takes_are_refused(refuse, monkeypatch):
+    monkeypatch.setattr(builder, "MOST_TICKERS", 2)
+    write_bytes(Path("flat/2024-08-02.csv"), GOOD + flat_row("C", 1, 1) + "\n")
+    refuse("3 tickers", "2")
 
 
 def test_files_without_any_row_are_refused(refuse):

@@ -3,22 +3,31 @@
 Fuzzing takes some ten seconds and the same bytes each time; TEST_EFFORT=60 makes it ten minutes.
 """
 
+import contextlib
 import csv
 import errno
+import fcntl
 import io
+import json
+import math
 import os
 import pickle
 import pickletools
 import random
 import resource
 import signal
+import socket
+import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 import zlib
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -31,15 +40,19 @@ from conftest import (
     assert_refused,
     build,
     builder,
+    call,
     command,
     flat_text,
     querier,
     query,
     rows_by_day,
     run,
+    warnings_on_stderr,
     write_bytes,
     write_market,
 )
+from made_up_table import ANOMALY_DAY, DATES, PARTS, made_up_table
+from verify_numbers import EXTENT, FOOTER, INDEX_DAY, INDEX_HEADER, MAGIC, PAGE_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -57,7 +70,10 @@ def fork(work):
     try:
         with open(os.devnull, "w") as sys.stdout:
             status = work()
+    except SystemExit as end:
+        status = end.code
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 
@@ -149,10 +165,11 @@ def test_kill_9_around_each_step_of_writing_leaves_the_old_table_or_the_new_one(
 def heed_ctrl_c():
     """To be run in a new process: a shell may have started the tests with Ctrl-C switched off."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def interrupted(signal_number, line, delay=0.0):
-    """The builder, sent a signal delay seconds after it printed line: (status, stderr)."""
+def interrupted(signal_number, line):
+    """The builder, sent a signal after it printed line: (status, stderr)."""
     process = subprocess.Popen(
         command("build-lookup-table.py", "--data-dir", SAMPLE_MARKET),
         stdout=subprocess.PIPE,
@@ -163,25 +180,24 @@ def interrupted(signal_number, line, delay=0.0):
     )
     while not process.stdout.readline().startswith(line):
         assert process.poll() is None, process.stderr.read()
-    time.sleep(delay)
     process.send_signal(signal_number)
     _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
 
 
-LINES = ["Starting", "Processing 2024-08-02", "Processing 2024-10-18", "Finished", "Building"]
-
-
-@pytest.mark.parametrize("delay", [0, 0.01])
-@pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize(
-    ("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+EACH_SIGNAL = pytest.mark.parametrize(
+    ("signal_number", "status"), SIGNALS, ids=["INT", "TERM", "HUP"]
 )
+
+
+@pytest.mark.parametrize("line", ["Starting", "Processing 2024-10-18", "Building"])
+@EACH_SIGNAL
 def test_told_to_stop_at_any_moment_it_stops_quietly_and_tidies_up(
-    new, signal_number, status, line, delay
+    new, signal_number, status, line
 ):
     write_bytes(TABLE, OLD)
-    ended, stderr = interrupted(signal_number, line, delay)
+    ended, stderr = interrupted(signal_number, line)
     assert_only_the_table()
     if TABLE.read_bytes() == OLD:
         assert (ended, stderr) == (status, "")
@@ -189,46 +205,117 @@ def test_told_to_stop_at_any_moment_it_stops_quietly_and_tidies_up(
         assert TABLE.read_bytes() == new
 
 
+STEPS = ["find_flat_files", "add_facts", "write_tickers", "write_days", "write_directory"]
+
+
+def signalled_behind(step, *signal_numbers, handler=signal.SIG_DFL):
+    """To prepare a build: once the builder's function called step has ended, it gets signals."""
+
+    def prepare():
+        for number, _ in SIGNALS:
+            signal.signal(number, handler)
+        function = getattr(builder, step)
+
+        def then_signalled(*args):
+            result = function(*args)
+            for number in signal_numbers:
+                os.kill(os.getpid(), number)
+            return result
+
+        setattr(builder, step, then_signalled)
+
+    return prepare
+
+
+@pytest.mark.parametrize("step", STEPS)
+@EACH_SIGNAL
+def test_told_to_stop_behind_each_step_it_leaves_no_unfinished_file(signal_number, status, step):
+    write_bytes(TABLE, OLD)
+    prepare = signalled_behind(step, signal_number)
+    child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
+    assert ending(child) == status
+    assert TABLE.read_bytes() == OLD
+    assert_only_the_table()
+
+
+def test_told_to_stop_twice_it_leaves_no_unfinished_file():
+    def prepare():
+        signalled_behind("write_days", signal.SIGTERM)()
+        unlink = Path.unlink
+
+        def signalled_before(path):
+            os.kill(os.getpid(), signal.SIGHUP)
+            unlink(path)
+
+        Path.unlink = signalled_before
+
+    write_bytes(TABLE, OLD)
+    child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
+    assert ending(child) == 143
+    assert_only_the_table()
+
+
+@EACH_SIGNAL
+def test_a_signal_that_is_ignored_stays_ignored(new, signal_number, status):
+    # nohup starts a process with SIGHUP ignored, a shell's background job with SIGINT.
+    prepare = signalled_behind("write_days", signal_number, handler=signal.SIG_IGN)
+    child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
+    assert ending(child) == 0
+    assert TABLE.read_bytes() == new
+
+
 def slowly(function, log):
-    """function as it would be on a slow disk, leaving a line in log each time."""
+    """function as it would be on a slow disk; each call writes a byte into log, a descriptor."""
 
     def slow(*args):
-        with open(log, "a") as file:
-            file.write("called\n")
+        os.write(log, b".")
         time.sleep(0.1)
         return function(*args)
 
     return slow
 
 
-def test_ctrl_c_while_files_are_read_ends_with_status_130_and_soon():
+@pytest.fixture
+def log():
+    """Two descriptors: what is written into the second can be read from the first."""
+    descriptors = os.pipe()
+    yield descriptors
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def calls_in(log):
+    """How many bytes slow functions have written that nobody has read yet."""
+    os.write(log[1], b".")  # with nothing in it, the pipe would have us wait
+    return len(os.read(log[0], 1000)) - 1
+
+
+def test_ctrl_c_while_files_are_read_ends_with_status_130_and_soon(log):
     def prepare():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        builder.read_flat_file = slowly(builder.read_flat_file, "log")
+        builder.read_flat_file = slowly(builder.read_flat_file, log[1])
 
     write_bytes(TABLE, OLD)
     child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
-    for _ in range(1000):
-        if not os.path.exists("log"):
-            time.sleep(0.01)
+    os.read(log[0], 1)
     os.kill(child, signal.SIGINT)
     assert ending(child) == 130
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("log")
-    assert Path("log").read_text().count("\n") < 30
+    assert_only_the_table()
+    assert calls_in(log) < 30
 
 
-def test_ctrl_c_between_two_files_ends_with_status_130_and_soon(monkeypatch):
+def test_ctrl_c_between_two_files_ends_with_status_130_and_soon(monkeypatch, log):
     def interrupted_after_two(items, *_):
         yield from items[:2]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(builder, "progress_bar", interrupted_after_two)
-    monkeypatch.setattr(builder, "read_flat_file", slowly(builder.read_flat_file, "log"))
+    monkeypatch.setattr(builder, "read_flat_file", slowly(builder.read_flat_file, log[1]))
     result = build(SAMPLE_MARKET, TABLE)
     assert (result.returncode, result.stderr) == (130, "")
-    assert os.listdir() == ["log"]
-    assert Path("log").read_text().count("\n") < 30
+    assert os.listdir() == []
+    assert calls_in(log) < 30
 
 
 def test_ctrl_c_while_pandas_is_imported_is_as_quiet():
@@ -247,7 +334,7 @@ def test_ctrl_c_while_a_table_is_read_is_quiet(market_table, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(querier, "read_day", interrupt)
+    monkeypatch.setattr(querier.LookupTable, "read_day_page", interrupt)
     result = query(market_table)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
@@ -286,29 +373,194 @@ def test_an_error_of_the_disk_at_the_end_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "output",
+    ("output", "reason"),
     [
-        "no/such/folder/table.pkl",
-        "aggregates_day/2024-08-01.csv/table.pkl",
-        "aggregates_day",
-        "/proc/self/table.pkl",
-        "/dev/null/table.pkl",
-        "x" * 300,
+        ("no/such/folder/table.pkl", "No such file or directory"),
+        ("aggregates_day/2024-08-01.csv/table.pkl", "Not a directory"),
+        ("/proc/self/table.pkl", "no permission to write into its folder"),
+        ("/dev/null/table.pkl", "Not a directory"),
     ],
 )
-def test_where_nothing_can_be_written_one_line_says_so(market_folder, output):
-    assert_refused(build(market_folder, output), output)
+def test_where_nothing_can_be_written_one_line_says_so(market_folder, output, reason):
+    assert_refused(build(market_folder, output), f"{output} not written: {reason}")
     assert os.listdir() == ["aggregates_day"]
     assert len(os.listdir("aggregates_day")) == len(rows_by_day(MARKET))
 
 
-def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(market_folder, monkeypatch):
-    # To root every folder is open: so it is the kernel's answer that is given here.
-    def refuse(path, *_, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+def contents():
+    """{path: (mode, bytes, link)} of everything below the current folder."""
+    found = {}
+    for folder, folders, names in os.walk("."):
+        for name in folders + names:
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            content = path.read_bytes() if stat.S_ISREG(mode) else None
+            found[str(path)] = mode, content, os.readlink(path) if path.is_symlink() else None
+    return found
 
-    monkeypatch.setattr(Path, "open", refuse)
-    assert_refused(build(market_folder, TABLE), str(TABLE), "Permission denied")
+
+@pytest.fixture
+def busy_folder(market_folder):
+    """The current folder: flat files, and everything that an output must not take the place of."""
+    write_bytes(Path("disk/2024-08-09.csv"), flat_text([("A", 1, 1)], "2024-08-09"))
+    Path("empty disk").mkdir()
+    os.symlink("../disk", market_folder / "august")
+    os.symlink("../empty disk", market_folder / "september")
+    os.symlink("aggregates_day/2024-08-01.csv", "link")
+    os.mkfifo("pipe.pkl")
+    os.symlink("pipe.pkl", "link to a pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+    write_bytes(Path("l.pkl"), OLD)
+    os.symlink("l.pkl", "l.json")
+    write_bytes(Path("m.pkl"), OLD)
+    os.symlink("aggregates_day/2024-08-01.csv", "m.json")
+    write_bytes(Path("n.pkl"), OLD)
+    os.mkfifo("n.json")
+    write_bytes(Path("o.pkl"), OLD)
+    Path("o.json").mkdir()
+    return market_folder
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "aggregates_day/2024-08-01.csv",
+        "link",
+        "aggregates_day/august/2024-08-09.csv",
+        "disk/2024-08-09.csv",
+        "aggregates_day/new.csv",
+        "aggregates_day/new.csv.gz",
+        "disk/new.csv",
+        "aggregates_day/september/new.csv",
+        "pipe.pkl",
+        "link to a pipe",
+        "socket",
+        "/dev/null",
+        "/dev/full",
+        "aggregates_day",
+        ".",
+        "..",
+        "/",
+    ],
+)
+def test_an_output_that_would_take_anothers_place_is_refused_and_nothing_touched(
+    busy_folder, output
+):
+    before = contents()
+    assert_refused(build(busy_folder, output), output, "--output")
+    assert contents() == before
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("name", ["l", "m", "n", "o"])
+def test_a_json_that_would_take_anothers_place_is_refused_and_nothing_touched(busy_folder, name):
+    before = contents()
+    assert_refused(build(busy_folder, f"{name}.pkl", "--json"), f"{name}.json", "--output")
+    assert contents() == before
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
+def test_a_new_table_keeps_the_permissions_of_the_old_one(market_folder, mode):
+    for name in ("lookup_table.pkl", "lookup_table.json"):
+        write_bytes(Path(name), OLD).chmod(mode)
+    assert build(market_folder, TABLE, "--json").returncode == 0
+    for name in ("lookup_table.pkl", "lookup_table.json"):
+        assert Path(name).read_bytes() != OLD
+        assert stat.S_IMODE(os.stat(name).st_mode) == mode
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_first_table_has_the_permissions_that_umask_leaves(market_folder, mask, mode):
+    child = fork_build(
+        *("--data-dir", market_folder, "--output", TABLE), prepare=lambda: os.umask(mask)
+    )
+    assert ending(child) == 0
+    assert stat.S_IMODE(TABLE.stat().st_mode) == mode
+
+
+def as_nobody():
+    """To be run in a new process: from then on it is not root, to whom every folder is open."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.fixture
+def open_folder(monkeypatch):
+    """A folder that everybody may enter and write into, which is also the current one."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        monkeypatch.chdir(folder)
+        write_market(Path("aggregates_day"), rows_by_day(MARKET))
+        yield Path(folder)
+        for locked in Path(folder).rglob("*"):
+            if locked.is_dir():
+                locked.chmod(0o700)
+
+
+def nobodys_build(*args):
+    """What a build says that anyone but root runs: it has a returncode and stderr."""
+
+    with tempfile.TemporaryFile("w+") as stderr:
+
+        def prepare():
+            sys.stderr = stderr
+            as_nobody()
+
+        status = ending(fork_build(*args, prepare=prepare))
+        stderr.seek(0)
+        return subprocess.CompletedProcess(args, status, "", stderr.read())
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644, 0o311])
+def test_a_data_folder_that_cannot_be_searched_is_named(open_folder, mode):
+    Path("aggregates_day").chmod(mode)
+    assert_refused(nobodys_build(), "aggregates_day", "Permission denied")
+
+
+def test_a_data_folder_behind_one_that_cannot_be_searched_is_named(open_folder):
+    Path("locked/market").mkdir(parents=True)
+    Path("locked").chmod(0o600)
+    assert_refused(nobodys_build("--data-dir", "locked/market"), "locked", "Permission denied")
+
+
+def test_a_month_folder_that_cannot_be_read_is_named(open_folder):
+    Path("aggregates_day/09").mkdir(mode=0o311)
+    assert_refused(nobodys_build(), "aggregates_day/09: Permission denied")
+
+
+def test_a_flat_file_that_cannot_be_read_is_named(open_folder):
+    Path("aggregates_day/2024-08-06.csv").chmod(0o200)
+    assert_refused(nobodys_build(), "aggregates_day/2024-08-06.csv: Permission denied")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555, 0o666])
+def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(open_folder, mode):
+    Path("tables").mkdir()
+    Path("tables").chmod(mode)
+    result = nobodys_build("--output", "tables/table.pkl")
+    assert_refused(result, "tables/table.pkl not written: ", "ermission")
+    assert os.listdir("tables") == []
+
+
+def test_a_name_that_is_too_long_is_told_and_nothing_is_written(market_folder):
+    result = build(market_folder, "x" * 300)
+    assert_refused(result, "xxx not written: File name too long")
+    assert "is written" not in result.stderr
+    assert_refused(build("x" * 300, TABLE), "xxx: File name too long")
+
+
+def test_a_working_folder_that_is_gone_is_told_and_nothing_is_written(market_folder, monkeypatch):
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    os.rmdir("../gone")
+    result = build(market_folder, TABLE)
+    assert_refused(result, "lookup_table.pkl not written: No such file or directory")
+    assert_refused(
+        build("aggregates_day", market_folder.parent / TABLE), "no folder aggregates_day"
+    )
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkeypatch):
@@ -321,7 +573,7 @@ def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkey
 
     monkeypatch.setattr(builder, "find_flat_files", find_and_lose)
     write_bytes(TABLE, OLD)
-    assert_refused(build(market_folder, TABLE), "2024-08-06.csv", "No such file")
+    assert_refused(build(market_folder, TABLE), "2024-08-06.csv", "leads nowhere")
     assert TABLE.read_bytes() == OLD
 
 
@@ -329,7 +581,7 @@ def test_without_memory_one_line_says_so(market_folder, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(builder, "add_baselines", fail)
+    monkeypatch.setattr(builder, "add_facts", fail)
     write_bytes(TABLE, OLD)
     assert_refused(build(market_folder, TABLE), str(TABLE), "memory")
     assert TABLE.read_bytes() == OLD
@@ -339,18 +591,103 @@ def test_without_memory_one_line_says_so(market_folder, monkeypatch):
 # Neighbours
 
 
-def test_builders_at_once_leave_one_whole_table(new):
+def test_builders_at_once_leave_one_whole_table_whatever_their_process_ids(new):
+    def prepare():  # as in two containers that share a folder
+        os.getpid = lambda: 7
+
     other = write_market(Path("other"), rows_by_day(OTHER_MARKET))
     build(other, "other.pkl")
     tables = {new, Path("other.pkl").read_bytes()}
-    for _ in range(8):
+    for _ in range(5):
         children = [
-            fork_build("--data-dir", folder, "--output", TABLE)
-            for folder in (SAMPLE_MARKET, other, SAMPLE_MARKET)
+            fork_build("--data-dir", folder, "--output", TABLE, prepare=prepare)
+            for folder in (SAMPLE_MARKET, other, SAMPLE_MARKET, other)
         ]
-        assert [ending(child) for child in children] == [0, 0, 0]
+        assert [ending(child) for child in children] == [0, 0, 0, 0]
         assert TABLE.read_bytes() in tables
         assert_only_the_table("other", "other.pkl")
+
+
+LEFTOVER = Path("lookup_table.pkl.0123456789abcdef.tmp")
+
+
+@pytest.mark.parametrize("step", ["write_tickers", "write_directory"])
+def test_what_a_killed_build_left_is_removed_by_a_later_one(market_folder, step):
+    arguments = "--data-dir", market_folder, "--output", TABLE
+    child = fork_build(*arguments, prepare=signalled_behind(step, signal.SIGKILL))
+    assert ending(child) == -signal.SIGKILL
+    (left,) = set(os.listdir()) - {"aggregates_day"}
+    assert left.startswith(f"{TABLE}.") and left.endswith(".tmp")
+    assert build(market_folder, TABLE).returncode == 0
+    assert_only_the_table("aggregates_day")
+
+
+def test_the_unfinished_file_of_a_running_build_is_not_removed(market_folder, new, log):
+    def prepare():
+        write_days = builder.write_days
+
+        def wait_then_write(*args):
+            os.write(log[1], b".")
+            os.read(go_on[0], 1)
+            return write_days(*args)
+
+        builder.write_days = wait_then_write
+
+    go_on = os.pipe()
+    child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
+    os.read(log[0], 1)
+    (unfinished,) = set(os.listdir()) - {"aggregates_day"}
+    assert build(market_folder, TABLE).returncode == 0
+    assert_only_the_table("aggregates_day", unfinished)
+    os.write(go_on[1], b".")
+    assert ending(child) == 0
+    assert TABLE.read_bytes() == new
+    assert_only_the_table("aggregates_day")
+    for descriptor in go_on:
+        os.close(descriptor)
+
+
+def test_an_unfinished_file_that_is_not_locked_yet_may_go_and_the_build_goes_on(
+    market_folder, market_table, monkeypatch
+):
+    try_to_lock, removed = builder.try_to_lock, []
+
+    def neighbour_comes_first(file):
+        if not removed:
+            removed.append(file.name)
+            os.unlink(file.name)
+        return try_to_lock(file)
+
+    monkeypatch.setattr(builder, "try_to_lock", neighbour_comes_first)
+    result = build(market_folder, TABLE)
+    assert (result.returncode, len(removed)) == (0, 1)
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    assert_only_the_table("aggregates_day")
+
+
+def test_where_files_cannot_be_locked_none_is_taken_for_a_leftover(market_folder, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    write_bytes(LEFTOVER, "perhaps a running build's")
+    assert build(market_folder, TABLE).returncode == 0
+    assert_only_the_table("aggregates_day", str(LEFTOVER))
+
+
+def test_no_file_of_another_name_is_taken_for_a_leftover(market_folder):
+    names = [
+        "other.pkl.0123456789abcdef.tmp",
+        "lookup_table.pkl.tmp",
+        "lookup_table.pkl.0123456789abcdef",
+        "lookup_table.pkl.0123456789ABCDEF.tmp",
+        "lookup_tableXpkl.0123456789abcdef.tmp",
+        "lookup_table.pkl.backup.tmp",
+    ]
+    for name in [*names, LEFTOVER]:
+        write_bytes(Path(name), "whose is it?")
+    assert build(market_folder, TABLE).returncode == 0
+    assert_only_the_table("aggregates_day", *names)
 
 
 def test_a_query_during_builds_answers_from_one_table_or_the_other(market_folder):
@@ -377,49 +714,500 @@ def test_a_query_during_builds_answers_from_one_table_or_the_other(market_folder
     assert turns > 3
 
 
-FOOTER = struct.Struct("<QQI12s")
+# Damaged tables
 
 
-def with_index(table, **changes):
-    """table, which is bytes, with an index of other values and footer and checksums that fit."""
-    offset, length, _, magic = FOOTER.unpack(table[-FOOTER.size :])
-    index = {**pickle.loads(table[offset : offset + length]), **changes}
-    payload = pickle.dumps(index)
-    return table[:offset] + payload + FOOTER.pack(offset, len(payload), zlib.crc32(payload), magic)
+# Each way of asking for the one anomaly of the made-up table.
+QUESTIONS = {
+    "day": [ANOMALY_DAY],
+    "wide": [ANOMALY_DAY, "--format", "wide"],
+    "csv": [ANOMALY_DAY, "--format", "csv"],
+    "range": [DATES[0], DATES[-1], "--format", "json"],
+    "ticker": ["--ticker", "A", "--format", "json"],
+    "aftermath": ["--aftermath"],
+}
 
 
-def test_an_index_that_is_only_written_anew_is_as_good(market_table):
-    write_bytes(TABLE, with_index(market_table.read_bytes()))
-    assert query(TABLE).stdout == query(market_table).stdout != ""
+def ask(content, question):
+    """What the querier says of a table's bytes. Options are parsed once: that takes longest."""
+    write_bytes(TABLE, content)
+    stdout, stderr = io.StringIO(), io.StringIO()
+    redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
+    with redirections[0], redirections[1], warnings_on_stderr():
+        status = querier.print_answer(options_of(question))
+    return subprocess.CompletedProcess(question, status, stdout.getvalue(), stderr.getvalue())
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1", "1\n2"])
-def test_a_table_of_another_format_version_is_refused_by_it(market_table, version):
-    write_bytes(TABLE, with_index(market_table.read_bytes(), version=version))
-    assert_refused(query(TABLE), "format", str(version)[:1], "run build-lookup-table.py")
+@lru_cache(maxsize=None)
+def options_of(question):
+    return querier.parse_arguments(["--table", str(TABLE), *QUESTIONS[question]])
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """{question: what the sound table answers}."""
+    path = write_bytes(tmp_path_factory.mktemp("sound") / "table.pkl", made_up_table())
+    answers = {}
+    for question, arguments in QUESTIONS.items():
+        result = call(querier, "--table", path, *arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        answers[question] = result.stdout
+    return answers
+
+
+def assert_right_or_refused(content, answers, refused=()):
+    """Each question gets the right answer or one line, and those of refused get one line.
+
+    Returns the questions that are answered.
+    """
+    answered = []
+    for question, answer in answers.items():
+        result = ask(content, question)
+        if result.returncode == 0:
+            assert (result.stdout, result.stderr) == (answer, "")
+            assert question not in refused
+            answered.append(question)
+        else:
+            assert_refused(result, TABLE, "run build-lookup-table.py")
+            assert result.stdout == ""
+    return answered
+
+
+def test_a_table_put_together_from_the_documented_layout_is_read(answers):
+    line = f"{'A':<10}{'9':>10}{'3.00':>15}{'1.41':>10}{'4.24':>10}{'1.50':>12}{'50.00':>12}"
+    assert line in answers["day"].splitlines()
+    for question in ("range", "ticker"):
+        (anomaly,) = json.loads(answers[question])
+        assert (anomaly["trades"], anomaly["z_score"]) == (9, 6 / math.sqrt(2))
+        assert (anomaly["record"], anomaly["earlier_rows"], anomaly["baseline_days"]) == (2, 2, 2)
+        assert (anomaly["gap"], anomaly["after_1"], anomaly["after_5"]) == (25, 100, None)
+        assert (anomaly["ticker"], anomaly["date"]) == ("A", ANOMALY_DAY)
+
+
+def test_each_byte_changed_leaves_the_right_answer_or_one_line(answers):
+    table = made_up_table()
+    answers = {question: answers[question] for question in ("day", "ticker")}
+    right = 0
+    for i in range(len(table)):
+        changed = table[:i] + bytes([table[i] ^ (1 << i % 8)]) + table[i + 1 :]
+        right += "day" in assert_right_or_refused(changed, answers)
+    # A day is answered from its page, the index and the footer; nothing else is looked at.
+    page = 2 * struct.calcsize("<i5d3H") + len("A\nB")
+    index = INDEX_HEADER.size + len(DATES) * INDEX_DAY.size
+    assert right == len(table) - page - index - FOOTER.size
+
+
+def test_a_table_of_any_other_length_is_refused():
+    table = made_up_table()
+    for length in range(len(table)):
+        assert_refused(ask(table[:length], "day"), TABLE, "run build-lookup-table.py")
+    assert_refused(ask(table + b"\0", "day"), TABLE, "run build-lookup-table.py")
+    assert_refused(ask(table + table[-1:], "day"), TABLE, "run build-lookup-table.py")
+
+
+ALL_QUESTIONS = set(QUESTIONS)
+# The questions that need a part of the table.
+ASKS = {
+    "index": ALL_QUESTIONS,
+    "page": ALL_QUESTIONS - {"ticker"},
+    "directory": {"range", "ticker", "aftermath"},
+    "records": {"ticker"},
+    "gaps": {"ticker"},
+}
+FAR = 2**64 - 1
+LYING_EXTENTS = {
+    "both as large as can be": (FAR, FAR),
+    "an offset as large as can be": (FAR, 8),
+    "a length as large as can be": (0, FAR),
+    "a sum of 2**64": (1, FAR),
+    "a length of a terabyte": (0, 2**40),
+    "the whole file and a byte": (0, len(made_up_table()) + 1),
+    "an offset at the end": (len(made_up_table()), 1),
+    "nothing": (0, 0),
+    "another part": (0, 40),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("what", LYING_EXTENTS)
+def test_an_extent_that_lies_is_refused(answers, part, what):
+    table = made_up_table(lies={part: LYING_EXTENTS[what]})
+    assert_right_or_refused(table, answers, ASKS[part])
+
+
+def replaced(old, new):
+    def change(content):
+        assert content.count(old) == 1
+        return content.replace(old, new)
+
+    return change
+
+
+def packed_over(layout, offset, *numbers):
+    """A change: numbers, packed by a struct layout, stand at offset."""
+
+    def change(content):
+        packed = struct.pack(layout, *numbers)
+        return content[:offset] + packed + content[offset + len(packed) :]
+
+    return change
+
+
+def with_all_days(days):
+    """A change: the index has the first of its days so many times."""
+
+    def change(index):
+        first_day = index[INDEX_HEADER.size :][: INDEX_DAY.size]
+        return index[: INDEX_HEADER.size] + first_day * days
+
+    return change
+
+
+def swapped(size, one, other):
+    """A change: of pieces of size bytes, two have changed places."""
+
+    def change(content):
+        pieces = [content[i : i + size] for i in range(0, len(content), size)]
+        pieces[one], pieces[other] = pieces[other], pieces[one]
+        return b"".join(pieces)
+
+    return change
+
+
+def date_as(text):
+    return "index", replaced(ANOMALY_DAY.encode(), text)
+
+
+def names_as(part, names):
+    return part, lambda content: content[: -len(b"A\nB")] + names
+
+
+DAY_OFFSET = INDEX_HEADER.size + DATES.index(ANOMALY_DAY) * INDEX_DAY.size
+ROWS_OFFSET = DAY_OFFSET + 10 + EXTENT.size
+SECOND_RECORD, THIRD_RECORD = 43, 86
+WRONG_CONTENTS = {
+    "no index": ("index", lambda index: b""),
+    "an index without days": ("index", lambda index: index[: INDEX_HEADER.size]),
+    "an index that lacks a byte": ("index", lambda index: index[:-1]),
+    "an index with a byte too many": ("index", lambda index: index + b"\0"),
+    "an index of more days than there are": ("index", with_all_days(40_178)),
+    "an index of one day, four times": ("index", with_all_days(4)),
+    "a window of 0": ("index", packed_over("<I", 0, 0)),
+    "a window of 1": ("index", packed_over("<I", 0, 1)),
+    "no tickers": ("index", packed_over("<I", 4, 0)),
+    "more tickers than there can be": ("index", packed_over("<I", 4, 2**32 - 1)),
+    "rows of 0": ("index", packed_over("<I", ROWS_OFFSET, 0)),
+    "rows of one too few": ("index", packed_over("<I", ROWS_OFFSET, 1)),
+    "rows of one too many": ("index", packed_over("<I", ROWS_OFFSET, 3)),
+    "more rows than there can be": ("index", packed_over("<I", ROWS_OFFSET, 2**32 - 1)),
+    "a 30th of February": date_as(b"2024-02-30"),
+    "a date of zeros": date_as(b"0000-00-00"),
+    "a date in words": date_as(b"yesterday!"),
+    "a date without hyphens": date_as(b"20240805\0\0"),
+    "a date by its week": date_as(b"2024-W32-1"),
+    "a date that is no ASCII": date_as(b"\xff" * 10),
+    "a date twice": date_as(DATES[1].encode()),
+    "dates out of order": date_as(b"2023-08-05"),
+    "no page": ("page", lambda page: b""),
+    "a page that lacks its first byte": ("page", lambda page: page[1:]),
+    "a page that lacks its last byte": ("page", lambda page: page[:-1]),
+    "a page that lacks its last name": names_as("page", b"A"),
+    "a page with a name too many": names_as("page", b"A\nB\nC"),
+    "a page that ends with a line feed": names_as("page", b"A\nB\n"),
+    "a page of names that are no UTF-8": names_as("page", b"A\n\xff"),
+    "a page of a cut character": names_as("page", b"A\n\xc3"),
+    "no directory": ("directory", lambda directory: b""),
+    "a directory that lacks its first byte": ("directory", lambda directory: directory[1:]),
+    "a directory that lacks its last byte": ("directory", lambda directory: directory[:-1]),
+    "a directory that lacks a name": names_as("directory", b"A"),
+    "a directory with a name too many": names_as("directory", b"A\nB\nC"),
+    "a directory that ends with a line feed": names_as("directory", b"A\nB\n"),
+    "a directory with a name twice": names_as("directory", b"A\nA"),
+    "a directory of names that are no UTF-8": names_as("directory", b"A\n\xff"),
+    "records and gaps that changed places": ("directory", swapped(EXTENT.size, 0, 1)),
+    "no records": ("records", lambda records: b""),
+    "records that lack a byte": ("records", lambda records: records[:-1]),
+    "a record too few": ("records", lambda records: records[:-59]),
+    "a record too many": ("records", lambda records: records + records[-59:]),
+    "records out of order": ("records", swapped(43, 0, 1)),
+    "a record twice": ("records", lambda records: records[:43] * 2 + records[86:]),
+    "a slot that is no date's": ("records", packed_over("<I", 1, 4)),
+    "a slot of one date too many": ("records", packed_over("<I", THIRD_RECORD + 59 + 1, 9)),
+    "a slot as large as can be": ("records", packed_over("<I", THIRD_RECORD + 59 + 1, 2**32 - 1)),
+    "no gaps": ("gaps", lambda gaps: b""),
+    "a gap too few": ("gaps", lambda gaps: gaps[:-8]),
+    "a gap too many": ("gaps", lambda gaps: gaps + bytes(8)),
+    "gaps that lack a byte": ("gaps", lambda gaps: gaps[:-1]),
+}
+# What a question does not look at cannot be refused.
+NOT_REFUSED = {
+    "dates out of order": {"day", "csv"},  # found by bisection
+    "more tickers than there can be": set(),
+    "records and gaps that changed places": {"range", "aftermath"},
+    **{what: {"ticker"} for what in WRONG_CONTENTS if " rows" in f" {what}"},
+}
+
+
+@pytest.mark.parametrize("what", WRONG_CONTENTS)
+def test_wrong_contents_with_right_checksums_are_refused(answers, what):
+    part, change = WRONG_CONTENTS[what]
+    refused = ASKS[part] - NOT_REFUSED.get(what, set())
+    assert_right_or_refused(made_up_table({part: change}), answers, refused)
+
+
+@pytest.mark.parametrize("column", PAGE_COLUMNS)
+def test_whatever_numbers_a_page_holds_the_formats_stay_sound(column):
+    code = PAGE_COLUMNS[column]
+    offset = sum(2 * struct.calcsize(PAGE_COLUMNS[name]) for name in PAGE_COLUMNS)
+    for name in reversed(list(PAGE_COLUMNS)):
+        offset -= 2 * struct.calcsize(PAGE_COLUMNS[name])
+        if name == column:
+            break
+    odd = {
+        "i": [-(2**31), -1, 0, 2**31 - 1],
+        "H": [0, 1, 2**16 - 1],
+        "d": [math.nan, math.inf, -math.inf, -0.0, 0.0, 5e-324, -1.0, 1.7e308, -1.7e308],
+    }
+    for one in odd[code]:
+        for other in odd[code]:
+            content = made_up_table({"page": packed_over(f"<2{code}", offset, one, other)})
+            for question in ("wide", "csv", "range", "aftermath"):
+                result = ask(content, question)
+                assert (result.returncode, result.stderr) == (0, ""), (one, other, question)
+                if question == "range":
+                    json.loads(result.stdout, parse_constant=pytest.fail)
+
+
+def test_what_lies_costs_no_memory(answers):
+    tracemalloc.start()
+    try:
+        for part in PARTS:
+            for extent in LYING_EXTENTS.values():
+                for question in QUESTIONS:
+                    ask(made_up_table(lies={part: extent}), question)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10 * 2**20
+
+
+def test_a_sparse_file_of_six_gigabytes_costs_nothing():
+    index_extent = EXTENT.pack(0, 6 * 2**30, 0)
+    for begins in (b"", made_up_table()[:28]):
+        with TABLE.open("wb") as file:
+            file.write(begins)
+            file.seek(6 * 2**30)
+            file.write(FOOTER.pack(index_extent, MAGIC))
+        tracemalloc.start()
+        started = time.monotonic()
+        try:
+            result = query(TABLE)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert_refused(result, TABLE, "run build-lookup-table.py")
+        assert most < 10 * 2**20
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("begins", [b"", made_up_table()[:28]], ids=["any", "signature"])
+def test_a_table_of_the_first_version_is_refused_and_to_be_built_anew(begins):
+    old_footer = struct.pack("<QQI12s", 28, 4, zlib.crc32(b"N..."), b"lookup-table")
+    write_bytes(TABLE, begins + b"N..." + old_footer)
+    assert_refused(query(TABLE), TABLE, "older version", "run build-lookup-table.py again")
+
+
+WITHOUT_PICKLE = """
+import runpy, sys
+for name in ("pickle", "_pickle", "resource"):
+    sys.modules[name] = None
+script, *sys.argv[1:] = sys.argv[1:]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("question", ["day", "wide", "csv", "ticker"])
+def test_what_reads_a_table_of_ours_imports_no_pickle(answers, question):
+    write_bytes(TABLE, made_up_table())
+    script = command("query-lookup-table.py")[1]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PICKLE, script, *QUESTIONS[question]],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == answers[question]
+
+
+@pytest.mark.parametrize("question", ["range", "aftermath"])
+def test_what_needs_numpy_unpickles_nothing_either(answers, monkeypatch, question):
+    # numpy imports pickle for itself, so that its absence proves nothing here.
+    for name in ("Unpickler", "load", "loads"):
+        monkeypatch.setattr(pickle, name, None)
+    monkeypatch.setattr(querier, "load_plain_pickle", None)
+    assert ask(made_up_table(), question).stdout == answers[question]
+
+
+# Streams
+
+QUERIER_ARGUMENTS = ["--table", "no table", LAST_DAY]
+NO_TRACE = ("Traceback", "Exception ignored", "BrokenPipe")
+
+
+def redirected(redirection, script, *args, interpreter=(sys.executable,)):
+    """The script as a process of its own, its streams redirected as a shell does it."""
+    words = [*interpreter, *command(script, *args)[1:]]
+    line = f'exec "$@" {redirection}'
+    result = subprocess.run(
+        ["sh", "-c", line, "sh", *words],
+        capture_output=True,
+        encoding="utf-8",
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert [word for word in NO_TRACE if word in result.stdout + result.stderr] == []
+    return result
+
+
+@pytest.fixture
+def no_reader():
+    """A shell's redirection into a pipe that nobody reads any more, as behind `| true`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.set_inheritable(writer, True)
+    yield f">/proc/{os.getpid()}/fd/{writer}"
+    os.close(writer)
+
+
+BUILDER, QUERIER = "build-lookup-table.py", "query-lookup-table.py"
+
+
+@pytest.mark.parametrize("script", [BUILDER, QUERIER])
+def test_help_into_a_full_disk_ends_with_status_1(script):
+    result = redirected(">/dev/full", script, "--help")
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+# What -OO does to a script; to compile pandas in that way too would take twenty seconds.
+WITHOUT_DOC_STRINGS = """
+import sys
+script, *sys.argv[1:] = sys.argv[1:]
+with open(script, encoding="utf-8") as file:
+    program = compile(file.read(), script, "exec", optimize=2)
+exec(program, {"__name__": "__main__", "__file__": script})
+"""
+STRIPPED = (sys.executable, "-c", WITHOUT_DOC_STRINGS)
+
+
+@pytest.mark.parametrize("script", [BUILDER, QUERIER])
+def test_without_doc_strings_there_is_help(script):
+    result = redirected("", script, "--help", interpreter=STRIPPED)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage: " in result.stdout
+
+
+def test_without_doc_strings_and_assertions_both_scripts_work(market_folder, market_table):
+    assert redirected("", BUILDER, interpreter=STRIPPED).returncode == 0
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    for interpreter in (STRIPPED, (sys.executable, "-OO")):
+        answer = redirected("", QUERIER, LAST_DAY, interpreter=interpreter)
+        assert (answer.returncode, answer.stdout) == (0, query(market_table).stdout)
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>/dev/full", "2>&-", ">&- 2>&-"])
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"days": {}},
-        {"days": None},
-        {"days": {LAST_DAY: (0, 10)}},
-        {"days": {LAST_DAY: (-1, 10, 0)}},
-        {"days": {LAST_DAY: (0, -10, 0)}},
-        {"days": {LAST_DAY: (0.5, 10, 0)}},
-        {"days": {LAST_DAY: (2**70, 10, 0)}},
-        {"days": {LAST_DAY: (0, 2**70, 0)}},
-        {"days": {LAST_DAY: None}},
-        {"days": [LAST_DAY]},
-        {"days": {"yesterday": (0, 10, 0)}},
-        {"days": {20241018: (0, 10, 0)}},
-    ],
-    ids=str,
+    ("script", "arguments"), [(BUILDER, []), (QUERIER, QUERIER_ARGUMENTS)], ids=["build", "query"]
 )
-def test_an_index_of_another_make_with_right_checksums_is_refused(market_table, changes):
-    write_bytes(TABLE, with_index(market_table.read_bytes(), **changes))
-    assert_refused(query(TABLE), str(TABLE))
+def test_a_refusal_ends_with_status_1_wherever_its_streams_lead(script, arguments, redirection):
+    result = redirected(redirection, script, *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == (0 if "2>" in redirection else 1)
+
+
+@pytest.mark.parametrize("descriptor", ["", "2"])
+def test_a_refused_build_whose_reader_is_gone_ends_with_status_1(no_reader, descriptor):
+    write_bytes(Path("aggregates_day/2024-08-01.csv"), "")
+    result = redirected(descriptor + no_reader, BUILDER)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == (0 if descriptor else 1)
+    assert os.listdir() == ["aggregates_day"]
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&-", ">&- 2>&-"])
+def test_a_good_build_ends_with_status_0_and_a_whole_table_without_a_stream(
+    market_folder, market_table, redirection
+):
+    result = redirected(redirection, BUILDER)
+    assert result.returncode == 0
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    assert len(result.stdout.splitlines()) == (0 if ">&-" in redirection.split() else 11)
+    assert result.stderr.count("\n") == (0 if "2>" in redirection else 1)
+    assert_only_the_table("aggregates_day")
+
+
+@pytest.mark.parametrize("descriptor", ["", "2"])
+def test_a_build_whose_reader_is_gone_ends_with_status_0_and_a_whole_table(
+    market_folder, market_table, no_reader, descriptor
+):
+    assert redirected(descriptor + no_reader, BUILDER).returncode == 0
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    assert_only_the_table("aggregates_day")
+
+
+def test_a_build_whose_output_cannot_be_written_says_that_the_table_is(market_folder, market_table):
+    result = redirected(">/dev/full", BUILDER)
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    assert result.returncode == 1
+    *_, last = result.stderr.splitlines()
+    assert last == f"{TABLE} is written, the output is not: {os.strerror(errno.ENOSPC)}"
+
+
+# What other systems lack
+
+
+def run_without(lines, script, *args):
+    """The script in a process in which lines were run before."""
+    program = f"{lines}\nimport runpy, sys\nscript, *sys.argv[1:] = sys.argv[1:]\n"
+    program += "runpy.run_path(script, run_name='__main__')"
+    _, path, *words = command(script, *args)
+    return subprocess.run(
+        [sys.executable, "-c", program, path, *words], capture_output=True, encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("name", ["numpy", "pandas"])
+def test_without_a_package_one_line_says_how_to_get_it(market_folder, name):
+    result = run_without(f"import sys; sys.modules[{name!r}] = None", BUILDER)
+    assert_refused(result, f"{name} is missing: pip install -r requirements.txt")
+    assert result.stdout == ""
+    assert os.listdir() == ["aggregates_day"]
+
+
+# Windows and macOS lack some of these.
+TAKEN_AWAY = """
+import builtins, os, signal, sys
+for module in ("fcntl", "resource"):
+    sys.modules[module] = None
+for module, name in ((signal, "SIGHUP"), (os, "O_NONBLOCK")):
+    delattr(module, name)
+open_file = builtins.open
+def open_but_proc(file, *args, **kwargs):
+    if str(file).startswith("/proc"):
+        raise FileNotFoundError(2, "No such file or directory", file)
+    return open_file(file, *args, **kwargs)
+builtins.open = open_but_proc
+"""
+
+
+def test_where_signals_locks_and_limits_are_missing_both_scripts_work(market_folder, market_table):
+    result = run_without(TAKEN_AWAY, BUILDER)
+    assert (result.returncode, result.stderr.count("\n")) == (0, 1)
+    assert TABLE.read_bytes() == market_table.read_bytes()
+    answer = run_without(TAKEN_AWAY, QUERIER, LAST_DAY)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == query(market_table).stdout
+    write_bytes(TABLE, pickle.dumps(pickle.loads(TABLE.read_bytes())))
+    plain = run_without(TAKEN_AWAY, QUERIER, LAST_DAY)
+    assert (plain.returncode, plain.stdout) == (0, answer.stdout)
 
 
 # Clocks
@@ -520,14 +1308,6 @@ def test_a_chance_csv_gives_the_very_rows_it_holds_or_one_line():
     assert 0.1 < accepted / (500 * EFFORT) < 0.9
 
 
-def query_damaged():
-    """query(TABLE) without what Python itself says when it has no room for a large bytearray."""
-    result = query(TABLE)
-    complaint = "SystemError: deallocated bytearray object has exported buffers\n"
-    result.stderr = result.stderr.replace(complaint, "")
-    return result
-
-
 def assert_answer_or_one_line(result, answers=None):
     """An answer, one of answers if there are any given, or one line that says why there is none."""
     if result.returncode:
@@ -545,7 +1325,7 @@ def test_a_table_damaged_by_chance_gives_the_right_answer_or_one_line(market_tab
     given = 0
     for _ in range(1500 * EFFORT):
         write_bytes(TABLE, mutated(rng, table, range(256)))
-        result = query_damaged()
+        result = query(TABLE)
         assert_answer_or_one_line(result, [answer])
         given += result.returncode == 0
     assert given > 0
@@ -561,7 +1341,15 @@ def test_two_tables_spliced_give_the_answer_of_one_of_them_or_one_line(market_ta
         one, other = rng.sample(tables, 2)
         cut = rng.randrange(len(one))
         write_bytes(TABLE, one[:cut] + other[cut:])
-        assert_answer_or_one_line(query_damaged(), answers)
+        assert_answer_or_one_line(query(TABLE), answers)
+
+
+def query_pickle():
+    """query(TABLE) without what Python itself says when it has no room for a large bytearray."""
+    result = query(TABLE)
+    complaint = "SystemError: deallocated bytearray object has exported buffers\n"
+    result.stderr = result.stderr.replace(complaint, "")
+    return result
 
 
 def chance_pickle(rng):
@@ -577,7 +1365,7 @@ def test_a_chance_pickle_is_refused_in_one_line():
     rng = random.Random(10)
     for _ in range(1500 * EFFORT):
         write_bytes(TABLE, chance_pickle(rng))
-        assert_refused(query_damaged(), str(TABLE), "run build-lookup-table.py")
+        assert_refused(query_pickle(), str(TABLE), "run build-lookup-table.py")
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -586,23 +1374,21 @@ def test_a_plain_table_damaged_by_chance_gives_an_answer_or_one_line(market_tabl
     table = pickle.dumps(pickle.loads(market_table.read_bytes()), protocol)
     for _ in range(500 * EFFORT):
         write_bytes(TABLE, mutated(rng, table, range(256)))
-        assert_answer_or_one_line(query_damaged())
+        assert_answer_or_one_line(query_pickle())
 
 
-@pytest.mark.parametrize("part", ["index", "day"])
-def test_chance_bytes_with_right_checksums_give_an_answer_or_one_line(market_table, part):
+@pytest.mark.parametrize("part", PARTS)
+def test_chance_bytes_with_right_checksums_give_an_answer_or_one_line(part):
     rng = random.Random(part)
-    table = market_table.read_bytes()
-    offset, length, _, magic = FOOTER.unpack(table[-FOOTER.size :])
-    index = pickle.loads(table[offset : offset + length])
-    start, size, _ = index["days"][LAST_DAY]
-    for _ in range(800 * EFFORT):
-        if part == "day":
-            page = mutated(rng, table[start : start + size], range(256))
-            place = offset, len(page), zlib.crc32(page)
-            payload = pickle.dumps({**index, "days": {**index["days"], LAST_DAY: place}})
+    questions = sorted(ASKS[part])
+    given = refused = 0
+    for _ in range(400 * EFFORT):
+        table = made_up_table({part: lambda content: mutated(rng, content, range(256))})
+        result = ask(table, rng.choice(questions))
+        if result.returncode:
+            assert_refused(result, TABLE)
+            refused += 1
         else:
-            page, payload = b"", mutated(rng, table[offset : offset + length], range(256))
-        footer = FOOTER.pack(offset + len(page), len(payload), zlib.crc32(payload), magic)
-        write_bytes(TABLE, table[:offset] + page + payload + footer)
-        assert_answer_or_one_line(query_damaged())
+            assert result.stderr == ""
+            given += 1
+    assert given > 0 and refused > 0

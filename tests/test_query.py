@@ -1,17 +1,21 @@
 """The querier: what it prints, what it reads of a table, and what it makes of bad ones."""
 
+import contextlib
 import copyreg
 import csv
+import fcntl
 import io
 import json
 import math
 import os
 import pickle
+import pty
+import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
-import zlib
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
@@ -31,6 +35,7 @@ from conftest import (
     query,
     rows_by_day,
     run,
+    run_measured,
     write_bytes,
     write_market,
 )
@@ -54,9 +59,14 @@ ZERO             170         100.00     20.00      3.50        0.00         nan
 TRUE             161         100.00     20.00      3.05       50.00        0.00
 NA                30          10.00      2.00     10.00        1.00      -50.00
 """
+# The table's format, as write_lookup_table in build-lookup-table.py describes it.
+EXTENT = struct.Struct("<QQI")
+INDEX_HEADER, INDEX_DAY = struct.Struct("<II20s"), struct.Struct("<10s20sIII")
 FOOTER = struct.Struct("<QQI12s")
 FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades"]
 FIELDS += ["z_score", "close_price", "price_diff"]
+FIELDS += ["record", "earlier_rows", "baseline_days", "gap"]
+FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
 
 
 def tickers(result):
@@ -179,12 +189,13 @@ def test_options_choose_and_sort(market_table, options, expected):
 
 def test_csv_has_the_fields_by_name_and_full_precision(market_table):
     assert query(market_table, LAST_DAY, "--format", "csv").stdout == (
-        "ticker,date,trades,avg_trades,std_trades,z_score,close_price,price_diff\n"
-        "ZZZ,2024-08-08,200,100.0,20.0,5.0,12.5,25.0\n"
-        "AAp,2024-08-08,200,100.0,20.0,5.0,5.0,25.0\n"
-        "ZERO,2024-08-08,170,100.0,20.0,3.5,0.0,nan\n"
-        "TRUE,2024-08-08,161,100.0,20.0,3.05,50.0,0.0\n"
-        "NA,2024-08-08,30,10.0,2.0,10.0,1.0,-50.0\n"
+        "ticker,date,trades,avg_trades,std_trades,z_score,close_price,price_diff,"
+        "record,earlier_rows,baseline_days,gap,after_1,after_5,after_20,split_after,marks\n"
+        "ZZZ,2024-08-08,200,100.0,20.0,5.0,12.5,25.0,5,5,5,25.0,,,,,\n"
+        "AAp,2024-08-08,200,100.0,20.0,5.0,5.0,25.0,5,5,5,25.0,,,,,\n"
+        "ZERO,2024-08-08,170,100.0,20.0,3.5,0.0,nan,5,5,5,,,,,,\n"
+        "TRUE,2024-08-08,161,100.0,20.0,3.05,50.0,0.0,5,5,5,0.0,,,,,\n"
+        "NA,2024-08-08,30,10.0,2.0,10.0,1.0,-50.0,5,5,5,-50.0,,,,,split? thin\n"
     )
 
 
@@ -200,6 +211,15 @@ def test_json_has_the_fields_by_name_and_null_for_nan(market_table):
         "z_score": 3.5,
         "close_price": 0,
         "price_diff": None,
+        "record": 5,
+        "earlier_rows": 5,
+        "baseline_days": 5,
+        "gap": None,
+        "after_1": None,
+        "after_5": None,
+        "after_20": None,
+        "split_after": None,
+        "marks": "",
     }
 
 
@@ -233,7 +253,8 @@ def test_a_change_from_zero_is_told_in_every_format(previous, close):
     build(write_market(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
     change = "inf" if close else "nan"
     assert query("lookup_table.pkl").stdout.endswith(f"{change:>12}\n")
-    assert query("lookup_table.pkl", LAST_DAY, "--format", "csv").stdout.endswith(f",{change}\n")
+    csv_line = query("lookup_table.pkl", LAST_DAY, "--format", "csv").stdout.splitlines()[1]
+    assert csv_line.split(",")[7] == change
     (row,) = as_json(query("lookup_table.pkl", LAST_DAY, "--format", "json"))
     assert row["price_diff"] is None
 
@@ -248,14 +269,32 @@ def test_a_change_from_zero_is_told_in_every_format(previous, close):
         *([date] for date in ("2024-13-01", "2024-02-30", "0000-01-01", "20241018", "2024-10-18x")),
         *([date] for date in ("today", "", "2024-8-1", " 2024-10-18", "2024-10-18\n")),
         ["2024-10-1\N{ARABIC-INDIC DIGIT EIGHT}"],
-        *([LAST_DAY, "--threshold", text] for text in ("high", "nan", "inf", "")),
+        *([LAST_DAY, "--threshold", text] for text in ("high", "nan", "inf", "", "-", "-x", "1_0")),
         *([LAST_DAY, "--min-trades", text] for text in ("-1", "1.5", "many")),
+        *([LAST_DAY, "--min-record", text] for text in ("-1", "1.5", "all")),
         *([LAST_DAY, "--min-price", text] for text in ("cheap", "nan")),
         *([LAST_DAY, "--limit", text] for text in ("-1", "1.5", "all")),
+        *([LAST_DAY, "--skip", text] for text in ("old", "", "new,", "New", "new thin")),
         [LAST_DAY, "--sort", "volume"],
+        [LAST_DAY, "--sort", "marks"],
         [LAST_DAY, "--format", "xml"],
         [LAST_DAY, "--weekly"],
-        [LAST_DAY, LAST_DAY],
+        [LAST_DAY, "--ticker"],
+        [LAST_DAY, DAYS[0]],
+        [DAYS[0], DAYS[1], LAST_DAY],
+        ["--ticker", "ZZZ", LAST_DAY, DAYS[0]],
+        ["--ticker", "ZZZ", DAYS[0], DAYS[1], LAST_DAY],
+        ["--limit", "5"],
+        ["--aftermath", DAYS[0], LAST_DAY],
+        ["--aftermath", "--ticker", "ZZZ"],
+        *(["--aftermath", "--threshold", text] for text in ("3", "4")),
+        *(["--aftermath", "--min-trades", text] for text in ("0", "5")),
+        *(["--aftermath", "--min-price", text] for text in ("0", "-1e3")),
+        ["--aftermath", "--min-record", "0"],
+        ["--aftermath", "--skip", "new"],
+        ["--aftermath", "--sort", "trades"],
+        ["--aftermath", "--limit", "0"],
+        ["--aftermath", "--format", "wide"],
     ],
     ids=" ".join,
 )
@@ -265,6 +304,29 @@ def test_wrong_usage_ends_with_status_2_and_a_line_that_says_why(market_table, a
     assert result.returncode == 2
     assert result.stdout == ""
     assert ": error: " in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([LAST_DAY, DAYS[0]], "2024-08-08 is after 2024-08-01"),
+        ([], "name a DATE, or two, or a --ticker"),
+        (["--aftermath", "--limit", "5"], "--aftermath takes no --limit"),
+        ([LAST_DAY, "--skip", "new,old"], "'old' is none of split, new, thin, stale, test"),
+        (["2024-02-30"], "'2024-02-30' is not a date, write YYYY-MM-DD"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_named(arguments, reason):
+    assert call(querier, *arguments).stderr.endswith(f"{reason}\n")
+
+
+@pytest.mark.parametrize("threshold", ["-5", "-1e9", "-.5e1", "-4.5"])
+@pytest.mark.parametrize("form", ["--threshold {}", "--threshold={}"])
+def test_a_negative_threshold_is_a_number(market_table, threshold, form):
+    # BRK.B has (20 - 100) / 20, which is -4.
+    listed = tickers(query(market_table, LAST_DAY, *form.format(threshold).split()))
+    assert listed == ["ZZZ", "AAp", "ZERO", "TRUE", "AAP", "NA", "BRK.B"]
 
 
 # Dates that are not there
@@ -298,6 +360,95 @@ def test_of_two_nearest_days_the_earlier_is_named():
     assert_refused(query("lookup_table.pkl", "2024-08-08"), "nearest trading day 2024-08-07\n")
 
 
+# Two dates, and a ticker
+
+
+def test_two_dates_list_every_day_of_the_table_between_them(market_table):
+    result = call(querier, "2024-08-03", "2024-12-31", "--table", market_table)
+    headings = [HEADINGS.replace(LAST_DAY, day) for day in DAYS[2:5]]
+    assert result.stdout == "".join(headings) + ANSWER
+    assert call(querier, LAST_DAY, LAST_DAY, "--table", market_table).stdout == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("2024-08-03", "2024-08-04"), ("2023-01-01", "2023-12-31")]
+)
+def test_two_dates_without_a_day_between_them_are_refused(market_table, first, last):
+    for options in ([], ["--ticker", "ZZZ"], ["--format", "json"]):
+        result = call(querier, first, last, "--table", market_table, *options)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"no data from {first} to {last}: the table covers 2024-08-01 to 2024-08-08\n"
+        )
+
+
+def test_a_tickers_list_has_the_date_in_the_tickers_place(market_table):
+    expected = ANSWER.replace("Ticker", "Date  ").replace(f"for {LAST_DAY}", "for ZZZ")
+    expected = expected[: expected.index("AAp ")].replace("ZZZ       ", LAST_DAY)
+    for dates in ([], [LAST_DAY], [DAYS[0], LAST_DAY]):
+        found = call(querier, *dates, "--ticker", "ZZZ", "--table", market_table)
+        assert found.stdout == expected
+
+
+@pytest.mark.parametrize("ticker", ["BRK.B", "FLAT", "NEW", "GONE"])
+@pytest.mark.parametrize("dates", [[], [DAYS[0]], [DAYS[1], DAYS[3]]])
+def test_a_ticker_without_anomalies_gives_the_headings_and_status_0(market_table, ticker, dates):
+    result = call(querier, *dates, "--ticker", ticker, "--table", market_table)
+    expected = HEADINGS.replace("Ticker", "Date  ").replace(f"for {LAST_DAY}", f"for {ticker}")
+    assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
+
+
+@pytest.mark.parametrize(
+    ("ticker", "hint"),
+    [
+        ("zzz", "; it has ZZZ"),
+        ("aap", "; it has AAP, AAp"),
+        ("brk.b", "; it has BRK.B"),
+        ("MSFT", ""),
+        ("ZZ", ""),
+        ("", ""),
+    ],
+)
+def test_of_a_ticker_that_is_not_there_the_one_of_another_case_is_named(market_table, ticker, hint):
+    write_bytes(Path("plain.pkl"), pickle.dumps(plain(market_table)))
+    for path in (market_table, "plain.pkl"):
+        for dates in ([], [LAST_DAY]):
+            result = call(querier, *dates, "--ticker", ticker, "--table", path)
+            assert (result.returncode, result.stdout) == (1, "")
+            assert result.stderr == f"{path} has no ticker {ticker}{hint}\n"
+
+
+def test_a_tickers_date_that_is_not_there_is_told_as_for_a_day(market_table):
+    result = query(market_table, "2024-08-03", "--ticker", "ZZZ")
+    assert result.stderr == query(market_table, "2024-08-03").stderr != ""
+
+
+def test_on_a_terminal_the_aftermath_shows_how_far_it_is(market_table):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        command("query-lookup-table.py", "--aftermath", "--table", market_table),
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that nobody writes any more
+        for piece in iter(lambda: os.read(ours, 4096), b""):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"Reading: 100%" in shown and b"What followed the anomalies" in shown
+
+
+def test_piped_the_aftermath_writes_nothing_to_stderr(market_table):
+    result = run("query-lookup-table.py", "--aftermath", "--table", market_table)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(
+        "\nWhat followed the anomalies from 2024-08-01 to 2024-08-08:\n"
+    )
+
+
 # Tables that are not there, or something else
 
 
@@ -307,12 +458,16 @@ def test_without_a_table_the_command_that_makes_one_is_named():
     assert result.stderr == "lookup_table.pkl not found: run build-lookup-table.py first\n"
 
 
-def test_a_folder_is_no_table():
-    os.mkdir("lookup_table.pkl")
-    assert_refused(call(querier, LAST_DAY), "lookup_table.pkl")
+def test_a_folder_a_pipe_and_a_device_are_refused_at_once():
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    for path in ("folder", "pipe", "/dev/zero"):
+        result = run("query-lookup-table.py", LAST_DAY, "--table", path)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == f"{path} is no regular file: run build-lookup-table.py first\n"
 
 
-def test_a_pipe_is_no_table(market_table):
+def test_a_closed_pipe_is_no_table():
     reading, writing = os.pipe()
     os.close(writing)
     result = run("query-lookup-table.py", LAST_DAY, "--table", "/dev/stdin", stdin=reading)
@@ -340,9 +495,10 @@ NO_TABLE = {
     "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "a zip": b"PK\3\4" + bytes(100),
     "zeros": bytes(1000),
-    "a footer alone": FOOTER.pack(0, 0, 0, b"lookup-table"),
-    "a footer that points beyond": FOOTER.pack(2**64 - 1, 2**64 - 1, 0, b"lookup-table"),
-    "the magic alone": b"lookup-table",
+    "a footer alone": FOOTER.pack(0, 0, 0, b"lookup-tab-2"),
+    "a footer that points beyond": FOOTER.pack(2**64 - 1, 2**64 - 1, 0, b"lookup-tab-2"),
+    "a footer of version 1": FOOTER.pack(0, 0, 0, b"lookup-table"),
+    "the magic alone": b"lookup-tab-2",
     "the signature alone": b"\x80\x03X\x0c\x00\x00\x00lookup table0",
     "a table with something after it": pickle.dumps(one_row()) + b"\n",
     "two tables": pickle.dumps(one_row()) * 2,
@@ -364,6 +520,8 @@ NO_TABLE = {
             "stats that are a list": {"A": {LAST_DAY: [200, 5.0, 25.0, 100.0, 20.0]}},
             "dates that are numbers": {"A": {20240808: one_row()["A"][LAST_DAY]}},
             "dates of two kinds": {"A": {LAST_DAY: {}, 1: {}}},
+            "a date that is a tuple": {"A": {(LAST_DAY,): one_row()["A"][LAST_DAY]}},
+            "a ticker that is bytes": {b"A": one_row()["A"]},
             "a ticker that is a number": {1: one_row()["A"]},
             "a ticker that is None": {None: one_row()["A"]},
             **{f"stats without {field}": without(field) for field in ("trades", "std_trades")},
@@ -413,23 +571,18 @@ def of_numpy(table, integer, real):
     }
 
 
-@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_the_tutorials_own_table_gives_the_same_answer(protocol):
     write_bytes(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
     assert query("plain.pkl").stdout == ANSWER
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2])
-def test_an_old_protocols_numpy_numbers_are_right_or_refused(protocol):
-    write_bytes(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
-    assert_right_or_damaged(query("plain.pkl"))
-
-
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("integer", [int, float, np.int32, np.int64, np.float64])
 @pytest.mark.parametrize("real", [float, np.float64, np.float32])
-def test_numpys_numbers_of_every_kind_give_the_same_answer(market_table, integer, real):
+def test_numpys_numbers_of_every_kind_give_the_same_answer(market_table, integer, real, protocol):
     table = of_numpy(plain(market_table), integer, real)
-    write_bytes(Path("plain.pkl"), pickle.dumps(table))
+    write_bytes(Path("plain.pkl"), pickle.dumps(table, protocol))
     # The market's prices, means and deviations are exact as float32, too.
     assert query("plain.pkl").stdout == ANSWER
 
@@ -549,39 +702,6 @@ def test_these_pickles_do_run_code_where_nothing_holds_them(empty_folder, what):
     assert os.path.exists("marker")
 
 
-def with_footer(parts, index):
-    """A table of the builder's format: parts, which is bytes, then index and a footer that fits."""
-    place = len(parts), len(index), zlib.crc32(index)
-    return parts + index + FOOTER.pack(*place, b"lookup-table")
-
-
-def hostile_table(page, part):
-    """A table whose checksums are all right and in which part is hostile."""
-    good = {"day": pickle.dumps({}), "tickers": pickle.dumps({}), "prologue": b"\x80\3"}
-    good[part] = page
-    parts, places = b"", {}
-    for name, payload in good.items():
-        places[name] = len(parts), len(payload), zlib.crc32(payload)
-        parts += payload
-    index = {"version": 1, "window": 5, "days": {LAST_DAY: places.pop("day")}, **places}
-    return with_footer(parts, page if part == "index" else pickle.dumps(index))
-
-
-@pytest.mark.parametrize("part", ["index", "day"])
-def test_code_in_a_table_with_right_checksums_does_not_run(part):
-    write_bytes(Path("hostile.pkl"), hostile_table(RUNS_CODE["STACK_GLOBAL"], part))
-    assert_damaged(query("hostile.pkl"), "os.system")
-    assert not os.path.exists("marker")
-
-
-@pytest.mark.parametrize("part", ["tickers", "prologue"])
-def test_code_in_a_tickers_place_does_not_run(part):
-    write_bytes(Path("hostile.pkl"), hostile_table(RUNS_CODE["STACK_GLOBAL"][:-1] + b".", part))
-    with pytest.raises(querier.TableError):
-        querier.ask_table("hostile.pkl", lambda table: table.read_ticker("A"))
-    assert not os.path.exists("marker")
-
-
 @pytest.mark.parametrize(
     "name", ["os\nsystem", "os\r\nsystem", "\x1b[2J", "\u2028", "\ud800"], ids=ascii
 )
@@ -597,15 +717,8 @@ def test_what_a_hostile_pickle_is_named_stays_in_one_line_and_off_the_terminal(n
 def measured(*arguments):
     """(status, stderr, seconds, peak memory in MB) of the querier as a process of its own."""
     started = time.monotonic()
-    with open("stderr", "wb") as stderr:
-        process = subprocess.Popen(
-            command("query-lookup-table.py", *arguments), stdout=stderr, stderr=stderr
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    seconds = time.monotonic() - started
-    return process.returncode, Path("stderr").read_text(), seconds, usage.ru_maxrss / unit
+    status, stderr, megabytes = run_measured("query-lookup-table.py", *arguments)
+    return status, stderr, time.monotonic() - started, megabytes
 
 
 @pytest.mark.parametrize(
@@ -641,6 +754,156 @@ def test_so_is_one_that_asks_for_a_bytearray_though_python_adds_a_line_of_its_ow
     assert megabytes < 600
 
 
+@pytest.mark.parametrize(
+    ("begins", "ends"),
+    [
+        pytest.param(b"", b"", id="nothing but zeros"),
+        pytest.param(b"\x80\3X\x0c\0\0\0lookup table0", b"", id="a table that lost its end"),
+        pytest.param(b"", FOOTER.pack(0, 2**32, 0, b"lookup-tab-2"), id="a huge index"),
+        pytest.param(b"", FOOTER.pack(0, 2**23, 0, b"lookup-tab-2"), id="an index of zeros"),
+        pytest.param(b"\x80\4\x8e" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="bytes"),
+        pytest.param(b"\x80\4\x8d" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="text"),
+        pytest.param(b"\x80\4\x95" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="a frame"),
+        pytest.param(b"S'", b"", id="a line of text"),
+    ],
+)
+def test_a_file_of_6_gb_with_next_to_nothing_in_it_costs_next_to_nothing(begins, ends):
+    with open("sparse.pkl", "wb") as file:
+        file.write(begins)
+        file.seek(6 * 2**30 - len(ends))
+        file.write(ends)
+        file.truncate()
+    status, stderr, seconds, megabytes = measured(LAST_DAY, "--table", "sparse.pkl")
+    assert (status, stderr.count("\n")) == (1, 1), stderr
+    assert "run build-lookup-table.py" in stderr
+    assert seconds < 20 and megabytes < 400
+
+
+# Tuples of themselves: each has the one before twice, so the hash of the last takes 2**100 steps.
+DOUBLED = b")" + b"2\x86" * 100
+HANGS = {
+    "a ticker that is a doubled tuple": b"\x80\3}" + DOUBLED + b"}s.",
+    "a date that is a doubled tuple": b"\x80\3}X\1\0\0\0A}" + DOUBLED + b"}ss.",
+    "numpy's number of a doubled type": b"\x80\3cnumpy\ndtype\n" + DOUBLED + b"\x85R.",
+}
+
+
+@pytest.mark.parametrize("what", HANGS)
+def test_ctrl_c_ends_at_once_whatever_a_pickle_keeps_python_busy_with(what):
+    write_bytes(Path("hangs.pkl"), HANGS[what])
+    process = subprocess.Popen(
+        command("query-lookup-table.py", LAST_DAY, "--table", "hangs.pkl"), stderr=subprocess.PIPE
+    )
+    try:
+        while not is_busy_with("hangs.pkl", process.pid):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == (None, b"")
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT
+
+
+def is_busy_with(path, pid):
+    """Whether a process has opened the file at path, and leaves Ctrl-C to the system."""
+    files = Path(f"/proc/{pid}/fd")
+    try:
+        has_opened = any(os.path.samefile(file, path) for file in files.iterdir())
+        caught = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+    except (FileNotFoundError, IndexError):  # a file that it has just closed
+        return False
+    return has_opened and not int(caught, 16) & 1 << (signal.SIGINT - 1)
+
+
+def test_a_doubled_tuple_in_place_of_stats_is_refused_at_once():
+    write_bytes(Path("doubled.pkl"), b"\x80\3}X\1\0\0\0A}X\n\0\0\x002024-08-08" + DOUBLED + b"ss.")
+    assert_damaged(query("doubled.pkl"))
+
+
+def test_a_message_quotes_no_more_than_a_line_of_a_pickle():
+    write_bytes(Path("long.pkl"), b"c" + b"m" * 10**6 + b"\nname\n.")
+    result = query("long.pkl")
+    assert_damaged(result, "it asks for mmm")
+    assert len(result.stderr) < 300
+
+
+# What is printed is printable
+
+ODD = "a\x1b[2k\x07\u2028\u202e\ud800"
+ESCAPED = r"a\x1b[2k\x07\u2028\u202e\ud800"
+
+
+def test_a_tickers_control_characters_are_escaped_for_people():
+    write_bytes(Path("plain.pkl"), pickle.dumps({ODD: one_row()["A"]}))
+    for options in ([LAST_DAY], [LAST_DAY, "--format", "wide"]):
+        result = run("query-lookup-table.py", *options, "--table", "plain.pkl")
+        assert result.stdout.splitlines()[5].split()[0] == ESCAPED
+    listed = call(querier, "--ticker", ODD, "--table", "plain.pkl")
+    assert listed.stdout.startswith(f"\nAnomalies Found for {ESCAPED}:\n")
+    assert_refused(
+        call(querier, "--ticker", f"A{ODD[1:]}", "--table", "plain.pkl"),
+        f"plain.pkl has no ticker A{ESCAPED[1:]}; it has {ESCAPED}\n",
+    )
+
+
+def test_a_files_control_characters_are_escaped_in_messages():
+    result = query("\x1b[31mred\n.pkl")
+    assert result.stderr == "\\x1b[31mred\\n.pkl not found: run build-lookup-table.py first\n"
+
+
+@pytest.mark.parametrize("ticker", ["A\rB", "A\nB", "A\r\nB", 'A"B', "A,B", "\r"])
+def test_csv_quotes_what_would_end_a_line_or_a_field(ticker):
+    write_bytes(Path("plain.pkl"), pickle.dumps({ticker: one_row()["A"]}))
+    text = query("plain.pkl", LAST_DAY, "--format", "csv").stdout
+    quoted = ticker.replace('"', '""')
+    assert text.split("\n", 1)[1].startswith(f'"{quoted}",{LAST_DAY},200,100.0,')
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert row["ticker"] == ticker
+
+
+# open_table
+
+
+def test_a_bug_of_the_callers_is_not_taken_for_a_bad_table(market_table):
+    write_bytes(Path("plain.pkl"), pickle.dumps(one_row()))
+    for path in (market_table, "plain.pkl"):
+        for bug in (TypeError("mine"), KeyError("mine"), struct.error("mine"), OSError("mine")):
+            with pytest.raises(type(bug), match="mine"), querier.open_table(path):
+                raise bug
+
+
+def test_the_file_is_open_only_within(market_table):
+    with querier.open_table(market_table) as table:
+        assert table.dates == DAYS
+    with pytest.raises(ValueError, match="closed file"):
+        table.read_day_page(0)
+
+
+def test_who_takes_tables_of_the_builder_alone_gets_no_plain_one(market_table):
+    write_bytes(Path("plain.pkl"), pickle.dumps(one_row()))
+    kinds = [querier.LookupTable]
+    with pytest.raises(querier.TableError) as refused, querier.open_table("plain.pkl", kinds):
+        pass
+    assert str(refused.value).startswith("plain.pkl is no table of build-lookup-table.py: run it")
+    with querier.open_table(market_table, kinds) as table:
+        assert table.window == 5
+
+
+def test_a_history_has_a_value_for_each_row_in_every_column(market_table):
+    with querier.open_table(market_table) as table:
+        history = table.read_history("NA")
+    assert list(history["date"]) == DAYS
+    assert list(history["ticker"]) == ["NA"] * 6
+    assert list(history["trades"]) == [8, 8, 10, 12, 12, 30]
+    assert list(history["close_price"]) == [2, 2, 2, 2, 2, 1]
+    assert list(history["avg_trades"])[5:] == [10]
+    assert list(history["std_trades"])[5:] == [2]
+    # 8: nothing before. 8: a tie. 10: above 8 and 8. 12: above all three. 12: a tie. 30: above all.
+    assert list(history["record"]) == [0, 0, 2, 3, 0, 5]
+    assert list(history["earlier_rows"]) == [0, 1, 2, 3, 4, 5]
+    assert list(history["gap"])[1:] == [0, 0, 0, 0, -50]
+
+
 # Damage
 
 
@@ -660,18 +923,18 @@ NA                30          10.00      2.00     10.00        1.00      -50.00
 """
 
 
-@pytest.mark.parametrize("change", [0x01, 0xFF])
-def test_with_any_byte_changed_the_answer_is_right_or_there_is_none(small_table, change):
+def test_with_any_byte_changed_the_answer_is_right_or_there_is_none(small_table):
     refused = 0
-    for place in range(len(small_table)):
+    for position in range(len(small_table)):
         damaged = bytearray(small_table)
-        damaged[place] ^= change
+        damaged[position] ^= 0xFF
         write_bytes(Path("damaged.pkl"), bytes(damaged))
         result = query("damaged.pkl")
         assert_right_or_damaged(result, SMALL_ANSWER)
         refused += result.returncode
-    # At least the footer, the index and the day page are needed.
-    assert refused > 300
+    # At least the footer (32 bytes), the index (28 and 42 for each day) and the day page (three
+    # rows of 50 bytes, and the tickers' names) are needed.
+    assert refused == 32 + 28 + 42 * len(DAYS) + 3 * 50 + len("ZZZ\nNA\nNEW")
 
 
 def test_cut_at_any_length_there_is_no_answer(small_table):
@@ -686,55 +949,93 @@ def test_with_anything_before_or_after_it_there_is_no_answer(small_table):
         assert_damaged(query("damaged.pkl"))
 
 
-@pytest.mark.parametrize("ticker", ["ZZZ", "NA", "NEW"])
-def test_with_any_byte_changed_a_tickers_history_is_right_or_there_is_none(small_table, ticker):
-    def history():
-        return querier.ask_table("damaged.pkl", lambda table: table.read_ticker(ticker))
-
-    write_bytes(Path("damaged.pkl"), small_table)
-    expected = repr(plain("damaged.pkl")[ticker])
-    assert repr(history()) == expected
-    refused = 0
-    for place in range(len(small_table)):
-        damaged = bytearray(small_table)
-        damaged[place] ^= 0x80
-        write_bytes(Path("damaged.pkl"), bytes(damaged))
-        try:
-            assert repr(history()) == expected
-        except querier.TableError as error:
-            assert "run build-lookup-table.py" in str(error)
-            refused += 1
-    assert refused > 300
+def test_a_table_of_an_older_version_is_built_anew(small_table):
+    write_bytes(Path("old.pkl"), small_table[:-12] + b"lookup-table")
+    result = query("old.pkl")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "old.pkl is of an older version: run build-lookup-table.py again\n"
 
 
 # What it takes
 
 
+def day_page_extent(content, date):
+    """Where in the bytes of a table the day page of date is: offset and length."""
+    offset, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    days = INDEX_DAY.iter_unpack(content[offset + INDEX_HEADER.size : offset + length])
+    (extent,) = (day[1] for day in days if day[0] == date.encode())
+    return EXTENT.unpack(extent)[:2]
+
+
 def test_no_more_than_the_footer_the_index_and_one_day_page_is_read(market_table):
     content = market_table.read_bytes()
-    offset, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
-    start, size, _ = pickle.loads(content[offset : offset + length])["days"][LAST_DAY]
-    kept = b"\xff" * start + content[start : start + size]
-    kept += b"\xff" * (offset - len(kept)) + content[offset:]
+    index, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    start, size = day_page_extent(content, LAST_DAY)
+    kept = bytearray(b"\xff" * len(content))
+    for kept_start, kept_end in (
+        (start, start + size),
+        (index, index + length),
+        (-FOOTER.size, len(content)),
+    ):
+        kept[kept_start:kept_end] = content[kept_start:kept_end]
     assert len(kept) == len(content) and kept != content
 
-    write_bytes(Path("kept.pkl"), kept)
+    write_bytes(Path("kept.pkl"), bytes(kept))
     assert query("kept.pkl").stdout == ANSWER
     assert_damaged(query("kept.pkl", DAYS[0]))
 
 
-def test_neither_pandas_nor_anything_else_that_is_installed_is_imported(market_table):
-    lines = [sys.executable, "-X", "importtime", *command("query-lookup-table.py")[1:]]
-    result = subprocess.run(
-        [*lines, LAST_DAY, "--table", str(market_table)], capture_output=True, encoding="utf-8"
-    )
-    assert result.stdout == ANSWER
-    imported = {line.rsplit("|")[-1].strip() for line in result.stderr.splitlines()}
-    assert "pickle" in imported
-    assert imported.isdisjoint({"numpy", "pandas", "flask", "polygon", "tqdm", "polars"})
+def imported_by(*arguments):
+    """The modules that the querier imports as a process of its own, and what it prints."""
+    lines = [sys.executable, "-X", "importtime", *command("query-lookup-table.py", *arguments)[1:]]
+    result = subprocess.run(lines, capture_output=True, encoding="utf-8", check=True)
+    return {line.rsplit("|")[-1].strip() for line in result.stderr.splitlines()}, result.stdout
 
 
-@pytest.mark.parametrize("form", ["table", "csv", "json"])
+INSTALLED = {"numpy", "pandas", "flask", "polygon", "tqdm", "polars"}
+
+
+def test_a_days_query_imports_nothing_that_it_does_not_need(market_table):
+    imported, answer = imported_by(LAST_DAY, "--table", market_table)
+    assert answer == ANSWER
+    assert "argparse" in imported
+    unneeded = {*INSTALLED, "pickle", "_pickle", "json", "csv", "typing", "resource"}
+    assert imported & unneeded == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ([LAST_DAY, "--format", "wide"], set()),
+        ([LAST_DAY, "--format", "csv"], {"csv"}),
+        ([LAST_DAY, "--format", "json"], {"json"}),
+        (["--ticker", "ZZZ"], set()),
+        (["--ticker", "ZZZ", "--format", "json"], {"json"}),
+        ([DAYS[0], LAST_DAY], set()),
+        ([DAYS[0], LAST_DAY, "--format", "csv"], {"csv", "numpy"}),
+        (["--aftermath", "--format", "csv"], {"csv", "numpy"}),
+    ],
+)
+def test_numpy_is_for_the_aftermath_and_the_facts_of_several_days(market_table, options, needed):
+    imported, _ = imported_by(*options, "--table", market_table)
+    assert needed <= imported
+    if "numpy" not in needed:  # which imports much of its own
+        assert imported & {*INSTALLED, "pickle", "csv", "json", "typing"} == needed
+
+
+def test_without_numpy_a_line_says_how_to_get_it(market_table, monkeypatch):
+    missing = "raise ImportError('No module named numpy', name='numpy')"
+    write_bytes(Path("without", "numpy.py"), missing)
+    monkeypatch.setenv("PYTHONPATH", os.path.abspath("without"))
+    for options in ([LAST_DAY, "--format", "wide"], ["--ticker", "ZZZ", "--format", "csv"]):
+        assert run("query-lookup-table.py", *options, "--table", market_table).returncode == 0
+    for options in ([DAYS[0], LAST_DAY, "--format", "wide"], ["--aftermath"]):
+        result = run("query-lookup-table.py", *options, "--table", market_table)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == "numpy is missing: pip install -r requirements.txt\n"
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "csv", "json"])
 def test_a_reader_that_closes_the_pipe_hears_no_complaint(sample_table, form):
     reading, writing = os.pipe()
     os.close(reading)

@@ -8,9 +8,11 @@ Reads   every *.csv and *.csv.gz below DATA_DIR (./aggregates_day unless you say
 Writes  one line on stdout: how many rows were compared and the largest relative error; or, with
         status 1, the first number that is wrong.
 
-Trades and closes have to be the same; price_diff, avg_trades and std_trades may be off by 1e-12 of
-their value. All three parts of the table are compared: the dict, the day pages, and the pieces by
-which a ticker is read alone.
+avg_trades and std_trades may be off by 1e-12 of their value. Everything else has to be the same to
+the last bit: trades, closes, price_diff, record, earlier_rows, baseline_days, gap, and the counts
+of anomalies. All parts of the table are compared: the dict, the day pages, each ticker's records
+and gaps, and the index. They are read by the layout that build-lookup-table.py documents, with
+nothing but struct.
 """
 
 import argparse
@@ -25,18 +27,35 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from array import array
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 BUILDER = Path(__file__).resolve().parent.parent / "build-lookup-table.py"
 TOLERANCE = 1e-12
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
-FOOTER = struct.Struct("<QQI12s")
+FACTS = ["gap", "record", "earlier_rows", "baseline_days"]
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+
+# The layout of the table, as the docstrings of build-lookup-table.py describe it.
+MAGIC = b"lookup-tab-2"
+EXTENT = struct.Struct("<QQI")
+FOOTER = struct.Struct("<20s12s")
+INDEX_HEADER = struct.Struct("<II20s")
+INDEX_DAY = struct.Struct("<10s20sIII")
+PAGE_COLUMNS = dict(zip(FIELDS + FACTS, "iddddd" + "HHH"))
 
 
 class Difference(Exception):
     """The first thing that is not as it should be, in one line."""
+
+
+class Row(NamedTuple):
+    """What the flat files say of a ticker on a day."""
+
+    trades: int
+    open_price: Optional[float]  # None where it is missing or no positive number
+    close_price: float
 
 
 def flat_files(folder):
@@ -56,18 +75,35 @@ def whole_number(text):
     return int(text) if text.isdigit() else int(float(text))
 
 
+def positive_price(text):
+    price = float(text) if NUMBER.fullmatch(text) else 0
+    return price if 0 < price < math.inf else None
+
+
 def read_history(paths):
-    """{ticker: {date: (trades, close)}} in the order in which the files first name the tickers."""
+    """{ticker: {date: Row}} in the order in which the files first name the tickers."""
     history = {}
     for path in paths:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
         name = re.match(r"(\d{4}-\d\d-\d\d)\.", path.name)
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            date = name[1] if name else str(utc_date(whole_number(row["window_start"])))
-            days = history.setdefault(row["ticker"], {})
-            days[date] = whole_number(row["transactions"]), float(row["close"])
-    return history
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        has_open = (reader.fieldnames or []).count("open") == 1
+        for line in reader:
+            date = name[1] if name else str(utc_date(whole_number(line["window_start"])))
+            history.setdefault(line["ticker"], {})[date] = Row(
+                whole_number(line["transactions"]),
+                positive_price(line["open"]) if has_open else None,
+                float(line["close"]),
+            )
+    return {ticker: dict(sorted(days.items())) for ticker, days in history.items()}
+
+
+def dates_of(history):
+    return sorted({date for days in history.values() for date in days})
+
+
+# What each number should be
 
 
 def ratio(part, whole):
@@ -84,32 +120,41 @@ def relative_error(number, numerator, denominator):
     return ratio(abs(up * denominator - numerator * down), abs(numerator * down))
 
 
-def price_diff_error(price_diff, previous, close):
-    """The same for the change from previous, None in the first row, to close in percent."""
-    if previous is None or previous == 0:
-        undefined = math.inf if previous == 0 and close > 0 else math.nan
-        return 0.0 if repr(price_diff) == repr(undefined) else math.inf
-    up, down = close.as_integer_ratio()
-    previous_up, previous_down = previous.as_integer_ratio()
-    change = 100 * (up * previous_down - previous_up * down)
-    return relative_error(price_diff, change, previous_up * down)
+def change(previous, price):
+    """The change from previous to price in percent, by pandas' own float operations."""
+    if previous == 0:
+        return math.inf if price > 0 else math.nan
+    return (price / previous - 1) * 100
+
+
+def same_bits(number, expected):
+    """0.0 if number is the very float expected, else inf; one nan is as good as another."""
+    if type(number) is not float or not (math.isnan(number) and math.isnan(expected)):
+        same = type(number) is float and struct.pack("d", number) == struct.pack("d", expected)
+        return 0.0 if same else math.inf
+    return 0.0
 
 
 def avg_trades_error(avg_trades, earlier, window):
-    """The same for the mean of earlier, which is None where there are fewer than window."""
+    """By what part avg_trades misses the mean of earlier, None if these are fewer than window."""
     if len(earlier) < window:
         return 0.0 if avg_trades is None else math.inf
     return relative_error(avg_trades, sum(earlier), window)
 
 
+def squares_of(earlier):
+    """n**2 * (n - 1) times the variance of the n numbers earlier, a whole number."""
+    count, total = len(earlier), sum(earlier)
+    return sum((count * trades - total) ** 2 for trades in earlier)
+
+
 def std_trades_error(std_trades, earlier, window):
-    """The same for the sample standard deviation of earlier."""
+    """By what part std_trades misses the sample standard deviation of earlier."""
     if len(earlier) < window:
         return 0.0 if std_trades is None else math.inf
     if type(std_trades) is not float or not 0 <= std_trades < math.inf:
         return math.inf
-    total = sum(earlier)
-    squares = sum((window * trades - total) ** 2 for trades in earlier)
+    squares = squares_of(earlier)
     if squares == 0:
         return 0.0 if std_trades == 0 else math.inf
     # The variance is squares / (window**2 * (window - 1)), and off by twice what its root is.
@@ -118,24 +163,61 @@ def std_trades_error(std_trades, earlier, window):
     return ratio(abs(missed), squares * down * down) / 2
 
 
+def is_anomaly(trades, earlier):
+    """Whether z is above 3 by more than 1e-12 of it: the squares tell, which are whole numbers."""
+    count = len(earlier)
+    above = count * trades - sum(earlier)
+    edge = 3 * (10**12 + 1)
+    return above > 0 and above**2 * (count - 1) * 10**24 > edge**2 * squares_of(earlier)
+
+
+def record_of(trades, index):
+    """How many rows before index, counted back from it, had fewer trades."""
+    start = index
+    while start > 0 and trades[start - 1] < trades[index]:
+        start -= 1
+    return index - start
+
+
+def gap_of(row, previous):
+    """The gap of a Row after the Row previous; nan where there is none."""
+    if previous is None or previous.close_price == 0 or row.open_price is None:
+        return math.nan
+    return change(previous.close_price, row.open_price)
+
+
+def facts_of(days, session_of, window):
+    """{date: (gap, record, earlier_rows, baseline_days)} of a ticker's {date: Row}."""
+    facts, dates, rows = {}, list(days), list(days.values())
+    trades = [row.trades for row in rows]
+    for i, date in enumerate(dates):
+        reach = session_of[date] - session_of[dates[i - window]] if i >= window else 0
+        gap = gap_of(rows[i], rows[i - 1] if i else None)
+        facts[date] = gap, record_of(trades, i), i, reach
+    return facts
+
+
+# The dict
+
+
 def largest_error(history, table, window):
     """The largest relative error in table, {ticker: {date: stats}}. Raises Difference."""
     if list(table) != list(history):
         raise Difference(f"the table has {len(table)} tickers, the files {len(history)}, or others")
     largest = 0.0
     for ticker, days in history.items():
-        if list(table[ticker]) != sorted(days):
+        if list(table[ticker]) != list(days):
             raise Difference(f"{ticker}: the table's dates are not the files'")
         earlier, previous = [], None
-        for date in sorted(days):
-            trades, close = days[date]
+        for date, (trades, _, close) in days.items():
             stats = table[ticker][date]
             if list(stats) != FIELDS:
                 raise Difference(f"{ticker} on {date}: the fields are {list(stats)}")
+            price_diff = math.nan if previous is None else change(previous, close)
             errors = {
                 "trades": 0.0 if stats["trades"] == trades else math.inf,
-                "close_price": 0.0 if stats["close_price"] == close else math.inf,
-                "price_diff": price_diff_error(stats["price_diff"], previous, close),
+                "close_price": same_bits(stats["close_price"], close),
+                "price_diff": same_bits(stats["price_diff"], price_diff),
                 "avg_trades": avg_trades_error(stats["avg_trades"], earlier, window),
                 "std_trades": std_trades_error(stats["std_trades"], earlier, window),
             }
@@ -150,55 +232,143 @@ def largest_error(history, table, window):
     return largest
 
 
-def checked(content, place, what):
-    offset, length, crc = place
-    payload = content[offset : offset + length]
-    if len(payload) != length or zlib.crc32(payload) != crc:
+# The other parts of the file
+
+
+class Parts(NamedTuple):
+    """What stands behind the dict, as it is in the file."""
+
+    window: int
+    counts: dict  # {date: (rows, with_deviation, anomalies)}
+    pages: dict  # {date: {ticker: a value for each of PAGE_COLUMNS}}
+    records: dict  # {ticker: the bytes of its records}
+    gaps: dict  # {ticker: its gaps}
+
+
+def checked(content, extent, what):
+    """The bytes in content that a packed extent names."""
+    offset, length, crc = EXTENT.unpack(extent)
+    part = content[offset : offset + length]
+    if len(part) != length or zlib.crc32(part) != crc:
         raise Difference(f"the checksum of {what} is wrong")
-    return payload
+    return part
 
 
-def numbers(stats):
-    """The five numbers of stats as bytes, None as nan, so that equal ones are equal."""
-    return struct.pack("<5d", *(math.nan if stats[f] is None else stats[f] for f in FIELDS))
+def read_parts(content):
+    """The Parts of a table's bytes. Raises Difference."""
+    index_extent, magic = FOOTER.unpack(content[-FOOTER.size :])
+    if magic != MAGIC:
+        raise Difference("the table has no footer")
+    index = checked(content, index_extent, "the index")
+    window, number_of_tickers, directory_extent = INDEX_HEADER.unpack_from(index)
+    counts, pages = {}, {}
+    for date, extent, *numbers in INDEX_DAY.iter_unpack(index[INDEX_HEADER.size :]):
+        date = date.decode()
+        page = checked(content, extent, f"the day page of {date}")
+        counts[date], pages[date] = tuple(numbers), read_page(page, numbers[0])
+
+    directory = checked(content, directory_extent, "the directory")
+    end = number_of_tickers * 2 * EXTENT.size
+    tickers = directory[end:].decode().split("\n")
+    extents = [directory[i : i + EXTENT.size] for i in range(0, end, EXTENT.size)]
+    if not len(tickers) == len(set(tickers)) == number_of_tickers:
+        raise Difference("the directory does not name each ticker once")
+    records = {
+        ticker: checked(content, extent, f"the records of {ticker}")
+        for ticker, extent in zip(tickers, extents[0::2])
+    }
+    gaps = {}
+    for ticker, extent in zip(tickers, extents[1::2]):
+        packed = checked(content, extent, f"the gaps of {ticker}")
+        gaps[ticker] = struct.unpack(f"<{len(packed) // 8}d", packed)
+    return Parts(window, counts, pages, records, gaps)
 
 
-def compare_parts(content, table):
-    """Compare the day pages and the tickers' pieces in content, the file, with its table.
+def read_page(page, rows):
+    """{ticker: a value for each of PAGE_COLUMNS} from a day page's bytes."""
+    columns, end = [], 0
+    for code in PAGE_COLUMNS.values():
+        layout = struct.Struct(f"<{rows}{code}")
+        columns.append(layout.unpack_from(page, end))
+        end += layout.size
+    tickers = page[end:].decode().split("\n")
+    if not len(tickers) == len(set(tickers)) == rows:
+        raise Difference("a day page does not name each ticker once")
+    return dict(zip(tickers, zip(*columns)))
+
+
+def packed_record(stats, number):
+    """The record of part 1 for stats, on the date that has a number in the pickle's memo."""
+    record = b"j" + struct.pack("<I", number) + b"}("
+    for i, (field, value) in enumerate(stats.items()):
+        record += b"h" + bytes([i])
+        if value is None:
+            record += b"N"
+        elif field == "trades":
+            record += b"J" + struct.pack("<i", value)
+        else:
+            record += b"G" + struct.pack(">d", value)
+    return record + b"u"
+
+
+def packed_row(row):
+    """The numbers of a row as bytes, None as nan, so that rows are the same to the bit."""
+    row = [math.nan if number is None else number for number in row]
+    return struct.pack("<" + "".join(PAGE_COLUMNS.values()), *row)
+
+
+def compare_parts(parts, table, history):
+    """Compare the Parts of a file with its table, which is right, and its history.
 
     Raises Difference.
     """
-    *place, magic = FOOTER.unpack(content[-FOOTER.size :])
-    if magic != b"lookup-table":
-        raise Difference("the table has no footer")
-    index = pickle.loads(checked(content, place, "the index"))
-
-    by_date = {}
-    for ticker, days in table.items():
-        for date, stats in days.items():
-            by_date.setdefault(date, []).append((ticker, numbers(stats)))
-    if list(index["days"]) != sorted(by_date):
+    dates = dates_of(history)
+    session_of = dict(zip(dates, range(len(dates))))
+    if list(parts.pages) != dates:
         raise Difference("the day pages are not those of the table's dates")
-    for date, rows in by_date.items():
-        page = pickle.loads(checked(content, index["days"][date], f"the day page of {date}"))
-        columns = [array("i" if field == "trades" else "d", page[field]) for field in FIELDS]
-        if sys.byteorder == "big":
-            for column in columns:
-                column.byteswap()
-        of_page = [
-            (ticker, struct.pack("<5d", *row)) for ticker, *row in zip(page["ticker"], *columns)
-        ]
-        if of_page != rows or {len(column) for column in columns} != {len(rows)}:
-            raise Difference(f"the day page of {date} is not the table's")
+    if list(parts.records) != list(table):
+        raise Difference("the directory's tickers are not the table's")
+    rows, counts = {date: {} for date in dates}, {date: [0, 0, 0] for date in dates}
+    for ticker, days in history.items():
+        facts = facts_of(days, session_of, parts.window)
+        trades = [row.trades for row in days.values()]
+        for i, date in enumerate(days):
+            rows[date][ticker] = (*table[ticker][date].values(), *facts[date])
+            baseline = trades[max(0, i - parts.window) : i]
+            varies = i >= parts.window and squares_of(baseline) > 0
+            found = varies and is_anomaly(trades[i], baseline)
+            counts[date] = [a + b for a, b in zip(counts[date], (1, varies, found))]
+        compare_history(
+            ticker, parts, table[ticker], session_of, [gap for gap, *_ in facts.values()]
+        )
+    for date in dates:
+        compare_page(date, parts.pages[date], rows[date])
+        if parts.counts[date] != tuple(counts[date]):
+            raise Difference(f"{date}: the index counts {parts.counts[date]}, not {counts[date]}")
 
-    prologue = checked(content, index["prologue"], "the prologue")
-    pieces = pickle.loads(checked(content, index["tickers"], "the tickers"))
-    if list(pieces) != list(table):
-        raise Difference("the tickers' pieces are not those of the table's tickers")
-    for ticker, place in pieces.items():
-        piece = pickle.loads(prologue + checked(content, place, f"the piece of {ticker}") + b".")
-        if repr(piece) != repr(table[ticker]):
-            raise Difference(f"the piece of {ticker} is not the table's")
+
+def compare_page(date, page, rows):
+    if list(page) != list(rows):
+        raise Difference(f"the tickers of the day page of {date} are not the table's, or not so")
+    for ticker, row in rows.items():
+        if packed_row(page[ticker]) != packed_row(row):
+            numbers = zip(PAGE_COLUMNS, page[ticker], row)
+            wrong = [
+                f"{field} is {number!r}, not {expected!r}"
+                for field, number, expected in numbers
+                if repr(number) != repr(expected) and not (expected is None and math.isnan(number))
+            ]
+            raise Difference(f"{ticker} in the day page of {date}: {', '.join(wrong)}")
+
+
+def compare_history(ticker, parts, days, session_of, gaps):
+    """Compare a ticker's records and gaps in the file with its days in the table."""
+    numbers = [len(FIELDS) + session_of[date] for date in days]
+    records = b"".join(map(packed_record, days.values(), numbers))
+    if parts.records[ticker] != records:
+        raise Difference(f"the records of {ticker} are not the table's")
+    if len(parts.gaps[ticker]) != len(gaps) or any(map(same_bits, parts.gaps[ticker], gaps)):
+        raise Difference(f"the gaps of {ticker} are {parts.gaps[ticker]}, not {tuple(gaps)}")
 
 
 def main(argv=None):
@@ -225,14 +395,11 @@ def main(argv=None):
     try:
         history = read_history(flat_files(Path(args.data_dir)))
         error = largest_error(history, table, args.window)
-        compare_parts(content, table)
+        compare_parts(read_parts(content), table, history)
     except Difference as difference:
         print(difference)
         return 1
-    rows, days = (
-        sum(map(len, table.values())),
-        len({day for days in table.values() for day in days}),
-    )
+    rows, days = sum(map(len, table.values())), len(dates_of(history))
     compared = f"{rows:,} rows of {len(table):,} tickers on {days:,} days"
     print(f"{compared}: the largest relative error is {error:.1e}")
     return 0
