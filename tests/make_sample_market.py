@@ -79,34 +79,52 @@ THINNEST = "AAp ABRpD BACpM JPMpC METpE SOpC WFCpZ"
 FIRST_TRADED = {"AAp": date(2024, 8, 2), "SARO": date(2024, 10, 2)}
 LAST_TRADED = {"SWN": date(2024, 9, 30)}
 SPLIT_TICKER, SPLIT_DAY, SPLIT_RATIO = "LRCX", date(2024, 10, 3), 10
+# Four trading days after an anomaly of this ticker.
+REVERSE_TICKER, REVERSE_DAY, REVERSE_RATIO = "NKLA", date(2024, 9, 26), 20
 FLAT_TICKER, FLAT_TRADES, FLAT_SPIKE_DAY, FLAT_SPIKE = "NTEST", 100, date(2024, 9, 12), 5000
 ZERO_TICKER, ZERO_DAY = "AACIU", date(2024, 9, 17)
 TEST_TICKER, TEST_LOW, TEST_HIGH = "ZVZZT", 0.01, 199999.99
-LAST_DAY_BURSTS, LAST_DAY_FACTOR = ("AAP", "AAp", "NA", "NAN", "TRUE"), 4
+ODD_NAMES = ("AAP", "AAp", "NA", "NAN", "TRUE")
+BURST_DAYS = {**dict.fromkeys(ODD_NAMES, LAST_DAY), **LAST_TRADED, SPLIT_TICKER: SPLIT_DAY}
+BURST_FACTOR = 4
 
 README = f"""\
 # The sample market
 
 This market is made up. `python tests/make_sample_market.py` writes these files and this page, the
-same bytes each time: change the script, not the files. As published are only the first nine rows of
-{FIRST_DAY}, and of {LAST_DAY} the trades and closes of the ten most traded anomalies. Behind
-everything else stand a random generator and real tickers' names.
+same bytes each time: change the script, not the files. A random generator draws the numbers, and
+the tickers' names are real. Two parts are taken from the tutorial that the project grew out of:
+
+- The first nine rows of {FIRST_DAY} are copied from it.
+- It prints the ten most traded anomalies of {LAST_DAY}. Their trades and closes on that day are
+  copied from it. It does not print what came before. So the fifty numbers of trades of these ten
+  tickers on the five days before, and their ten closes of the day before, were searched for, until
+  the averages, deviations, z-scores and price changes came out as the tutorial prints them. They
+  are not the real ones.
 
 150 tickers on the 56 trading days from {FIRST_DAY} to {LAST_DAY}, in the format of Polygon's
 daily flat files and in an order like theirs (`A, AA, AAp, AAA`). It is built to show:
 
-| what | where |
-|---|---|
-| the published anomalies | {", ".join(PUBLISHED)}, on {LAST_DAY} |
-| names that readers take for others | {", ".join(LAST_DAY_BURSTS)}: anomalies on {LAST_DAY} |
-| tickers with days without a row | AACG, AACIU, {", ".join(THINNEST.split())} |
-| a listing | SARO, first traded on {FIRST_TRADED["SARO"]} |
-| a delisting | SWN, last traded on {LAST_TRADED["SWN"]} |
-| a {SPLIT_RATIO}-for-1 split | {SPLIT_TICKER}, on {SPLIT_DAY} |
-| a deviation of 0, hence no anomaly | {FLAT_TICKER}, {FLAT_SPIKE} trades on {FLAT_SPIKE_DAY} \
-after {FLAT_TRADES} on every day before |
-| a row without trades | {ZERO_TICKER}, on {ZERO_DAY} |
-| a test ticker at absurd prices | {TEST_TICKER} |
+| what | ticker | day to query |
+|---|---|---|
+| the published anomalies | {", ".join(PUBLISHED)} | {LAST_DAY} |
+| names that programs mistake for others | {", ".join(ODD_NAMES)} | {LAST_DAY} |
+| the most trades since the first day | VTAK | {LAST_DAY} |
+| the most trades in 25 rows | PYPL | {LAST_DAY} |
+| a `split?` that is none: the open is near 3 or 2 times the close before \
+| EFSH, BIVI | {LAST_DAY} |
+| an anomaly on the day of a {SPLIT_RATIO}-for-1 split | {SPLIT_TICKER} | {SPLIT_DAY} |
+| an anomaly with a 1-for-{REVERSE_RATIO} reverse split four days later, on {REVERSE_DAY}: `*` \
+| {REVERSE_TICKER} | 2024-09-20 |
+| an anomaly on the last day before a delisting: `gone` | SWN | {LAST_TRADED["SWN"]} |
+| a listing | SARO | {FIRST_TRADED["SARO"]} |
+| tickers with days without a row | AACG, AACIU, {", ".join(THINNEST.split())} | |
+| a ticker without a row on the day after an anomaly, and a `stale` baseline | AACIU | 2024-09-20 |
+| a `new` and `thin` ticker | WFCpZ | 2024-09-04 |
+| a deviation of 0, hence no anomaly: {FLAT_SPIKE} trades after {FLAT_TRADES} on every day before \
+| {FLAT_TICKER} | {FLAT_SPIKE_DAY} |
+| a row without trades | {ZERO_TICKER} | {ZERO_DAY} |
+| a `test` ticker at absurd prices | {TEST_TICKER} | 2024-09-12 |
 """
 
 
@@ -169,17 +187,20 @@ def play_role(rng, ticker, days, trades, closes):
         trades[-WINDOW - 1 :] = [*previous_trades, last_trades]
         # closes starts at the published previous close: read backwards, the walk ends there.
         closes[:] = [*closes[-2::-1], last_close]
-    elif ticker in LAST_DAY_BURSTS:
-        trades[-1] *= LAST_DAY_FACTOR
     elif ticker == FLAT_TICKER:
         trades[:] = [FLAT_SPIKE if day == FLAT_SPIKE_DAY else FLAT_TRADES for day in days]
     elif ticker == SPLIT_TICKER:
         pairs = zip(days, closes)
         closes[:] = [close / SPLIT_RATIO if day >= SPLIT_DAY else close for day, close in pairs]
+    elif ticker == REVERSE_TICKER:
+        pairs = zip(days, closes)
+        closes[:] = [close * REVERSE_RATIO if day >= REVERSE_DAY else close for day, close in pairs]
     elif ticker == TEST_TICKER:
         closes[:] = [TEST_LOW + (TEST_HIGH - TEST_LOW) * rng.random() * rng.random() for _ in days]
     elif ticker == ZERO_TICKER:
         trades[days.index(ZERO_DAY)] = 0
+    if ticker in BURST_DAYS:
+        trades[days.index(BURST_DAYS[ticker])] *= BURST_FACTOR
     if ticker not in PUBLISHED and trades[-1] >= PUBLISHED["BIVI"][1]:
         # The published ten stay on top: what is no new maximum of its baseline is no anomaly.
         trades[-1] = min(trades[-1], max(trades[-WINDOW - 1 : -1]))

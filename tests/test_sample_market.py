@@ -3,9 +3,11 @@
 import csv
 import math
 import pickle
+import struct
 
 import make_sample_market
 import pytest
+import reference
 import verify_numbers
 from conftest import SAMPLE_MARKET, query, run
 
@@ -92,8 +94,17 @@ def test_it_is_under_one_megabyte():
     assert sum(path.stat().st_size for path in SAMPLE_MARKET.iterdir()) < 10**6
 
 
-def test_its_readme_says_that_it_is_made_up():
-    assert "made up" in (SAMPLE_MARKET / "README.md").read_text()
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This market is made up.",
+        "The first nine rows of 2024-08-01 are copied from it.",
+        "the fifty numbers of trades of these ten tickers on the five days before",
+        "were searched for",
+    ],
+)
+def test_its_readme_says_what_is_made_up_searched_for_and_copied(words):
+    assert words in " ".join((SAMPLE_MARKET / "README.md").read_text().split())
 
 
 def test_it_has_what_markets_have(days, trades):
@@ -115,14 +126,94 @@ def test_it_has_what_markets_have(days, trades):
     ), "more trades after a deviation of 0"
 
 
-def test_it_has_a_split(days):
-    closes = [{row["ticker"]: float(row["close"]) for row in rows_of(day)} for day in days]
-    falls = [
-        earlier[ticker] / later[ticker]
-        for earlier, later in zip(closes, closes[1:])
-        for ticker in earlier.keys() & later.keys() - {"ZVZZT"}
-    ]
-    assert 8 < max(falls) < 12
+@pytest.fixture(scope="module")
+def facts(days):
+    """The sample market with its facts, by the reference."""
+    market = {}
+    for day in days:
+        rows = [
+            (row["ticker"], int(row["transactions"]), float(row["open"]), float(row["close"]))
+            for row in rows_of(day)
+        ]
+        market[day] = rows
+    return reference.Table(market)
+
+
+def anomaly(facts, ticker, day):
+    (row,) = [row for row in reference.anomalies(facts, day) if row.ticker == ticker]
+    return row
+
+
+def numbers_after(facts, row):
+    return [reference.after_text(facts, row, horizon) for horizon in reference.HORIZONS]
+
+
+def test_an_anomaly_is_on_the_day_of_a_split(facts):
+    row = anomaly(facts, "LRCX", "2024-10-03")
+    assert reference.marks(facts, row) == ["split"]
+    # Ten for one: both the open and the close are at a tenth of the close before.
+    assert (row.previous_close, row.open_price, row.close_price) == (781.28, 78.19, 78.97)
+
+
+def test_a_reverse_split_follows_an_anomaly_within_five_days(facts):
+    row = anomaly(facts, "NKLA", "2024-09-20")
+    assert reference.split_after(facts, row) == 5
+    after_1, after_5, after_20 = numbers_after(facts, row)
+    assert not after_1.endswith("*")
+    assert after_5.endswith("*") and after_20.endswith("*")
+    split = facts.rows["2024-09-26"]["NKLA"]
+    assert reference.marks(facts, split) == ["split"]
+    # One for twenty: both the open and the close are at twenty times the close before.
+    assert (split.previous_close, split.open_price, split.close_price) == (2.8521, 53.5995, 55.0856)
+
+
+def test_a_ticker_is_gone_after_an_anomaly(facts):
+    assert numbers_after(facts, anomaly(facts, "SWN", "2024-09-30")) == ["gone", "gone", "-"]
+    # Twenty days after this one it is gone, but its last close lies between.
+    assert numbers_after(facts, anomaly(facts, "SWN", "2024-09-20")) == ["1.17", "4.08", "4.96"]
+
+
+def test_the_last_days_records_are_of_all_rows_or_of_some(facts):
+    records = {
+        row.ticker: reference.record_text(row) for row in reference.anomalies(facts, LAST_DAY)
+    }
+    some = {"CVS": "11", "PYPL": "24", "TRUE": "15", "AAA": "24"}
+    # SOpC and AAp do not trade every day.
+    every = dict.fromkeys(records.keys() - some.keys(), "all 55")
+    assert records == {**every, **some, "SOpC": "all 34", "AAp": "all 39"}
+
+
+def test_other_days_have_long_records_too(facts, days):
+    rows = [row for day in days[20:-1] for row in reference.anomalies(facts, day)]
+    assert sum(row.record == row.earlier_rows for row in rows) > 20
+    assert sum(20 <= row.record < row.earlier_rows for row in rows) > 5
+
+
+@pytest.mark.parametrize(
+    ("ticker", "day", "marks"),
+    [
+        ("WFCpZ", "2024-09-04", ["new", "thin"]),
+        ("AACIU", "2024-09-20", ["stale"]),
+        ("ZVZZT", "2024-09-12", ["split", "test"]),
+        ("EFSH", LAST_DAY, ["split"]),
+        ("BIVI", LAST_DAY, ["split"]),
+        ("VTAK", LAST_DAY, []),
+    ],
+)
+def test_anomalies_have_the_marks_that_its_readme_names(facts, ticker, day, marks):
+    row = anomaly(facts, ticker, day)
+    assert reference.marks(facts, row, test_symbols={"ZVZZT"}) == marks
+    lines = (SAMPLE_MARKET / "README.md").read_text().splitlines()
+    assert [line for line in lines if ticker in line and line.endswith(f"| {day} |")]
+
+
+def test_the_last_day_is_the_wildest_of_all(facts):
+    tide = reference.tide(facts, LAST_DAY)
+    assert (tide.anomalies, tide.tickers, tide.days, tide.more_than_all) == (18, 148, 50, True)
+    assert f"{float(100 * tide.share):.1f} {float(100 * tide.usual):.1f}" == "12.2 2.8"
+    line = reference.record_line(facts, LAST_DAY)
+    assert (line.least, line.tickers, line.records) == (20, 148, 23)
+    assert f"{float(line.by_chance):.1f}" == "7.0"
 
 
 def test_it_has_anomalies_on_many_days(days, sample_table):
@@ -149,16 +240,27 @@ def test_what_the_builder_refuses_cannot_be_verified(tmp_path):
     assert result.returncode == 1 and str(tmp_path) in result.stderr
 
 
+@pytest.fixture(scope="module")
+def history():
+    return verify_numbers.read_history(verify_numbers.flat_files(SAMPLE_MARKET))
+
+
 def off_by(number):
     return lambda value: value + number
+
+
+def next_float(number):
+    """The float behind number, which is no power of two."""
+    bits = int.from_bytes(struct.pack(">d", number), "big") + 1
+    return struct.unpack(">d", bits.to_bytes(8, "big"))[0]
 
 
 @pytest.mark.parametrize(
     ("field", "change"),
     [
         ("trades", off_by(1)),
-        ("close_price", off_by(1e-12)),
-        ("price_diff", lambda value: value * (1 + 3e-12)),
+        ("close_price", next_float),
+        ("price_diff", next_float),
         ("avg_trades", lambda value: value * (1 - 3e-12)),
         ("std_trades", lambda value: value * (1 + 3e-12)),
         ("price_diff", lambda value: math.nan),
@@ -166,9 +268,8 @@ def off_by(number):
         ("std_trades", lambda value: -value),
     ],
 )
-def test_a_number_that_is_off_is_found(sample_table, field, change):
+def test_a_number_of_the_dict_that_is_off_is_found(sample_table, history, field, change):
     table = pickle.loads(sample_table.read_bytes())
-    history = verify_numbers.read_history(verify_numbers.flat_files(SAMPLE_MARKET))
     assert verify_numbers.largest_error(history, table, window=5) < 1e-15
 
     stats = table["AAPL"]["2024-09-20"]
@@ -177,16 +278,61 @@ def test_a_number_that_is_off_is_found(sample_table, field, change):
         verify_numbers.largest_error(history, table, window=5)
 
 
-@pytest.mark.parametrize("ticker", ["NA", "ZVZZT"])
-def test_a_day_page_or_a_piece_that_is_not_the_tables_is_found(sample_table, ticker):
+@pytest.fixture
+def parts(sample_table, history):
+    """The parts of the sample market's table, which are right."""
     content = sample_table.read_bytes()
-    table = pickle.loads(content)
-    verify_numbers.compare_parts(content, table)
+    parts = verify_numbers.read_parts(content)
+    verify_numbers.compare_parts(parts, pickle.loads(content), history)
+    return parts
 
-    table[ticker][LAST_DAY]["close_price"] += 1
+
+@pytest.mark.parametrize("field", verify_numbers.PAGE_COLUMNS)
+@pytest.mark.parametrize("ticker", ["NA", "NKLA"])
+def test_a_number_of_a_day_page_that_is_off_is_found(sample_table, history, parts, ticker, field):
+    page = parts.pages["2024-09-20"]
+    row = dict(zip(verify_numbers.PAGE_COLUMNS, page[ticker]))
+    change = off_by(1) if isinstance(row[field], int) else next_float
+    page[ticker] = tuple({**row, field: change(row[field])}.values())
+    with pytest.raises(
+        verify_numbers.Difference, match=f"^{ticker} in the day page of 2024-09-20: {field} is "
+    ):
+        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+
+
+def test_a_day_page_in_another_order_is_found(sample_table, history, parts):
+    page = parts.pages[LAST_DAY]
+    parts.pages[LAST_DAY] = dict(reversed(page.items()))
     with pytest.raises(verify_numbers.Difference, match=f"the day page of {LAST_DAY}"):
-        verify_numbers.compare_parts(content, table)
-    table[ticker] = dict(reversed(table[ticker].items()))
-    table[ticker][LAST_DAY]["close_price"] -= 1
-    with pytest.raises(verify_numbers.Difference, match=f"the piece of {ticker}"):
-        verify_numbers.compare_parts(content, table)
+        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["rows", "with_deviation", "anomalies"])
+def test_a_count_of_the_index_that_is_off_is_found(sample_table, history, parts, number):
+    counts = list(parts.counts[LAST_DAY])
+    counts[number] -= 1
+    parts.counts[LAST_DAY] = tuple(counts)
+    with pytest.raises(verify_numbers.Difference, match=f"{LAST_DAY}: the index counts "):
+        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+
+
+def test_a_record_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
+    records = parts.records["NKLA"]
+    parts.records["NKLA"] = records[:-2] + bytes([records[-2] ^ 1]) + records[-1:]
+    with pytest.raises(verify_numbers.Difference, match="the records of NKLA"):
+        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+
+
+def test_a_gap_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
+    *gaps, last = parts.gaps["NKLA"]
+    parts.gaps["NKLA"] = (*gaps, next_float(last))
+    with pytest.raises(verify_numbers.Difference, match="the gaps of NKLA"):
+        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+
+
+def test_a_byte_that_differs_from_its_checksum_is_found(sample_table):
+    content = sample_table.read_bytes()
+    trades = content.index(b"}(h\x00J") + 5
+    content = content[:trades] + bytes([content[trades] ^ 1]) + content[trades + 1 :]
+    with pytest.raises(verify_numbers.Difference, match="the checksum of the records of A is"):
+        verify_numbers.read_parts(content)
