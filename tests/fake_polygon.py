@@ -10,6 +10,7 @@ import base64
 import calendar
 import csv
 import datetime
+import gzip
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 TOP = Path(__file__).resolve().parent.parent
 SAMPLE_MARKET = TOP / "tests" / "sample_market"
+NEWS = "/v2/reference/news"
 PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
 HEADER = ["ticker", "volume", "open", "close", "high", "low", "window_start", "transactions"]
 KEYS = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
@@ -110,8 +112,16 @@ BROKEN = {
     "a bar is not finite": answered(
         '{"results":[{"t":1729239000000,"o":NaN,"h":Infinity,"l":1,"c":1,"v":1,"n":1,"vw":1}]}'
     ),
+    "a bar has a number of 401 digits": with_bars({**BAR, "v": 10**400}),
+    "a number of 300,000 digits": answered('{"results":[{"t":' + "9" * 300_000 + "}]}"),
+    "8 MB": answered('{"results":[]' + " " * 2**23 + "}"),
+    "a million brackets": answered("[" * 1_000_000),
+    "8 MB, packed": Answer(
+        200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"results":[]' + b" " * 2**23 + b"}")
+    ),
     "the same page for ever": answered(json.dumps({"results": [BAR] * 500, "next_url": NEXT})),
     "empty pages for ever": answered(json.dumps({"results": [], "next_url": NEXT})),
+    "a new bar a page for ever": answered(json.dumps({"results": [BAR], "next_url": NEXT})),
     "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
 }
 EMPTY = {
@@ -198,14 +208,18 @@ class FakePolygon:
     requests  what was asked so far: path (as it came), query ({name: value}) and headers
     answer    an Answer to give whatever is asked, None for bars
     bars      {(ticker, date): bars} to give instead of made-up ones
+    articles  {ticker: articles} to give when news is asked for
     page_size most bars a page
     answering an Event; while it is clear, the server hangs
+    pace      seconds between two bytes of an answer: of its body, or of its head as well
+    tls       an ssl.SSLContext to answer HTTPS with
     """
 
-    def __init__(self, flat_files):
+    def __init__(self, flat_files, tls=None):
         self.days = read_days(flat_files)
-        self.bars, self.requests = {}, []
+        self.bars, self.articles, self.requests = {}, {}, []
         self.answer, self.page_size = None, 50_000
+        self.pace, self.is_head_slow = 0, False
         self.answering = threading.Event()
         self.answering.set()
 
@@ -223,6 +237,9 @@ class FakePolygon:
         self.server.daemon_threads, self.server.block_on_close = True, False
         self.server.handle_error = lambda *_: None  # a caller that did not wait
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+            self.url = f"https://localhost:{self.server.server_port}"
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
@@ -249,20 +266,35 @@ class FakePolygon:
         if answer.status is None:
             handler.close_connection = True
             return
-        body = answer.body.encode("utf-8", "surrogateescape")
+        body = answer.body
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogateescape")
         headers = {"Content-Type": "application/json", "Content-Length": len(body)}
         headers.update(answer.headers)
         handler.send_response(answer.status)
         for name, value in headers.items():
             handler.send_header(name, value)
+        if self.is_head_slow:
+            self.write_slowly(handler, b"".join(handler._headers_buffer))
+            handler._headers_buffer.clear()
         handler.end_headers()
-        handler.wfile.write(body)
+        if self.pace:
+            self.write_slowly(handler, body)
+        else:
+            handler.wfile.write(body)
         handler.close_connection = int(headers["Content-Length"]) != len(body)
+
+    def write_slowly(self, handler, text):
+        for i in range(len(text)):
+            handler.wfile.write(text[i : i + 1])
+            time.sleep(self.pace)
 
     def page(self, path, query, headers):
         """The Answer to a request for bars. That for a second page starts at a timestamp."""
         if not headers.get("Authorization", "").startswith("Bearer "):
             return REFUSALS["no key"]
+        if path == NEWS:
+            return self.news(query)
         match = PATH.fullmatch(path)
         if not match:
             return BROKEN["not found"]
@@ -279,6 +311,21 @@ class FakePolygon:
             cursor = base64.b64encode(b"limit=%d&sort=asc" % limit).decode()
             rest = f"{ticker}/range/1/minute/{bars[limit]['t']}/{date}"
             body["next_url"] = f"https://api.polygon.io/v2/aggs/ticker/{rest}?cursor={cursor}"
+        return answered(json.dumps(body))
+
+    def news(self, query):
+        """The Answer to a request for articles, by time, as many as are asked for."""
+        articles = [
+            article
+            for article in self.articles.get(query["ticker"], [])
+            if query["published_utc.gte"] <= article["published_utc"] <= query["published_utc.lte"]
+        ]
+        articles.sort(key=lambda article: article["published_utc"])
+        limit = int(query["limit"])
+        body = {"results": articles[:limit], "status": "OK", "request_id": REQUEST_ID}
+        body["count"] = len(body["results"])
+        if len(articles) > limit:
+            body["next_url"] = f"https://api.polygon.io{NEWS}?cursor=YQ"
         return answered(json.dumps(body))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fake_polygon import SAMPLE_MARKET, TOP, FakePolygon, build_table, running_gui
 
 TICKER, DATE = "VTAK", "2024-10-18"
-SIZE = {"width": 1280, "height": 800}
+SIZE = {"width": 1280, "height": 900}
 MOST_BYTES = 300_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]

@@ -13,6 +13,7 @@ error nor a mixture of both), or if the server's memory or open files have grown
 import argparse
 import datetime
 import random
+import re
 import tempfile
 import threading
 import time
@@ -28,6 +29,8 @@ MOST_GROWTH, MOST_MEMORY = 15, 120  # MB
 MOST_SECONDS = 1200
 FIRST_DAY = datetime.date(2024, 3, 1)
 DAYS = [(FIRST_DAY + datetime.timedelta(n)).isoformat() for n in range(30)]
+# Differs each time that a table is written.
+VERSION = re.compile(rb'data-table-version="[^"]*"|"version":"[^"]*"')
 MALFORMED = [
     *("/nothing", "/api/nothing", "/static/../gui-lookup-table.py", "/%ff%00", "//evil.example/"),
     *("/?date=tomorrow", "/?threshold=nan", "/?sort=volume", "/chart", "/chart?ticker=AV"),
@@ -60,13 +63,15 @@ def make_addresses(rng, count):
 
     def any_page():
         names = ["date", "threshold", "sort", "order", "filter", "ticker"]
+        names += ["min_price", "min_trades", "min_record", "skip"]
         values = [
             rng.choice(DAYS),
             rng.choice([3, 0, -5, 12.5]),
-            rng.choice(["ticker", "trades", "z_score", "times_normal", "price_diff"]),
+            rng.choice(["ticker", "trades", "z_score", "times_normal", "price_diff", "record"]),
             rng.choice(["asc", "desc"]),
             rng.choice("abcz"),
             rng.choice(TICKERS),
+            *(50, 90_000, 5, rng.choice(["new", "thin,split", "stale,test"])),
         ]
         kept = [pair for pair in zip(names, values) if rng.random() < 0.5]
         return "/?" + urlencode(kept)
@@ -78,11 +83,14 @@ def make_addresses(rng, count):
 
     kinds = [
         any_page,
-        lambda: one_ticker("/chart"),
+        lambda: one_ticker("/chart", sort="ticker", filter=rng.choice("abcz")),
         lambda: one_ticker("/api/bars"),
         lambda: one_ticker("/api/history", sessions=rng.choice([1, 5, 40, 260])),
         lambda: f"/api/anomalies?date={rng.choice(DAYS)}&threshold={rng.choice([3, -9, 40])}",
-        lambda: rng.choice(["/", "/api/days", "/api/anomalies"]),
+        lambda: one_ticker("/api/headlines"),
+        lambda: one_ticker("/api/after"),
+        lambda: any_page().replace("/?", "/anomalies.csv?"),
+        lambda: rng.choice(["/", "/api/days", "/api/table", "/api/anomalies"]),
         lambda: rng.choice(MALFORMED),
     ]
     addresses = {("POST", "/", None), ("GET", "/api/days", "evil.example")}
@@ -92,11 +100,11 @@ def make_addresses(rng, count):
 
 
 def ask(connection, address):
-    """The status and body that an address is answered with."""
+    """The status and body that an address is answered with, without the file's version."""
     method, path, host = address
     connection.request(method, path, headers={"Host": host} if host else {})
     response = connection.getresponse()
-    return response.status, response.read()
+    return response.status, VERSION.sub(b"", response.read())
 
 
 class Server:
@@ -158,7 +166,11 @@ class Soak:
     def is_busy(self, address, answer):
         """Whether too many clients wanted bars at once, which the server may say."""
         status, body = answer
-        return address[1].startswith("/api/bars?") and status == 503 and b"Polygon" in body
+        return (
+            address[1].startswith(("/api/bars?", "/api/headlines?"))
+            and status == 503
+            and b"Polygon" in body
+        )
 
     def replace_tables(self, flat_files, table):
         """Build one table after the other over the last one for as long as there are clients."""
