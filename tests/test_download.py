@@ -500,6 +500,12 @@ def in_gzip(raw):
     return answered(200, raw, Content_Encoding="gzip")
 
 
+def deep_nesting(handler):
+    """A fault. Garbage of other tests whose finalizers would fail at such a depth goes first."""
+    gc.collect()
+    respond(handler, 200, b"[" * 100_000)
+
+
 GOOD = json.dumps(grouped([row(f"T{i}", i, 1) for i in range(1, 500)])).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -529,7 +535,7 @@ FAULTS = {
     "a list": (answered(200, []), NONSENSE),
     "a number": (answered(200, 5), NONSENSE),
     "null": (answered(200, None), NONSENSE),
-    "a deep nesting": (answered(200, b"[" * 100_000), NONSENSE),
+    "a deep nesting": (deep_nesting, NONSENSE),
     "results null": (answered(200, {**grouped([]), "results": None}), NONSENSE),
     "results a dict": (answered(200, {"resultsCount": 1, "results": {"T": "A"}}), NONSENSE),
     "results a text": (answered(200, {"resultsCount": 1, "results": "AAA"}), NONSENSE),
@@ -554,8 +560,6 @@ def test_what_fails_for_a_while_is_asked_again(market, clock, fault, reason):
 def test_what_fails_for_good_ends_in_one_line(market, clock, old_table, fault, reason):
     market.faults = [None, None]
     market.always = fault
-    # At the depth of "a deep nesting" a finalizer of other tests' garbage would fail and print so.
-    gc.collect()
     result = download(market, MONDAY)
     assert_refused(result, f"{WEDNESDAY} not downloaded: ", reason)
     assert KEY not in result.stdout + result.stderr
