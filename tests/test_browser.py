@@ -10,33 +10,21 @@ from statistics import mean, median, stdev
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from conftest import SAMPLE_MARKET, run
-from fake_polygon import (
-    BROKEN,
-    DROP,
-    EMPTY,
-    RATE_LIMIT,
-    REFUSALS,
-    FakePolygon,
-    build_table,
-    new_york_time,
-    read_days,
-    running_gui,
-    wait_until,
-    write_flat_files,
-)
-from make_screenshot import launch_chromium, take_screenshot
+from fakes.polygon import BROKEN, DROP, EMPTY, RATE_LIMIT, REFUSALS, FakePolygon, read_days
+from helpers.flat_files import new_york_time, write_flat_files
+from helpers.gui import KEY, running_gui, wait_until
+from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
+from helpers.scripts import build_table, run
+from tools.make_screenshot import launch_chromium, take_screenshot
 
 try:
     from playwright.sync_api import expect, sync_playwright
 except ImportError:
     sync_playwright = None
 
-KEY = "sEcReT-kEy-0123456789"
-LAST_DAY, DAY_BEFORE = "2024-10-18", "2024-10-17"
+DAY_BEFORE = "2024-10-17"
 # The server keeps bars that it has fetched: tests that watch them arrive do so on this day.
 QUIET_DAY = "2024-10-11"
-SAMPLE_DAYS = sorted(path.stem for path in SAMPLE_MARKET.glob("*.csv"))
 COLUMNS = ["ticker", "trades", "avg_trades", "std_trades"]
 COLUMNS += ["z_score", "times_normal", "record", "close_price", "price_diff"]
 # What is left out where the window is narrower than so many pixels.
@@ -282,7 +270,7 @@ def ask_querier(table, date, *options):
     return [line.split() for line in lines[5:]]
 
 
-def found(table, date=LAST_DAY, *options):
+def found(table, date=SAMPLE_DAY, *options):
     return [row[0] for row in ask_querier(table, date, *options)]
 
 
@@ -304,7 +292,7 @@ def number(text):
 # The list.
 
 
-@pytest.mark.parametrize("date", [LAST_DAY, "2024-09-12", "2024-08-20"])
+@pytest.mark.parametrize("date", [SAMPLE_DAY, "2024-09-12", "2024-08-20"])
 def test_the_rows_equal_what_the_querier_prints(visitor, sample_table, date):
     visitor.open(f"/?date={date}")
     rows = visitor.page.locator("#anomalies tr[data-ticker]").evaluate_all(
@@ -356,11 +344,11 @@ def test_a_click_on_a_header_sorts_and_another_turns_the_order(visitor, sample_t
     visitor.open()
     header = visitor.page.locator('th[data-sort="z_score"]')
     header.click()
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--sort", "z_score"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score"))
     expect(header).to_have_attribute("aria-sort", "descending")
     visitor.expect('th[data-sort="trades"]').not_to_have_attribute("aria-sort", "descending")
     header.click()
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--sort", "z_score")[::-1])
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score")[::-1])
     expect(header).to_have_attribute("aria-sort", "ascending")
     visitor.page.locator('th[data-sort="ticker"]').click()
     visitor.expect_tickers(sorted(found(sample_table)))
@@ -385,7 +373,7 @@ def test_the_threshold_sets_how_far_above_normal(visitor, sample_table):
     visitor.open()
     visitor.page.locator("#threshold").fill("30")
     visitor.press("Enter")
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--threshold", "30"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--threshold", "30"))
     assert float(visitor.query()["threshold"]) == 30
 
 
@@ -409,7 +397,7 @@ def test_days_go_by_with_arrows_buttons_and_the_date_field(visitor, sample_table
 def test_the_days_end_where_the_table_ends(visitor):
     for date, outwards, inwards, neighbour in (
         (SAMPLE_DAYS[0], "ArrowLeft", "ArrowRight", SAMPLE_DAYS[1]),
-        (LAST_DAY, "ArrowRight", "ArrowLeft", DAY_BEFORE),
+        (SAMPLE_DAY, "ArrowRight", "ArrowLeft", DAY_BEFORE),
     ):
         visitor.open(f"/?date={date}")
         # The page asks whether the table has got longer.
@@ -459,7 +447,7 @@ def test_the_figures_beside_the_list_are_in_words(visitor):
 def test_an_address_brings_back_what_one_sees(visitor, visitors, served):
     visitor.open(f"/?date={DAY_BEFORE}")
     visitor.press("ArrowRight")
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     visitor.page.locator("#threshold").fill("4")
     visitor.page.locator('th[data-sort="price_diff"]').click()
     visitor.expect('th[data-sort="price_diff"]').to_have_attribute("aria-sort", "descending")
@@ -484,17 +472,17 @@ def test_the_back_button_goes_back_through_what_one_saw(visitor, sample_table):
     visitor.page.go_back()
     visitor.expect_tickers(found(sample_table, DAY_BEFORE))
     visitor.page.go_back()
-    visitor.expect_day(LAST_DAY).expect_detail("VTAK")
+    visitor.expect_day(SAMPLE_DAY).expect_detail("VTAK")
     assert visitor.chosen() == ["VTAK"]
     visitor.page.go_back()
     visitor.expect("#detail h2").to_have_count(0)
     assert visitor.chosen() == []
     visitor.page.go_forward()
-    visitor.expect_day(LAST_DAY).expect_detail("VTAK")
+    visitor.expect_day(SAMPLE_DAY).expect_detail("VTAK")
 
 
 def test_the_page_of_its_own_leads_from_anomaly_to_anomaly(visitor):
-    visitor.open(f"/chart?ticker=PEGY&date={LAST_DAY}").expect_detail("PEGY")
+    visitor.open(f"/chart?ticker=PEGY&date={SAMPLE_DAY}").expect_detail("PEGY")
     visitor.page.locator("#next-anomaly").click()
     visitor.expect_detail("NFLX")
     visitor.page.locator("#previous-anomaly").click()
@@ -518,19 +506,19 @@ def expected_candles(sent, date):
 
 @pytest.mark.parametrize("ticker", ["VTAK", "AAp"])
 def test_the_candles_on_screen_are_the_bars_sent(visitor, polygon, ticker):
-    sent = polygon.bars_of(ticker, LAST_DAY)
+    sent = polygon.bars_of(ticker, SAMPLE_DAY)
     visitor.open().choose(ticker)
     visitor.expect_candles(len(sent))
     candles = visitor.trace("day-chart", name="price")
     candles["x"] = [text[:16].replace("T", " ") for text in candles["x"]]
-    expected = expected_candles(sent, LAST_DAY)
+    expected = expected_candles(sent, SAMPLE_DAY)
     assert {name: candles[name] for name in expected} == expected
     assert visitor.trace("day-chart", name="volume")["y"] == [bar["v"] for bar in sent]
     assert visitor.trace("day-chart", name="trades")["y"] == [bar["n"] for bar in sent]
 
 
 def test_the_vwap_is_a_line_that_ends_at_the_days(visitor, polygon):
-    sent = polygon.bars_of("VTAK", LAST_DAY)
+    sent = polygon.bars_of("VTAK", SAMPLE_DAY)
     visitor.open().choose("VTAK")
     line = visitor.trace("day-chart", name="VWAP")
     volume = sum(bar["v"] for bar in sent)
@@ -549,7 +537,7 @@ def test_extended_hours_are_shaded(visitor):
 
 
 def test_a_candle_tells_its_figures_when_pointed_at(visitor, polygon):
-    sent = polygon.bars_of("AAp", LAST_DAY)
+    sent = polygon.bars_of("AAp", SAMPLE_DAY)
     visitor.open().choose("AAp")
     visitor.expect_candles(len(sent))
     middle = len(sent) // 2
@@ -592,7 +580,7 @@ def test_a_chart_can_be_zoomed_and_saved(visitor):
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
 def test_candles_are_in_new_york_time_winter_and_summer(visitors, tmp_path, zone):
-    market = {date: {"TINY": (3, 1.5)} for date in HALF_PAST_NINE}
+    market = {date: [("TINY", 3, 1.5)] for date in HALF_PAST_NINE}
     flat_files = write_flat_files(tmp_path / "csv", market)
     table = build_table(flat_files, tmp_path / "table.pkl")
     bar = {"o": 1, "h": 2, "l": 1, "c": 1.5, "v": 300, "vw": 1.4, "n": 3}
@@ -725,7 +713,7 @@ def test_whatever_the_server_says_about_bars_is_shown(visitor):
     for status in (429, 502, 503, 504):
         sentence = f"For one reason or another <b>{status}</b>."
         said.update(status=status, json={"error": sentence})
-        visitor.open(f"/chart?ticker=AMD&date={LAST_DAY}")
+        visitor.open(f"/chart?ticker=AMD&date={SAMPLE_DAY}")
         assert visitor.bars_message() == sentence
         said.clear()
         visitor.page.locator("#day-chart-box button.retry").click()
@@ -734,7 +722,7 @@ def test_whatever_the_server_says_about_bars_is_shown(visitor):
 
 
 def test_the_readmes_screenshot_can_be_taken(browser, served, polygon, tmp_path):
-    candles = len(polygon.bars_of("VTAK", LAST_DAY))
+    candles = len(polygon.bars_of("VTAK", SAMPLE_DAY))
     take_screenshot(browser, served.url, candles, tmp_path / "screenshot.png")
     picture = (tmp_path / "screenshot.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -760,7 +748,7 @@ def test_a_ticker_named_like_a_tag_is_text(visitors, tmp_path):
     days = zip(SAMPLE_DAYS, [10, 20, 30, 40, 50, 1000])
     flat_files = write_flat_files(
         tmp_path / "csv",
-        {date: {ticker: (trades, 1), "</script>": (9, 1)} for date, trades in days},
+        {date: [(ticker, trades, 1), ("</script>", 9, 1)] for date, trades in days},
     )
     table = build_table(flat_files, tmp_path / "table.pkl")
     with FakePolygon(flat_files) as polygon, running_gui(
@@ -872,7 +860,7 @@ def test_the_keyboard_alone_is_enough(visitor, sample_table):
     assert [place for place, seen in reached if place not in (None, "date") and not seen] == []
     visitor.page.locator('th[data-sort="z_score"] a').focus()
     visitor.press("Enter")
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--sort", "z_score"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score"))
     visitor.expect('th[data-sort="z_score"] a').to_be_focused()
     visitor.page.locator("#anomalies tr[data-ticker] a").first.focus()
     visitor.press("ArrowDown", "ArrowDown")
@@ -901,7 +889,7 @@ def test_a_screen_reader_is_told_what_is_sorted_and_chosen(visitor):
 
 
 def test_a_replaced_table_shows_on_the_next_key(visitors, sample_table, polygon, tmp_path):
-    market = {date: {"ONLY": (10, 1)} for date in SAMPLE_DAYS[:-1]}
+    market = {date: [("ONLY", 10, 1)] for date in SAMPLE_DAYS[:-1]}
     other = build_table(write_flat_files(tmp_path / "csv", market), tmp_path / "other.pkl")
     table = tmp_path / "table.pkl"
     shutil.copy(sample_table, table)
@@ -921,7 +909,7 @@ def test_a_ticker_that_is_no_anomaly_is_shown_by_its_link(visitor):
     visitor.page.locator("#filter").fill("aapl")
     visitor.page.locator("#list .message a").click()
     visitor.expect_detail("AAPL")
-    assert visitor.query() == {"date": LAST_DAY, "filter": "aapl", "ticker": "AAPL"}
+    assert visitor.query() == {"date": SAMPLE_DAY, "filter": "aapl", "ticker": "AAPL"}
 
 
 @pytest.mark.parametrize("typed, ticker", [("aapl", "AAPL"), ("na", "NA"), ("vta", "VTAK")])
@@ -940,7 +928,7 @@ def test_enter_shows_the_ticker_that_was_typed_else_the_first_row(visitor, typed
 @pytest.fixture
 def growing(visitors, polygon, tmp_path):
     """A page on a table that ends a day early, and a function that puts the whole table there."""
-    market = {date: {"ONLY": (10, 1)} for date in SAMPLE_DAYS}
+    market = {date: [("ONLY", 10, 1)] for date in SAMPLE_DAYS}
     short = {date: market[date] for date in SAMPLE_DAYS[:-1]}
     whole = build_table(write_flat_files(tmp_path / "whole", market), tmp_path / "whole.pkl")
     table = build_table(write_flat_files(tmp_path / "short", short), tmp_path / "table.pkl")
@@ -960,8 +948,8 @@ def test_a_newly_built_day_is_one_step_away(growing):
     visitor.expect_day(DAY_BEFORE)
     build()
     visitor.press("ArrowRight")
-    visitor.expect_day(LAST_DAY).expect_detail("ONLY")
-    visitor.expect("#date").to_have_attribute("max", LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY).expect_detail("ONLY")
+    visitor.expect("#date").to_have_attribute("max", SAMPLE_DAY)
 
 
 def test_the_page_says_by_itself_that_the_table_is_new(growing):
@@ -970,11 +958,11 @@ def test_the_page_says_by_itself_that_the_table_is_new(growing):
     visitor.open().expect_day(DAY_BEFORE)
     build()
     visitor.page.clock.fast_forward(31_000)
-    visitor.expect("#new-table").to_contain_text(f"There is a new table up to {LAST_DAY}.")
+    visitor.expect("#new-table").to_contain_text(f"There is a new table up to {SAMPLE_DAY}.")
     visitor.expect_day(DAY_BEFORE)
-    visitor.expect("#date").to_have_attribute("max", LAST_DAY)
+    visitor.expect("#date").to_have_attribute("max", SAMPLE_DAY)
     visitor.page.locator("#new-table a").click()
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     visitor.expect("#new-table").to_be_empty()
 
 
@@ -1049,27 +1037,27 @@ def test_try_again_keeps_the_focus(visitor, polygon):
 
 def test_the_page_of_its_own_answers_the_keys_of_the_list(visitor):
     state = "threshold=4&sort=z_score&filter=e"
-    visitor.open(f"/chart?ticker=HEPS&date={LAST_DAY}&{state}")
+    visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&{state}")
     visitor.press("ArrowDown")
     visitor.expect_detail("EFSH")
     visitor.press("ArrowLeft")
     visitor.expect_day(DAY_BEFORE).expect_detail("EFSH")
     visitor.press("ArrowRight")
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     visitor.press("ArrowUp")
     visitor.expect_detail("HEPS")
     visitor.press("Escape")
     visitor.expect_tickers(["HEPS", "EFSH", "PEGY", "TRUE"])
     assert urlsplit(visitor.page.url).path == "/"
     state = {"threshold": "4", "sort": "z_score", "filter": "e"}
-    assert visitor.query() == {"date": LAST_DAY, "ticker": "HEPS", **state}
+    assert visitor.query() == {"date": SAMPLE_DAY, "ticker": "HEPS", **state}
 
 
 def test_the_history_draws_the_threshold_of_the_address(visitor):
-    visitor.open(f"/chart?ticker=HEPS&date={LAST_DAY}&threshold=40")
+    visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&threshold=40")
     assert len(visitor.trace("history-chart", name="mean + 40 std")["y"]) == len(SAMPLE_DAYS)
     days = visitor.trace("history-chart", name="anomaly")["x"]
-    assert days[-1] == LAST_DAY
+    assert days[-1] == SAMPLE_DAY
 
 
 def test_the_title_is_the_same_after_a_click_and_a_reload(visitor):
@@ -1081,11 +1069,11 @@ def test_the_title_is_the_same_after_a_click_and_a_reload(visitor):
 
 
 def test_a_ticker_leads_to_its_previous_and_next_anomaly(visitor):
-    visitor.open(f"/?date={LAST_DAY}&ticker=VTAK")
+    visitor.open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
     visitor.press("p")
     visitor.expect_day("2024-10-16").expect_detail("VTAK")
     visitor.page.locator("#later-anomaly").click()
-    visitor.expect_day(LAST_DAY).expect_detail("VTAK")
+    visitor.expect_day(SAMPLE_DAY).expect_detail("VTAK")
     assert urlsplit(visitor.page.url).path == "/"
 
 
@@ -1098,8 +1086,8 @@ def test_nothing_in_the_header_overlaps_and_the_divider_stays(visitors, served, 
     dividers = set()
     filters = "min_price=1&min_trades=1&min_record=1&skip=thin,test,stale"
     for path in (
-        f"/?date={LAST_DAY}",
-        f"/?date={LAST_DAY}&{filters}",
+        f"/?date={SAMPLE_DAY}",
+        f"/?date={SAMPLE_DAY}&{filters}",
         "/?date=2024-09-12",
         "/?filter=zzz",
         "/?date=2024-08-01",
@@ -1126,7 +1114,7 @@ def test_nothing_in_the_header_overlaps_and_the_divider_stays(visitors, served, 
 @pytest.mark.parametrize("width", [390, 960, 1100, 1280, 1440])
 def test_nothing_in_the_list_is_cut(visitors, served, width):
     visitor = visitors(served.url, viewport={"width": width, "height": 800})
-    for date in (LAST_DAY, "2024-09-12", "2024-09-20"):
+    for date in (SAMPLE_DAY, "2024-09-12", "2024-09-20"):
         visitor.open(f"/?date={date}")
         shown = visitor.page.locator("#anomalies th:visible").evaluate_all(
             "headers => headers.map((header) => header.dataset.sort)"
@@ -1178,7 +1166,7 @@ def zoom_in(visitor):
 
 def test_the_price_axis_follows_a_zoom_in_time(visitor, polygon):
     visitor.open().choose("VTAK")
-    visitor.expect_candles(len(polygon.bars_of("VTAK", LAST_DAY)))
+    visitor.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     axes = zoom_in(visitor)
     candles = visitor.trace("day-chart", name="price")
     visible = [
@@ -1192,17 +1180,17 @@ def test_the_price_axis_follows_a_zoom_in_time(visitor, polygon):
     margin = 0.04 * (high - low)
     assert axes["price"] == pytest.approx([low - margin, high + margin])
     visitor.page.locator('#day-chart .modebar-btn[data-title="Whole day"]').click()
-    whole = [f"{LAST_DAY} 04:00", f"{LAST_DAY} 20:00"]
+    whole = [f"{SAMPLE_DAY} 04:00", f"{SAMPLE_DAY} 20:00"]
     wait_until(lambda: visitor.evaluate(AXES)["time"] == whole)
 
 
 def test_a_zoom_lasts_from_row_to_row_and_in_other_colours(visitor, polygon):
     visitor.open().choose("VTAK")
-    visitor.expect_candles(len(polygon.bars_of("VTAK", LAST_DAY)))
+    visitor.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     time_range = zoom_in(visitor)["time"]
     visitor.press("ArrowDown")
     visitor.expect_detail("PEGY")
-    visitor.expect_candles(len(polygon.bars_of("PEGY", LAST_DAY)))
+    visitor.expect_candles(len(polygon.bars_of("PEGY", SAMPLE_DAY)))
     assert visitor.evaluate(AXES)["time"] == time_range
     ground = visitor.evaluate("document.getElementById('day-chart').layout.paper_bgcolor")
     visitor.page.emulate_media(color_scheme="dark")
@@ -1233,7 +1221,7 @@ def test_the_old_chart_stays_until_the_new_one_is_there(visitor, polygon):
 
 
 def test_early_closes_are_shaded_from_one_o_clock(visitors, tmp_path):
-    market = {"2024-11-29": {"TINY": (3, 1.5)}}
+    market = {"2024-11-29": [("TINY", 3, 1.5)]}
     flat_files = write_flat_files(tmp_path / "csv", market)
     table = build_table(flat_files, tmp_path / "table.pkl")
     bar = {"o": 1, "h": 2, "l": 1, "c": 1.5, "v": 300, "vw": 1.4, "n": 3}
@@ -1285,7 +1273,7 @@ def limited(visitors, sample_table, polygon):
     """A visitor whom Polygon has just refused a request for two seconds; the list's tickers."""
     polygon.answer = RATE_LIMIT._replace(headers={"Retry-After": "2"})
     with running_gui(sample_table, polygon.url, POLYGON_API_KEY=KEY) as gui:
-        visitor = visitors(gui.url).open(f"/?date={LAST_DAY}&ticker=VTAK")
+        visitor = visitors(gui.url).open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
         visitor.bars_message()
         polygon.answer = None
         yield visitor
@@ -1295,33 +1283,37 @@ def limited(visitors, sample_table, polygon):
 
 def test_a_reached_limit_counts_down_and_tries_again_by_itself(limited, polygon):
     limited.expect("#day-chart-box .countdown").to_contain_text(re.compile(r"in [12] s\."))
-    limited.expect_candles(len(polygon.bars_of("VTAK", LAST_DAY)))
+    limited.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     assert bar_requests(polygon) == ["VTAK", "VTAK"]
 
 
 def test_after_a_limit_bars_wait_until_a_row_was_chosen_for_a_second(limited, polygon):
-    limited.expect_candles(len(polygon.bars_of("VTAK", LAST_DAY)))
+    limited.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     polygon.requests.clear()
     limited.page.clock.install()
     for ticker in ("PEGY", "NFLX", "JDZG"):
         limited.press("ArrowDown")
         limited.expect_detail(ticker)
         limited.page.clock.run_for(500)
-    limited.expect_candles(len(polygon.bars_of("JDZG", LAST_DAY)))
+    limited.expect_candles(len(polygon.bars_of("JDZG", SAMPLE_DAY)))
     assert bar_requests(polygon) == ["JDZG"]
 
 
 ARTICLE = {
     "title": "VTAK <b>rises</b>",
     "publisher": {"name": "The Wire"},
-    "published_utc": f"{LAST_DAY}T13:05:00Z",
+    "published_utc": f"{SAMPLE_DAY}T13:05:00Z",
     "article_url": "https://example.com/1",
     "insights": None,
 }
 
 
 def test_headlines_are_asked_for_by_a_click_alone(visitor, polygon):
-    odd = {"title": "Second", "published_utc": f"{LAST_DAY}T14:00:00Z", "article_url": "ftp://x"}
+    odd = {
+        "title": "Second",
+        "published_utc": f"{SAMPLE_DAY}T14:00:00Z",
+        "article_url": "ftp://x",
+    }
     polygon.articles = {"VTAK": [ARTICLE, odd]}
     visitor.open().choose("VTAK")
     visitor.expect_chart("day-chart")
@@ -1352,7 +1344,7 @@ def test_a_day_out_of_the_tables_range_leads_to_the_nearest(visitor):
     visitor.page.locator("#date").fill("2031-01-02")
     visitor.expect("#list .message").to_contain_text("2031-01-02")
     visitor.page.locator("#list .message a").click()
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     assert visitor.refusals == [f"{visitor.url}/?date=2031-01-02"]
     visitor.refusals.clear()
 
@@ -1428,7 +1420,7 @@ def test_volume_bars_are_hollow_and_filled_like_the_candles_above_them(visitor, 
     marker = visitor.trace("day-chart", name="volume")["marker"]
     ground = visitor.evaluate("document.getElementById('day-chart').layout.plot_bgcolor")
     up, down = (candles[name]["line"]["color"] for name in ("increasing", "decreasing"))
-    fallen = [bar["c"] < bar["o"] for bar in polygon.bars_of("VTAK", LAST_DAY)]
+    fallen = [bar["c"] < bar["o"] for bar in polygon.bars_of("VTAK", SAMPLE_DAY)]
     assert {True, False} == set(fallen)
     assert marker["color"] == [down if falls else ground for falls in fallen]
     assert marker["line"]["color"] == [down if falls else up for falls in fallen]
@@ -1463,7 +1455,7 @@ def test_the_days_of_the_history_are_reached_by_keyboard(visitor):
     visitor.press("ArrowLeft", "ArrowLeft")
     expect(readout).to_have_attribute("aria-valuetext", re.compile("2024-10-16"))
     expect(readout).to_contain_text("z-score")
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     visitor.press("Enter")
     visitor.expect_day("2024-10-16").expect_detail("VTAK")
     cursor = "getComputedStyle(document.querySelector('#history-chart .nsewdrag')).cursor"
@@ -1541,14 +1533,14 @@ def test_a_mark_tells_its_reason_to_pointer_keyboard_and_screen_reader(visitor):
 def test_the_detail_lists_each_mark_of_its_row(visitor):
     visitor.open("/?date=2024-09-12&ticker=ZVZZT").expect_detail("ZVZZT")
     visitor.expect("#detail .mark").to_contain_text(["split?", "test"])
-    visitor.open(f"/chart?date={LAST_DAY}&ticker=VTAK").expect_detail("VTAK")
+    visitor.open(f"/chart?date={SAMPLE_DAY}&ticker=VTAK").expect_detail("VTAK")
     visitor.expect("#detail .mark").to_have_count(0)
 
 
 @pytest.mark.parametrize("path", ["/?", "/chart?ticker=VTAK&threshold=9&"])
 def test_the_header_tells_the_tide_of_the_day(visitor, path):
     # 18 of 148 are above 3, whatever the threshold.
-    visitor.open(f"{path}date={LAST_DAY}")
+    visitor.open(f"{path}date={SAMPLE_DAY}")
     tide = "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
     visitor.expect("#summary .tide").to_have_text(f"Above 3: {tide}")
 
@@ -1557,7 +1549,7 @@ def test_the_header_tells_the_tide_of_the_day(visitor, path):
 def test_a_further_filter_leaves_out_what_the_querier_does(
     visitor, sample_table, name, value, options
 ):
-    tickers = found(sample_table, LAST_DAY, *options)
+    tickers = found(sample_table, SAMPLE_DAY, *options)
     assert 0 < len(tickers) < 18
     visitor.open()
     set_filter(visitor, name, value)
@@ -1573,7 +1565,7 @@ def test_the_record_is_filtered_by_choice_or_by_any_number_in_the_address(visito
     set_filter(visitor, "min_record", "60")
     visitor.expect("#list .message").to_have_text("No anomaly passes the filters.")
     visitor.open("/?min_record=30")
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--min-record", "30"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--min-record", "30"))
     expect(records).to_have_text(["any", "30", "60", "250"])
     visitor.expect("#min_record").to_have_value("30")
     set_filter(visitor, "min_record", "")
@@ -1586,7 +1578,7 @@ def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     for name, value in (("min_price", "2"), ("skip", "split"), ("skip", "thin")):
         set_filter(visitor, name, value)
     options = ["--min-price", "2", "--skip", "split,thin"]
-    visitor.expect_tickers(found(sample_table, LAST_DAY, *options))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, *options))
     filters = {"min_price": "2", "skip": "split,thin"}
     assert visitor.query() == filters
     visitor.page.locator('th[data-sort="record"]').click()
@@ -1595,11 +1587,11 @@ def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     visitor.expect_day(DAY_BEFORE)
     visitor.expect_tickers(found(sample_table, DAY_BEFORE, "--sort", "record", *options))
     visitor.press("ArrowRight")
-    visitor.expect_day(LAST_DAY)
+    visitor.expect_day(SAMPLE_DAY)
     visitor.press("ArrowDown")
-    first = found(sample_table, LAST_DAY, "--sort", "record", *options)[0]
+    first = found(sample_table, SAMPLE_DAY, "--sort", "record", *options)[0]
     visitor.expect_detail(first)
-    state = {**filters, "sort": "record", "date": LAST_DAY}
+    state = {**filters, "sort": "record", "date": SAMPLE_DAY}
     assert visitor.query() == {**state, "ticker": first}
     for link in (".own-page", "#csv"):
         address = visitor.page.locator(link).get_attribute("href")
@@ -1612,8 +1604,8 @@ def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     visitor.expect("#skip-thin").to_be_checked()
     visitor.page.locator("#filters-summary").click()
     visitor.page.locator("#clear-filters").click()
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--sort", "record"))
-    assert visitor.query() == {"sort": "record", "date": LAST_DAY, "ticker": first}
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "record"))
+    assert visitor.query() == {"sort": "record", "date": SAMPLE_DAY, "ticker": first}
     visitor.expect("#min_price").to_have_value("")
     visitor.expect("#skip-thin").not_to_be_checked()
     visitor.expect("#filters-summary").to_have_text("More filters")
@@ -1628,7 +1620,7 @@ def test_the_further_filters_are_reached_and_left_by_keyboard(visitor, sample_ta
     visitor.press("Enter", "Tab")
     visitor.expect("#min_price").to_be_focused()
     visitor.press("2", "Tab")
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--min-price", "2"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--min-price", "2"))
     visitor.expect("#min_trades").to_be_focused()
     # Arrows and letters are the fields' own while the panel is open.
     visitor.press("Tab", "ArrowDown")
@@ -1644,7 +1636,7 @@ def test_a_number_that_is_none_asks_the_server_nothing(visitor, sample_table):
     visitor.open()
     set_filter(visitor, "min_trades", "-5")
     set_filter(visitor, "min_price", "2")
-    visitor.expect_tickers(found(sample_table, LAST_DAY, "--min-price", "2"))
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--min-price", "2"))
     assert visitor.query() == {"min_price": "2"}
 
 
@@ -1657,7 +1649,7 @@ def test_what_came_after_is_told_beside_the_ticker(visitor):
     )
     visitor.open("/?date=2024-09-30&ticker=SWN&threshold=-99").expect_detail("SWN")
     visitor.expect("#detail .after").to_contain_text("next day no trades")
-    visitor.open(f"/chart?date={LAST_DAY}&ticker=VTAK").expect_detail("VTAK")
+    visitor.open(f"/chart?date={SAMPLE_DAY}&ticker=VTAK").expect_detail("VTAK")
     visitor.expect("#detail .after").to_have_text(
         "What came after: not known yet: the table ends with this day."
     )
@@ -1711,7 +1703,10 @@ def test_a_ticker_that_is_passed_by_is_not_asked_what_came_after(visitor):
 def test_the_charts_stay_where_they_are_from_row_to_row(visitors, served, polygon, width):
     visitor = visitors(served.url, viewport={"width": width, "height": 800})
     places = set()
-    for date, tickers in ((LAST_DAY, ["VTAK", "BIVI", "AAp"]), ("2024-09-20", ["NKLA", "AACIU"])):
+    for date, tickers in (
+        (SAMPLE_DAY, ["VTAK", "BIVI", "AAp"]),
+        ("2024-09-20", ["NKLA", "AACIU"]),
+    ):
         visitor.open(f"/?date={date}")
         for ticker in tickers:
             visitor.choose(ticker)
@@ -1723,7 +1718,7 @@ def test_the_charts_stay_where_they_are_from_row_to_row(visitors, served, polygo
 
 def test_the_wheel_zooms_the_candles_and_elsewhere_scrolls(visitors, served, polygon):
     visitor = visitors(served.url, viewport={"width": 1280, "height": 600})
-    visitor.open().choose("VTAK").expect_candles(len(polygon.bars_of("VTAK", LAST_DAY)))
+    visitor.open().choose("VTAK").expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     visitor.expect_chart("history-chart")
     visitor.page.evaluate(
         """() => {

@@ -21,35 +21,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import reference
-from conftest import (
-    DAYS,
+from fakes.made_up_market import made_up_market
+from fakes.made_up_table import DATES, ROWS, made_up_table
+from helpers.flat_files import (
     HEADER,
-    MARKET,
-    SAMPLE_MARKET,
+    flat_row,
+    flat_text,
+    window_start,
+    write_bytes,
+    write_flat_files,
+)
+from helpers.markets import DAYS, MARKET, SAMPLE_MARKET, USUAL
+from helpers.scripts import (
     TOP,
-    USUAL,
     assert_refused,
     build,
     builder,
     call,
     command,
-    flat_row,
-    flat_text,
     query,
     run,
     run_measured,
-    window_start,
-    write_bytes,
-    write_market,
-    write_market_with_opens,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_market import made_up_market
-from made_up_table import DATES, ROWS, made_up_table
-from row_by_row import row_by_row_table
-from verify_numbers import PAGE_COLUMNS, read_parts
+from tools.verify_numbers import PAGE_COLUMNS, read_parts
+from witnesses import reference
+from witnesses.row_by_row import row_by_row_table
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -85,7 +83,7 @@ def table_of(days, *options):
     """The table of {day: rows}, built in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "table.pkl"
-        result = build(write_market(Path(folder) / "flat", days), output, *options)
+        result = build(write_flat_files(Path(folder) / "flat", days), output, *options)
         assert result.returncode == 0, result.stderr
         return load(output)
 
@@ -207,7 +205,7 @@ def test_the_table_is_plain_python_with_the_tutorials_keys_in_their_order(sample
 
 
 def test_the_baseline_is_none_until_there_are_five_earlier_rows():
-    days = built(write_market(Path("flat"), days_in_a_row([3, 3, 3, 3, 3, 3, 3])))["A"].values()
+    days = built(write_flat_files(Path("flat"), days_in_a_row([3, 3, 3, 3, 3, 3, 3])))["A"].values()
     assert [stats["avg_trades"] for stats in days] == [None] * 5 + [3, 3]
     assert [stats["std_trades"] for stats in days] == [None] * 5 + [0, 0]
 
@@ -289,7 +287,7 @@ def test_price_diff_is_bit_for_bit_what_pandas_makes_of_the_closes():
 
 def test_closes_that_are_worlds_apart_make_no_warning():
     market = days_in_a_row([1, 1, 1], [5e-324, 1.7e308, 5e-324])
-    result = build(write_market(Path("flat"), market), "lookup_table.pkl")
+    result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
     assert re.fullmatch("1 tickers, 3 days, 3 rows, 0.0 MB\n", result.stderr)
     _, up, down = (stats["price_diff"] for stats in load()["A"].values())
     assert (up, down) == (math.inf, -100)
@@ -446,7 +444,7 @@ def test_json_holds_the_same_table_and_null_for_what_is_not_finite(market_folder
             for key, value in stats.items()
         }
 
-    write_market(market_folder, {"2024-08-09": [("ZERO", 1, 5)]})  # a change of inf
+    write_flat_files(market_folder, {"2024-08-09": [("ZERO", 1, 5)]})  # a change of inf
     result = run("build-lookup-table.py", "--json")
 
     assert "Lookup table saved to 'lookup_table.json'.\n" in result.stdout
@@ -524,7 +522,7 @@ def test_the_file_has_the_very_bytes_of_the_documented_layout():
         date: [(ticker, rows[i][0], opens[ticker][i], rows[i][1]) for ticker, rows in ROWS.items()]
         for i, date in enumerate(DATES)
     }
-    built(write_market_with_opens(Path("flat"), market), "--window", 2)
+    built(write_flat_files(Path("flat"), market), "--window", 2)
     assert Path("lookup_table.pkl").read_bytes() == made_up_table()
 
 
@@ -532,7 +530,7 @@ def test_the_file_has_the_very_bytes_of_the_documented_layout():
 def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
     market = made_up_market(seed, days=150, tickers=50)
     reference_table = reference.Table(market, window)
-    built(write_market_with_opens(Path("flat"), market), "--window", window)
+    built(write_flat_files(Path("flat"), market), "--window", window)
 
     parts = parts_of()
     assert parts.window == window
@@ -559,7 +557,7 @@ def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
 
 
 def test_a_record_counts_the_earlier_rows_with_fewer_trades_and_ends_at_a_tie():
-    built(write_market(Path("flat"), days_in_a_row([5, 3, 4, 4, 6, 5, 7, 7, 1])))
+    built(write_flat_files(Path("flat"), days_in_a_row([5, 3, 4, 4, 6, 5, 7, 7, 1])))
     pages = parts_of().pages.values()
     records = [dict(zip(PAGE_COLUMNS, page["A"]))["record"] for page in pages]
     assert records == [0, 0, 1, 0, 4, 0, 6, 0, 0]
@@ -567,7 +565,7 @@ def test_a_record_counts_the_earlier_rows_with_fewer_trades_and_ends_at_a_tie():
 
 def test_a_record_is_of_the_tickers_own_rows():
     rows = [[("A", 1, 1), ("B", 9, 1)], [("B", 1, 1)], [("A", 2, 1), ("B", 8, 1)]]
-    built(write_market(Path("flat"), dict(zip(DAYS, rows))))
+    built(write_flat_files(Path("flat"), dict(zip(DAYS, rows))))
     page = parts_of().pages[DAYS[2]]
     facts = {ticker: dict(zip(PAGE_COLUMNS, row)) for ticker, row in page.items()}
     assert (facts["A"]["record"], facts["A"]["earlier_rows"]) == (1, 1)
@@ -580,7 +578,7 @@ def test_baseline_days_are_days_of_the_table_whatever_day_the_calendar_has():
     market.update({day: [("A", 1, 1)] for day in ("2024-12-24", "2024-12-27")})
     for day in list(market)[::2]:
         market[day].append(("B", 1, 1))
-    built(write_market(Path("flat"), market), "--window", 2)
+    built(write_flat_files(Path("flat"), market), "--window", 2)
     pages = parts_of().pages
     reach = [dict(zip(PAGE_COLUMNS, page["A"]))["baseline_days"] for page in pages.values()]
     assert reach == [0, 0, 2, 2, 2]
@@ -693,7 +691,7 @@ def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
         f"2024-08-{day + 1:02}": [(ticker, case[day], 1) for ticker, case in tickers.items()]
         for day in range(window + 1)
     }
-    built(write_market(Path("flat"), market), "--window", window)
+    built(write_flat_files(Path("flat"), market), "--window", window)
 
     found, counts = found_on(f"2024-08-{window + 1:02}")
     assert set(found) == {ticker for ticker in tickers if ticker[0] == "U"}
@@ -713,7 +711,7 @@ def test_without_a_tolerance_the_known_case_would_be_an_anomaly():
 def test_the_index_counts_the_anomalies_that_the_querier_finds(seed, window):
     market = made_up_market(seed, days=60, tickers=40)
     reference_table = reference.Table(market, window)
-    built(write_market_with_opens(Path("flat"), market), "--window", window)
+    built(write_flat_files(Path("flat"), market), "--window", window)
     anomalies = 0
     for date, rows in reference_table.rows.items():
         found, counts = found_on(date)
@@ -802,7 +800,7 @@ def test_the_last_nanosecond_of_a_day_belongs_to_it(ticker):
 def test_identical_rows_count_once_and_silently():
     days = days_in_a_row([1, 2, 3])
     days["2024-08-02"] *= 3
-    write_market(Path("flat"), days)
+    write_flat_files(Path("flat"), days)
     result = build("flat", "lookup_table.pkl", "--window", 2)
     assert load()["A"]["2024-08-03"]["avg_trades"] == 1.5
     assert "warning" not in result.stderr
@@ -813,7 +811,7 @@ def test_of_different_rows_the_last_counts_and_one_warning_counts_them_and_names
         "2024-08-01": [("B", 1, 1), ("A", 1, 1), ("B", 2, 1)],
         "2024-08-02": [("A", 5, 1), ("A", 5, 2), ("A", 5, 3)],
     }
-    result = build(write_market(Path("flat"), market), "lookup_table.pkl")
+    result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
 
     table = load()
     assert table["B"]["2024-08-01"]["trades"] == 2
@@ -1003,26 +1001,26 @@ def refuse(empty_folder):
     return refuse
 
 
-def write_flat_files(content, suffix=".csv"):
+def write_between_good_files(content, suffix=".csv"):
     """The path of a file with content that has a good one on either side."""
-    write_market(Path("flat"), {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
+    write_flat_files(Path("flat"), {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
     return write_bytes(Path("flat/2024-08-02.csv"), content).rename(f"flat/2024-08-02{suffix}")
 
 
 @pytest.mark.parametrize("what", BAD_LINE_3)
 def test_a_bad_line_is_refused_by_its_number(refuse, what):
     content, *parts = BAD_LINE_3[what]
-    write_flat_files(content)
+    write_between_good_files(content)
     refuse("flat/2024-08-02.csv, line 3: ", *parts)
 
 
 def test_a_bad_line_in_a_packed_file_is_refused_by_its_number(refuse):
-    write_flat_files(gzip.compress(with_close("?").encode()), ".csv.gz")
+    write_between_good_files(gzip.compress(with_close("?").encode()), ".csv.gz")
     refuse("flat/2024-08-02.csv.gz, line 3: ", "close is '?'")
 
 
 def test_the_number_is_that_of_the_line_in_the_file(refuse):
-    write_flat_files(GOOD.replace("A,", '"A",').replace("\n", "\r\n\r\n") + "C\r\n")
+    write_between_good_files(GOOD.replace("A,", '"A",').replace("\n", "\r\n\r\n") + "C\r\n")
     refuse("flat/2024-08-02.csv, line 7: ")
 
 
@@ -1075,20 +1073,20 @@ def test_control_characters_in_a_files_name_are_escaped(refuse):
 
 
 def test_control_characters_and_long_values_are_escaped_and_cut(refuse):
-    write_flat_files(with_close("\x1b[31m" + "9" * 100_000 + "?"))
+    write_between_good_files(with_close("\x1b[31m" + "9" * 100_000 + "?"))
     refuse("flat/2024-08-02.csv, line 3: ", "close is '\\x1b[31m9999")
     assert len(build("flat", "lookup_table.pkl").stderr) < 200
 
 
 def test_a_long_header_is_cut_and_escaped(refuse):
-    write_flat_files("\x1b[31m," * 50_000 + "\n")
+    write_between_good_files("\x1b[31m," * 50_000 + "\n")
     refuse("flat/2024-08-02.csv", "\\x1b[31m, \\x1b")
     assert len(build("flat", "lookup_table.pkl").stderr) < 1000
 
 
 @pytest.mark.parametrize("column", ["transactions", "close"])
 def test_a_column_of_true_alone_is_no_column_of_ones(refuse, column):
-    write_flat_files((with_trades if column == "transactions" else with_close)("True"))
+    write_between_good_files((with_trades if column == "transactions" else with_close)("True"))
     for path in Path("flat").iterdir():  # the same in every row of every file
         fields = [line.split(",") for line in path.read_text().splitlines()]
         place = fields[0].index(column)
@@ -1100,25 +1098,25 @@ def test_a_column_of_true_alone_is_no_column_of_ones(refuse, column):
 def test_a_long_row_does_not_make_up_for_a_short_one(refuse):
     short, long = "A,2.5,{0},3", "B,2.5,{0},4,x,y"
     header = "ticker,close,window_start,transactions,note"
-    write_flat_files("\n".join([header, short, long, ""]).format(NANOSECONDS))
+    write_between_good_files("\n".join([header, short, long, ""]).format(NANOSECONDS))
     refuse("flat/2024-08-02.csv, line 2: ", "4 fields")
 
 
 def test_a_bad_number_that_holds_a_line_end_is_still_told_in_one_line(refuse):
-    write_flat_files(with_close('"-5\n"'))
+    write_between_good_files(with_close('"-5\n"'))
     refuse("flat/2024-08-02.csv", "close")
 
 
 @pytest.mark.parametrize("what", BAD_FILE)
 def test_a_bad_file_is_refused_by_its_name(refuse, what):
     content, *parts = BAD_FILE[what]
-    write_flat_files(content)
+    write_between_good_files(content)
     refuse("flat/2024-08-02.csv", *parts)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 9, 10, 11, 20, 50, -20, -9, -8, -5, -4, -1])
 def test_a_gz_that_is_cut_short_is_refused(refuse, length):
-    write_flat_files(PACKED[:length], ".csv.gz")
+    write_between_good_files(PACKED[:length], ".csv.gz")
     refuse("flat/2024-08-02.csv.gz")
 
 
@@ -1136,7 +1134,7 @@ def test_a_gz_that_is_cut_short_is_refused(refuse, length):
     ],
 )
 def test_a_gz_that_is_damaged_is_refused(refuse, content):
-    write_flat_files(content, ".csv.gz")
+    write_between_good_files(content, ".csv.gz")
     refuse("flat/2024-08-02.csv.gz", ".gz")
 
 
@@ -1164,7 +1162,7 @@ def test_a_folder_that_cannot_be_read_is_named(refuse, monkeypatch):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return scandir(path)
 
-    write_flat_files(GOOD)
+    write_between_good_files(GOOD)
     Path("flat/locked").mkdir()
     monkeypatch.setattr(os, "scandir", scan)
     refuse("flat/locked: Permission denied")
@@ -1173,13 +1171,13 @@ def test_a_folder_that_cannot_be_read_is_named(refuse, monkeypatch):
 @pytest.mark.parametrize("name", ["2024-08-06.csv", "2024-08-06.csv.gz", "september"])
 @pytest.mark.parametrize("target", ["../gone", "september", "2024-08-06.csv"])
 def test_a_link_that_leads_nowhere_is_named(refuse, name, target):
-    write_flat_files(GOOD)
+    write_between_good_files(GOOD)
     os.symlink(target, f"flat/{name}")
     refuse(f"flat/{name}", "leads nowhere")
 
 
 def test_a_pipe_named_as_a_flat_file_is_named_and_not_waited_for(refuse):
-    write_flat_files(GOOD)
+    write_between_good_files(GOOD)
     os.mkfifo("flat/2024-08-06.csv")
     refuse("flat/2024-08-06.csv")
 

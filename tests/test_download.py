@@ -21,23 +21,7 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 
 import pytest
-from conftest import (
-    DAYS,
-    HEADER,
-    MARKET,
-    TOP,
-    assert_refused,
-    build,
-    builder,
-    call,
-    command,
-    flat_text,
-    rows_by_day,
-    run,
-    write_bytes,
-    write_market,
-)
-from fake_market import (
+from fakes.market import (
     BEFORE_END_OF_DAY,
     NO_KEY,
     NOT_ENTITLED,
@@ -51,8 +35,11 @@ from fake_market import (
     row,
     sent,
 )
+from helpers.flat_files import HEADER, flat_text, write_bytes, write_flat_files
+from helpers.gui import KEY
+from helpers.markets import DAYS, MARKET, rows_by_day
+from helpers.scripts import TOP, assert_refused, build, builder, call, command, run
 
-KEY = "secret-key-0123456789"
 FOLDER = "aggregates_day"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK = [f"2024-08-{day:02}" for day in range(5, 10)]
 NEXT_MONDAY = "2024-08-12"
@@ -296,7 +283,7 @@ def test_a_downloaded_file_has_the_same_bytes_each_time(market, clock):
 
 def test_the_table_has_the_same_numbers_as_from_flat_files(market, clock, tmp_path):
     days = rows_by_day(MARKET)
-    write_market(tmp_path / "flat", days)
+    write_flat_files(tmp_path / "flat", days)
     assert build(tmp_path / "flat", tmp_path / "from-flat-files.pkl").returncode == 0
     market.days = {
         day: [row(ticker, trades, close) for ticker, trades, close in reversed(rows)]

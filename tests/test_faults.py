@@ -31,28 +31,22 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from conftest import (
-    EFFORT,
-    LAST_DAY,
-    MARKET,
-    SAMPLE_MARKET,
-    USUAL,
+from fakes.made_up_table import ANOMALY_DAY, DATES, PARTS, made_up_table
+from helpers import EFFORT
+from helpers.flat_files import flat_text, write_bytes, write_flat_files
+from helpers.markets import LAST_DAY, MARKET, SAMPLE_MARKET, USUAL, rows_by_day
+from helpers.scripts import (
     assert_refused,
     build,
     builder,
     call,
     command,
-    flat_text,
     querier,
     query,
-    rows_by_day,
     run,
     warnings_on_stderr,
-    write_bytes,
-    write_market,
 )
-from made_up_table import ANOMALY_DAY, DATES, PARTS, made_up_table
-from verify_numbers import EXTENT, FOOTER, INDEX_DAY, INDEX_HEADER, MAGIC, PAGE_COLUMNS
+from tools.verify_numbers import EXTENT, FOOTER, INDEX_DAY, INDEX_HEADER, MAGIC, PAGE_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -493,7 +487,7 @@ def open_folder(monkeypatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o777)
         monkeypatch.chdir(folder)
-        write_market(Path("aggregates_day"), rows_by_day(MARKET))
+        write_flat_files(Path("aggregates_day"), rows_by_day(MARKET))
         yield Path(folder)
         for locked in Path(folder).rglob("*"):
             if locked.is_dir():
@@ -595,7 +589,7 @@ def test_builders_at_once_leave_one_whole_table_whatever_their_process_ids(new):
     def prepare():  # as in two containers that share a folder
         os.getpid = lambda: 7
 
-    other = write_market(Path("other"), rows_by_day(OTHER_MARKET))
+    other = write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
     build(other, "other.pkl")
     tables = {new, Path("other.pkl").read_bytes()}
     for _ in range(5):
@@ -691,7 +685,7 @@ def test_no_file_of_another_name_is_taken_for_a_leftover(market_folder):
 
 
 def test_a_query_during_builds_answers_from_one_table_or_the_other(market_folder):
-    write_market(Path("other"), rows_by_day(OTHER_MARKET))
+    write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
     answers = []
     for folder in ("other", market_folder):
         assert build(folder, TABLE).returncode == 0
@@ -1332,7 +1326,7 @@ def test_a_table_damaged_by_chance_gives_the_right_answer_or_one_line(market_tab
 
 
 def test_two_tables_spliced_give_the_answer_of_one_of_them_or_one_line(market_table):
-    build(write_market(Path("other"), rows_by_day(OTHER_MARKET)), "other.pkl")
+    build(write_flat_files(Path("other"), rows_by_day(OTHER_MARKET)), "other.pkl")
     answers = [query(market_table).stdout, query("other.pkl").stdout]
     assert answers[0] != answers[1]
     rng = random.Random(9)

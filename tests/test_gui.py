@@ -29,41 +29,33 @@ from statistics import mean, stdev
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import pytest
-from conftest import EFFORT, SAMPLE_MARKET, TOP, assert_refused, command, load_script, run
-from fake_polygon import (
+from fakes.polygon import (
     BAR,
     BROKEN,
     DROP,
     EMPTY,
-    KEYS,
     RATE_LIMIT,
     REFUSALS,
     Answer,
     FakePolygon,
     answered,
-    answers,
-    build_table,
-    environment,
-    free_port,
-    new_york_time,
     read_days,
-    running_gui,
-    wait_until,
     with_bars,
-    write_flat_files,
 )
+from helpers import EFFORT
+from helpers.flat_files import new_york_time, write_flat_files
+from helpers.gui import KEY, KEYS, answers, environment, free_port, running_gui, wait_until
+from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
+from helpers.scripts import TOP, assert_refused, build_table, command, load_script, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 gui = load_script("gui-lookup-table.py")
 
 GUI = "gui-lookup-table.py"
-KEY = "sEcReT-kEy-0123456789"
-LAST_DAY = "2024-10-18"
-VTAK = f"/api/bars?ticker=VTAK&date={LAST_DAY}"
+VTAK = f"/api/bars?ticker=VTAK&date={SAMPLE_DAY}"
 # Traded on every day of the sample market.
 LARGE = ["AAPL", "AMD", "AMZN", "AVGO", "BA", "BABA", "BAC", "C", "F", "GOOG", "META", "MU"]
-SAMPLE_DAYS = sorted(path.stem for path in SAMPLE_MARKET.glob("*.csv"))
 EXAMPLES = settings(max_examples=100 * EFFORT, derandomize=EFFORT == 1)
 
 # Ticker TINY, by hand: before 2024-01-12 it was traded 10, 20, 30, 40 and 50 times a day.
@@ -242,12 +234,12 @@ def tiny_table(tmp_path_factory):
     """TINY, a ticker that is always the same, and two on 2024-01-12 at and above the bound."""
     folder = tmp_path_factory.mktemp("tiny")
     market = {
-        day: {
-            "FLAT": (7, 1),
-            "TINY": (TINY_TRADES[i], TINY_CLOSES[i]),
-            "THREE": (AT_THE_BOUND[i], 1),
-            "MORE": (AT_THE_BOUND[i] + (day == "2024-01-12"), 1),
-        }
+        day: [
+            ("FLAT", 7, 1),
+            ("TINY", TINY_TRADES[i], TINY_CLOSES[i]),
+            ("THREE", AT_THE_BOUND[i], 1),
+            ("MORE", AT_THE_BOUND[i] + (day == "2024-01-12"), 1),
+        ]
         for i, day in enumerate(TINY_DAYS)
     }
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
@@ -263,7 +255,7 @@ def odd_table(tmp_path_factory):
     """Each of ODD_TICKERS, and an anomaly on 2024-01-12."""
     folder = tmp_path_factory.mktemp("odd")
     days = zip(TINY_DAYS[:6], TINY_TRADES)
-    market = {day: {ticker: (trades, 1) for ticker in ODD_TICKERS} for day, trades in days}
+    market = {day: [(ticker, trades, 1) for ticker in ODD_TICKERS] for day, trades in days}
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
 
 
@@ -290,7 +282,7 @@ def test_the_days_are_those_of_the_flat_files(client):
 
 
 @pytest.mark.parametrize("threshold", ["3", "0", "-1e3", "10.5", "1e9"])
-@pytest.mark.parametrize("date", [SAMPLE_DAYS[0], SAMPLE_DAYS[5], "2024-09-12", LAST_DAY])
+@pytest.mark.parametrize("date", [SAMPLE_DAYS[0], SAMPLE_DAYS[5], "2024-09-12", SAMPLE_DAY])
 def test_the_anomalies_are_those_that_the_querier_finds(client, sample_table, date, threshold):
     answer = loads(client.get(f"/api/anomalies?date={date}&threshold={threshold}"))
     found = ask_querier(sample_table, date, f"--threshold={threshold}")
@@ -303,8 +295,8 @@ def test_the_anomalies_are_those_that_the_querier_finds(client, sample_table, da
 
 def test_without_parameters_the_last_days_anomalies_above_three_are_meant(client, sample_table):
     answer = loads(client.get("/api/anomalies"))
-    assert (answer["date"], answer["threshold"]) == (LAST_DAY, 3)
-    assert answer["anomalies"] == without_after(ask_querier(sample_table, LAST_DAY))
+    assert (answer["date"], answer["threshold"]) == (SAMPLE_DAY, 3)
+    assert answer["anomalies"] == without_after(ask_querier(sample_table, SAMPLE_DAY))
     assert answer["anomalies"][0]["ticker"] == "VTAK"
 
 
@@ -372,7 +364,7 @@ def test_a_history_ends_with_the_tables_last_day_and_goes_on_after_any_other(cli
         days = [row["date"] for row in rows]
         return days.index(date), len(days) - days.index(date) - 1
 
-    assert around(LAST_DAY) == (39, 0)
+    assert around(SAMPLE_DAY) == (39, 0)
     before, after = around(SAMPLE_DAYS[40])
     assert before + 1 + after == 40
     assert before > after > 0
@@ -382,7 +374,7 @@ def test_a_history_ends_with_the_tables_last_day_and_goes_on_after_any_other(cli
 
 
 @pytest.mark.parametrize("threshold", ["3", "1", "30"])
-@pytest.mark.parametrize("date", ["2024-09-12", "2024-08-20", LAST_DAY])
+@pytest.mark.parametrize("date", ["2024-09-12", "2024-08-20", SAMPLE_DAY])
 def test_the_page_lists_what_the_querier_prints(client, sample_table, date, threshold):
     rows = list_rows(parse(client.get(f"/?date={date}&threshold={threshold}")))
     anomalies = ask_querier(sample_table, date, f"--threshold={threshold}")
@@ -396,16 +388,16 @@ def test_the_page_lists_what_the_querier_prints(client, sample_table, date, thre
 
 
 def test_the_heading_says_the_day_and_how_many_among_how_many(client):
-    page = parse(client.get(f"/?date={LAST_DAY}"))
-    tickers = len((SAMPLE_MARKET / f"{LAST_DAY}.csv").read_text().splitlines()) - 1
+    page = parse(client.get(f"/?date={SAMPLE_DAY}"))
+    tickers = len((SAMPLE_MARKET / f"{SAMPLE_DAY}.csv").read_text().splitlines()) - 1
     (heading,) = page.find("h1")
     assert "Friday" in page.text
-    assert LAST_DAY in heading.text
+    assert SAMPLE_DAY in heading.text
     assert re.search(rf"\b18\b.* {tickers}\b", page.text)
 
 
 def test_the_first_page_is_that_of_the_last_day(client):
-    assert list_rows(parse(client.get("/"))) == list_rows(parse(client.get(f"/?date={LAST_DAY}")))
+    assert list_rows(parse(client.get("/"))) == list_rows(parse(client.get(f"/?date={SAMPLE_DAY}")))
 
 
 def test_a_day_without_anomalies_says_so(client):
@@ -425,12 +417,16 @@ def test_previous_and_next_day_are_links_where_there_is_such_a_day(client):
     assert linked("2024-08-30", "next-day") == "2024-09-03"
     assert linked(SAMPLE_DAYS[0], "previous-day") is None
     assert linked(SAMPLE_DAYS[0], "next-day") == SAMPLE_DAYS[1]
-    assert linked(LAST_DAY, "next-day") in (None, LAST_DAY)
+    assert linked(SAMPLE_DAY, "next-day") in (None, SAMPLE_DAY)
 
 
 def test_the_date_field_is_bounded_by_the_tables_days(client):
     (field,) = parse(client.get("/?date=2024-09-12")).find("input", id="date")
-    assert (field["min"], field["value"], field["max"]) == (SAMPLE_DAYS[0], "2024-09-12", LAST_DAY)
+    assert (field["min"], field["value"], field["max"]) == (
+        SAMPLE_DAYS[0],
+        "2024-09-12",
+        SAMPLE_DAY,
+    )
 
 
 def test_a_date_that_is_no_trading_day_is_answered_with_the_nearest_one(client):
@@ -477,10 +473,10 @@ def test_the_forms_filter_and_set_threshold_and_date_without_javascript(client, 
         return [row["ticker"] for row in list_rows(page)]
 
     page = parse(client.get("/"))
-    found = [anomaly["ticker"] for anomaly in ask_querier(sample_table, LAST_DAY)]
+    found = [anomaly["ticker"] for anomaly in ask_querier(sample_table, SAMPLE_DAY)]
     filtered = submitted(client, page, filter="aa")
     assert tickers(filtered) == [ticker for ticker in found if "AA" in ticker.upper()] != []
-    above_thirty = ask_querier(sample_table, LAST_DAY, "--threshold=30")
+    above_thirty = ask_querier(sample_table, SAMPLE_DAY, "--threshold=30")
     stricter = submitted(client, page, threshold="30")
     assert tickers(stricter) == [anomaly["ticker"] for anomaly in above_thirty]
     earlier = submitted(client, page, date="2024-09-12")
@@ -513,7 +509,7 @@ def test_the_chart_page_shows_the_same_and_leads_to_the_next_anomalies(client):
         return links and re.search(r"ticker=(\w+)", links[0])[1]
 
     pages = {
-        ticker: parse(client.get(f"/chart?ticker={ticker}&date={LAST_DAY}"))
+        ticker: parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
         for ticker in ("VTAK", "PEGY", "AAp", "AAPL")
     }
     (heading,) = pages["VTAK"].find(id="detail")[0].find("h2")
@@ -537,7 +533,7 @@ def local_files(page):
     return links + images + [script["src"] for script in page.find("script", src=True)]
 
 
-@pytest.mark.parametrize("address", ["/", f"/chart?ticker=VTAK&date={LAST_DAY}"])
+@pytest.mark.parametrize("address", ["/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"])
 def test_a_page_loads_only_what_this_server_has(client, address):
     files = local_files(parse(client.get(address)))
     assert any(name.endswith(".css") for name in files)
@@ -724,7 +720,7 @@ def test_a_record_is_put_in_words(record, earlier_rows, sentence):
 
 def test_a_tickers_words_end_with_its_record(client):
     def words_of(ticker):
-        page = parse(client.get(f"/chart?ticker={ticker}&date={LAST_DAY}"))
+        page = parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
         return page.find("p", class_="words")[0].text
 
     # The querier's wide list of that day says "all 55" and "11".
@@ -742,9 +738,9 @@ def test_every_mark_has_its_reason():
     ("date", "ticker", "marks"),
     [
         ("2024-09-12", "ZVZZT", ["split?", "test"]),
-        (LAST_DAY, "AAp", ["thin"]),
-        (LAST_DAY, "VTAK", []),
-        (LAST_DAY, "AAPL", []),
+        (SAMPLE_DAY, "AAp", ["thin"]),
+        (SAMPLE_DAY, "VTAK", []),
+        (SAMPLE_DAY, "AAPL", []),
     ],
 )
 def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
@@ -756,9 +752,9 @@ def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
 
 def test_a_day_has_its_tide(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
-    day, _ = views_of(sample_table, gui.Listing(date=LAST_DAY))
+    day, _ = views_of(sample_table, gui.Listing(date=SAMPLE_DAY))
     assert day.tide == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
-    wide = run("query-lookup-table.py", LAST_DAY, "--table", sample_table, "--format", "wide")
+    wide = run("query-lookup-table.py", SAMPLE_DAY, "--table", sample_table, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
 
 
@@ -770,7 +766,7 @@ def test_a_day_without_20_days_before_it_has_no_tide(sample_table):
 
 def test_the_filters_stay_in_every_address_of_the_list(client):
     state = {"min_price": "2.5", "min_trades": "9", "min_record": "1", "skip": "split,new"}
-    page = parse(client.get(f"/?{urlencode({'date': LAST_DAY, **state})}"))
+    page = parse(client.get(f"/?{urlencode({'date': SAMPLE_DAY, **state})}"))
     links = [page.find(id="previous-day")[0], *page.find("a")[3:20]]
     for link in links:
         asked = dict(parse_qsl(urlsplit(link["href"]).query))
@@ -803,7 +799,7 @@ def moving_table(tmp_path_factory):
         "GONE": [10],
     }
     market = {
-        day: {ticker: (9, prices[i]) for ticker, prices in closes.items() if i < len(prices)}
+        day: [(ticker, 9, prices[i]) for ticker, prices in closes.items() if i < len(prices)]
         for i, day in enumerate(SAMPLE_DAYS[:8])
     }
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
@@ -929,7 +925,7 @@ def test_the_bars_come_with_the_session_and_the_previous_close(bars_client, poly
     assert list(answer) == ["ticker", "date", "session", "previous_close", "bars"]
     hours = {"pre": 4, "open": 9.5, "close": 16, "post": 20}
     assert answer["session"] == {
-        name: new_york_time(LAST_DAY, int(hour * 60)) for name, hour in hours.items()
+        name: new_york_time(SAMPLE_DAY, int(hour * 60)) for name, hour in hours.items()
     }
     assert answer["previous_close"] == read_days(SAMPLE_MARKET)["VTAK", SAMPLE_DAYS[-2]].close
 
@@ -952,8 +948,8 @@ def spiky_table(tmp_path_factory):
     trades = [*AT_THE_BOUND[:5], 1000, *AT_THE_BOUND[:5], 1000, 90]
     market = {}
     for day, number in zip(SAMPLE_DAYS, trades):
-        market[day] = {"SPIKE": (number, 1), "REST": (50, 1)}
-    del market[SAMPLE_DAYS[8]]["REST"]
+        market[day] = [("SPIKE", number, 1), ("REST", 50, 1)]
+    market[SAMPLE_DAYS[8]].pop()
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
 
 
@@ -993,12 +989,12 @@ def links_of(page):
 
 def test_the_chart_page_keeps_the_lists_state(client):
     state = {"threshold": "2", "sort": "ticker", "order": "desc", "filter": "a"}
-    query = urlencode({"date": LAST_DAY, **state})
+    query = urlencode({"date": SAMPLE_DAY, **state})
     tickers = [row["ticker"] for row in list_rows(parse(client.get(f"/?{query}")))]
     assert len(tickers) > 3
     page = parse(client.get(f"/chart?{query}&ticker={tickers[1]}"))
     previous, following, whole = map(urlsplit, links_of(page))
-    asked = {**state, "date": LAST_DAY}
+    asked = {**state, "date": SAMPLE_DAY}
     for link, path, ticker in [
         (previous, "/chart", tickers[0]),
         (following, "/chart", tickers[2]),
@@ -1018,7 +1014,7 @@ def test_a_history_is_judged_by_the_threshold(tiny_client):
 
 
 def test_a_chart_asks_for_a_history_with_the_lists_threshold(client):
-    page = parse(client.get(f"/chart?ticker=VTAK&date={LAST_DAY}&threshold=40"))
+    page = parse(client.get(f"/chart?ticker=VTAK&date={SAMPLE_DAY}&threshold=40"))
     address = page.find(id="history-chart-box")[0]["data-url"]
     assert loads(client.get(address))["threshold"] == 40
 
@@ -1030,15 +1026,19 @@ def test_a_whole_history_can_be_asked_for(client):
 
 @pytest.mark.parametrize("ticker", ["VTAK", "AAPL"])
 def test_a_title_is_the_same_for_a_click_and_a_reload(client, ticker):
-    query = f"?date={LAST_DAY}&ticker={ticker}"
+    query = f"?date={SAMPLE_DAY}&ticker={ticker}"
     titles = [parse(client.get(path + query)).find("title")[0].text for path in ("/", "/chart")]
-    assert titles == [f"{ticker} on {LAST_DAY} · anomalies"] * 2
+    assert titles == [f"{ticker} on {SAMPLE_DAY} · anomalies"] * 2
 
 
 @pytest.mark.parametrize(
     ("date", "nearest"),
     [
-        *(("2024-10-19", LAST_DAY), ("9999-12-31", LAST_DAY), ("1999-01-01", SAMPLE_DAYS[0])),
+        *(
+            ("2024-10-19", SAMPLE_DAY),
+            ("9999-12-31", SAMPLE_DAY),
+            ("1999-01-01", SAMPLE_DAYS[0]),
+        ),
         *(("2024-09-01", "2024-08-30"), ("2024-09-02", "2024-09-03")),
     ],
 )
@@ -1068,7 +1068,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("date", ["2024-09-12", LAST_DAY])
+@pytest.mark.parametrize("date", ["2024-09-12", SAMPLE_DAY])
 @pytest.mark.parametrize(("query", "options"), OPTIONS)
 def test_the_csv_is_what_the_querier_writes(client, sample_table, date, query, options):
     response = client.get(f"/anomalies.csv?date={date}{query}")
@@ -1113,28 +1113,28 @@ def test_the_csv_of_a_date_that_the_table_lacks_is_refused(client):
         ("/api/anomalies?threshold=nan", 400),
         ("/api/anomalies?threshold=inf", 400),
         ("/api/anomalies?threshold=1e999", 400),
-        (f"/api/history?date={LAST_DAY}", 400),
+        (f"/api/history?date={SAMPLE_DAY}", 400),
         ("/api/history?ticker=VTAK", 400),
-        (f"/api/history?ticker=vtak&date={LAST_DAY}", 404),
-        (f"/api/history?ticker=NOSUCH&date={LAST_DAY}", 404),
-        (f"/api/history?ticker=SWN&date={LAST_DAY}", 404),
+        (f"/api/history?ticker=vtak&date={SAMPLE_DAY}", 404),
+        (f"/api/history?ticker=NOSUCH&date={SAMPLE_DAY}", 404),
+        (f"/api/history?ticker=SWN&date={SAMPLE_DAY}", 404),
         ("/api/history?ticker=VTAK&date=2024-10-19", 404),
         *(
-            (f"/api/history?ticker=VTAK&date={LAST_DAY}&sessions={sessions}", 400)
+            (f"/api/history?ticker=VTAK&date={SAMPLE_DAY}&sessions={sessions}", 400)
             for sessions in ["0", "261", "-1", "1.5", "x", "1e2", "9" * 50, "%C2%B2"]
         ),
-        (f"/api/bars?date={LAST_DAY}", 400),
+        (f"/api/bars?date={SAMPLE_DAY}", 400),
         ("/api/bars?ticker=VTAK", 400),
         ("/api/bars?ticker=VTAK&date=today", 400),
-        (f"/api/bars?ticker=NOSUCH&date={LAST_DAY}", 404),
-        (f"/api/bars?ticker=SWN&date={LAST_DAY}", 404),
-        (f"/api/bars?ticker=../VTAK&date={LAST_DAY}", 404),
+        (f"/api/bars?ticker=NOSUCH&date={SAMPLE_DAY}", 404),
+        (f"/api/bars?ticker=SWN&date={SAMPLE_DAY}", 404),
+        (f"/api/bars?ticker=../VTAK&date={SAMPLE_DAY}", 404),
         ("/api/bars?ticker=VTAK&date=2024-10-19", 404),
-        (f"/api/after?date={LAST_DAY}", 400),
+        (f"/api/after?date={SAMPLE_DAY}", 400),
         ("/api/after?ticker=VTAK", 400),
         ("/api/after?ticker=VTAK&date=today", 400),
-        (f"/api/after?ticker=NOSUCH&date={LAST_DAY}", 404),
-        (f"/api/after?ticker=vtak&date={LAST_DAY}", 404),
+        (f"/api/after?ticker=NOSUCH&date={SAMPLE_DAY}", 404),
+        (f"/api/after?ticker=vtak&date={SAMPLE_DAY}", 404),
         ("/api/after?ticker=VTAK&date=2024-10-19", 404),
         ("/api/nothing", 404),
         ("/api/", 404),
@@ -1165,7 +1165,7 @@ def test_a_date_that_the_table_lacks_is_answered_in_the_queriers_words(client):
         ("/?ticker=NOSUCH", {200, 404}),
         ("/chart", {400}),
         ("/chart?ticker=VTAK", {400}),
-        (f"/chart?ticker=NOSUCH&date={LAST_DAY}", {404}),
+        (f"/chart?ticker=NOSUCH&date={SAMPLE_DAY}", {404}),
         ("/nothing", {404}),
     ],
 )
@@ -1178,7 +1178,7 @@ def test_a_wrong_address_gets_a_page(client, address, statuses):
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/chart", "/api/days", "/api/bars", "/api/nothing"])
 def test_only_get_is_answered(client, method, path):
-    response = client.open(path, method=method, data={"date": LAST_DAY})
+    response = client.open(path, method=method, data={"date": SAMPLE_DAY})
     assert response.status_code in ({404, 405} if path == "/api/nothing" else {405})
     if path.startswith("/api"):
         sentence(response, response.status_code)
@@ -1189,7 +1189,7 @@ def test_this_servers_names_are_answered(client, host):
     assert client.get("/api/days", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/api/days", f"/chart?ticker=VTAK&date={LAST_DAY}"])
+@pytest.mark.parametrize("path", ["/", "/api/days", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"])
 @pytest.mark.parametrize(
     "host",
     [
@@ -1207,9 +1207,9 @@ def test_another_hosts_name_is_refused(client, host, path):
 
 EVERY_KIND = [
     ("/", 200),
-    (f"/chart?ticker=VTAK&date={LAST_DAY}", 200),
+    (f"/chart?ticker=VTAK&date={SAMPLE_DAY}", 200),
     ("/api/days", 200),
-    (f"/api/history?ticker=VTAK&date={LAST_DAY}", 200),
+    (f"/api/history?ticker=VTAK&date={SAMPLE_DAY}", 200),
     ("/?date=tomorrow", 400),
     ("/api/anomalies?date=tomorrow", 400),
     ("/nothing", 404),
@@ -1260,10 +1260,10 @@ def test_nothing_of_the_working_directory_is_served(sample_table, monkeypatch):
 
 def test_the_bars_are_those_that_polygon_sent(bars_client, polygon):
     answer = loads(bars_client.get(VTAK))
-    assert (answer["ticker"], answer["date"]) == ("VTAK", LAST_DAY)
+    assert (answer["ticker"], answer["date"]) == ("VTAK", SAMPLE_DAY)
     names = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c"}
     names.update(volume="v", vwap="vw", transactions="n")
-    sent = polygon.bars_of("VTAK", LAST_DAY)
+    sent = polygon.bars_of("VTAK", SAMPLE_DAY)
     assert len(sent) > 700
     assert answer["bars"] == [{name: bar[names[name]] for name in names} for bar in sent]
 
@@ -1271,7 +1271,7 @@ def test_the_bars_are_those_that_polygon_sent(bars_client, polygon):
 def test_polygon_is_asked_for_unadjusted_minutes_of_that_day(bars_client, polygon):
     bars_client.get(VTAK)
     (request,) = polygon.requests
-    assert request.path == f"/v2/aggs/ticker/VTAK/range/1/minute/{LAST_DAY}/{LAST_DAY}"
+    assert request.path == f"/v2/aggs/ticker/VTAK/range/1/minute/{SAMPLE_DAY}/{SAMPLE_DAY}"
     assert request.query["adjusted"] == "false"
     assert request.query["limit"] == "50000"
     assert request.headers["Authorization"] == f"Bearer {KEY}"
@@ -1280,16 +1280,16 @@ def test_polygon_is_asked_for_unadjusted_minutes_of_that_day(bars_client, polygo
 def test_all_pages_of_bars_are_read(bars_client, polygon):
     polygon.page_size = 300
     bars = loads(bars_client.get(VTAK))["bars"]
-    sent = polygon.bars_of("VTAK", LAST_DAY)
+    sent = polygon.bars_of("VTAK", SAMPLE_DAY)
     assert [bar["timestamp"] for bar in bars] == [bar["t"] for bar in sent]
     assert len(polygon.requests) == -(-len(sent) // 300) == 3
     assert {request.headers["Authorization"] for request in polygon.requests} == {f"Bearer {KEY}"}
 
 
 def test_a_full_day_has_960_bars(bars_client, polygon):
-    start = new_york_time(LAST_DAY, 4 * 60)
+    start = new_york_time(SAMPLE_DAY, 4 * 60)
     bar = {"o": 1, "h": 1.5, "l": 0.5, "c": 1, "v": 10, "vw": 1, "n": 2}
-    polygon.bars["VTAK", LAST_DAY] = [{"t": start + i * 60_000, **bar} for i in range(960)]
+    polygon.bars["VTAK", SAMPLE_DAY] = [{"t": start + i * 60_000, **bar} for i in range(960)]
     bars = loads(bars_client.get(VTAK))["bars"]
     assert [bar["timestamp"] for bar in bars] == [start + i * 60_000 for i in range(960)]
 
@@ -1303,7 +1303,7 @@ def test_a_past_days_bars_are_fetched_once(bars_client, polygon):
 def test_a_day_that_is_not_over_is_fetched_again(tmp_path, polygon):
     today = datetime.datetime.now(datetime.timezone.utc).date()
     tomorrow = (today + datetime.timedelta(1)).isoformat()
-    flat_files = write_flat_files(tmp_path / "csv", {tomorrow: {"VTAK": (1, 1)}})
+    flat_files = write_flat_files(tmp_path / "csv", {tomorrow: [("VTAK", 1, 1)]})
     table = build_table(flat_files, tmp_path / "table.pkl")
     polygon.answer = with_bars(
         {"t": new_york_time(tomorrow, 600), "o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "n": 1, "vw": 1}
@@ -1346,10 +1346,10 @@ def test_the_bars_that_were_asked_for_last_are_kept():
     cache = gui.BarsCache(fetch_minute_bars, threading.BoundedSemaphore(1))
     tickers = [f"T{i}" for i in range(gui.KEPT_DAYS_OF_BARS)]
     for ticker in [*tickers, "T0", "NEW", "T0"]:
-        cache.get(ticker, LAST_DAY)
-    assert calls == [(ticker, LAST_DAY) for ticker in [*tickers, "NEW"]]
-    cache.get("T1", LAST_DAY)
-    assert calls[-1] == ("T1", LAST_DAY)
+        cache.get(ticker, SAMPLE_DAY)
+    assert calls == [(ticker, SAMPLE_DAY) for ticker in [*tickers, "NEW"]]
+    cache.get("T1", SAMPLE_DAY)
+    assert calls[-1] == ("T1", SAMPLE_DAY)
 
 
 def in_threads(count, function, *args):
@@ -1401,7 +1401,7 @@ def test_one_tickers_bars_do_not_wait_for_anothers(sample_table):
         return [{"timestamp": 0, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}]
 
     app = gui.create_app(sample_table, StandIn(fetch_minute_bars))
-    slow = f"/api/bars?ticker=AAPL&date={LAST_DAY}"
+    slow = f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}"
     threads, results = in_threads(1, lambda: app.test_client().get(slow))
     assert app.test_client().get(VTAK).status_code == 200
     assert not results
@@ -1427,13 +1427,13 @@ def test_an_odd_ticker_is_one_part_of_polygons_path(odd_table, polygon, ticker):
 @pytest.mark.parametrize(
     "query",
     [
-        f"ticker=NOSUCH&date={LAST_DAY}",
-        f"ticker=SWN&date={LAST_DAY}",
+        f"ticker=NOSUCH&date={SAMPLE_DAY}",
+        f"ticker=SWN&date={SAMPLE_DAY}",
         "ticker=VTAK&date=2024-10-19",
-        f"ticker=vtak&date={LAST_DAY}",
-        f"ticker=VTAK%2F..&date={LAST_DAY}",
-        f"ticker=VTAK&date={LAST_DAY}%2F..",
-        f"ticker=&date={LAST_DAY}",
+        f"ticker=vtak&date={SAMPLE_DAY}",
+        f"ticker=VTAK%2F..&date={SAMPLE_DAY}",
+        f"ticker=VTAK&date={SAMPLE_DAY}%2F..",
+        f"ticker=&date={SAMPLE_DAY}",
     ],
 )
 def test_polygon_is_never_asked_for_what_the_table_lacks(bars_client, polygon, query):
@@ -1451,7 +1451,7 @@ def test_either_key_is_read_when_bars_are_asked_for(bars_client, polygon, monkey
     assert polygon.requests[-1].headers["Authorization"] == f"Bearer key in {names[0]}"
     for name in names:
         monkeypatch.setenv(name, "another key")
-    bars_client.get(f"/api/bars?ticker=AAPL&date={LAST_DAY}")
+    bars_client.get(f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}")
     assert polygon.requests[-1].headers["Authorization"] == "Bearer another key"
 
 
@@ -1462,7 +1462,7 @@ def test_without_a_key_the_answer_says_how_to_set_one(bars_client, polygon, monk
         monkeypatch.setenv(name, key)
     assert "POLYGON_API_KEY" in sentence(bars_client.get(VTAK), 503)
     assert not polygon.requests
-    for address in ("/", f"/chart?ticker=VTAK&date={LAST_DAY}", "/api/anomalies"):
+    for address in ("/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}", "/api/anomalies"):
         assert bars_client.get(address).status_code == 200
 
 
@@ -1543,7 +1543,7 @@ def test_the_key_is_in_no_answer_and_no_log_line(bars_client, polygon, caplog, c
     echo = f'{{"status":"ERROR","error":"Unknown API Key {KEY}","message":"{KEY}"}}'
     faults = [answer for name, answer, _ in REFUSED if "for ever" not in name]
     faults += [REFUSALS["unknown key"]._replace(body=echo), DROP._replace(status=200, body=KEY)]
-    addresses = ["/", f"/chart?ticker=VTAK&date={LAST_DAY}", "/api/days", "/nothing"]
+    addresses = ["/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}", "/api/days", "/nothing"]
     answers = [bars_client.get(address) for address in addresses]
     for polygon.answer in faults:
         answers.append(bars_client.get(VTAK))
@@ -1641,7 +1641,7 @@ def test_an_answer_that_trickles_is_given_up(sample_table, polygon, is_head_slow
 def test_questions_that_were_given_up_are_counted_until_they_end(sample_table, polygon):
     source = gui.PolygonBars(polygon.url, timeout=30, total=0.05)
     client = gui.create_app(sample_table, source).test_client()
-    addresses = [f"/api/bars?ticker={ticker}&date={LAST_DAY}" for ticker in LARGE]
+    addresses = [f"/api/bars?ticker={ticker}&date={SAMPLE_DAY}" for ticker in LARGE]
     polygon.answering.clear()
     for address in addresses[: gui.CALLS_AT_ONCE]:
         assert sentence(client.get(address), 504) == gui.TIMEOUT
@@ -1668,7 +1668,7 @@ def test_an_answer_may_be_packed(bars_client, polygon):
 
 
 def test_bars_are_sorted_and_one_a_minute_is_kept(bars_client, polygon):
-    start = new_york_time(LAST_DAY, 600)
+    start = new_york_time(SAMPLE_DAY, 600)
     times = [start + 120_000, start, start + 60_000, start, start + 59_999]
     polygon.answer = with_bars(*({**BAR, "t": at, "n": n} for n, at in enumerate(times)))
     bars = loads(bars_client.get(VTAK))["bars"]
@@ -1677,7 +1677,7 @@ def test_bars_are_sorted_and_one_a_minute_is_kept(bars_client, polygon):
 
 
 def test_bars_of_other_days_are_left_out(bars_client, polygon):
-    start = new_york_time(LAST_DAY, 0)
+    start = new_york_time(SAMPLE_DAY, 0)
     end = start + 24 * 3600 * 1000
     times = [start - 1, start, end - 60_000, end, 0, -(10**15), 10**15]
     polygon.answer = with_bars(*({**BAR, "t": at} for at in times))
@@ -1685,7 +1685,7 @@ def test_bars_of_other_days_are_left_out(bars_client, polygon):
     assert [bar["timestamp"] for bar in bars] == [start, end - 60_000]
     polygon.answer = with_bars({**BAR, "t": start - 1})
     assert "no minute bars" in sentence(
-        bars_client.get("/api/bars?ticker=AAPL&date=" + LAST_DAY), 404
+        bars_client.get("/api/bars?ticker=AAPL&date=" + SAMPLE_DAY), 404
     )
 
 
@@ -1715,7 +1715,7 @@ def test_a_server_is_asked_through_tls_if_its_certificate_is_known(
         client = gui.create_app(sample_table, gui.PolygonBars(polygon.url)).test_client()
         response = client.get(VTAK)
     if is_known:
-        assert len(loads(response)["bars"]) == len(polygon.bars_of("VTAK", LAST_DAY))
+        assert len(loads(response)["bars"]) == len(polygon.bars_of("VTAK", SAMPLE_DAY))
     else:
         assert sentence(response, 502) == gui.NO_CONNECTION
     assert len(polygon.requests) == is_known
@@ -1764,7 +1764,7 @@ def test_after_a_429_polygon_is_left_alone_for_as_long_as_it_says(
     assert (response.status_code, response.headers["Retry-After"]) == (429, str(seconds))
     polygon.answer = None
     clock.now += seconds - 0.5
-    for address in (VTAK, f"/api/bars?ticker=AAPL&date={LAST_DAY}", HEADLINES):
+    for address in (VTAK, f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}", HEADLINES):
         response = client.get(address)
         assert (response.status_code, loads(response)["retry_after"]) == (429, 1)
     assert len(polygon.requests) == 1
@@ -1775,14 +1775,14 @@ def test_after_a_429_polygon_is_left_alone_for_as_long_as_it_says(
 def test_after_a_429_kept_bars_are_still_given(bars_client, polygon):
     assert bars_client.get(VTAK).status_code == 200
     polygon.answer = RATE_LIMIT
-    assert sentence(bars_client.get(f"/api/bars?ticker=AAPL&date={LAST_DAY}"), 429)
+    assert sentence(bars_client.get(f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}"), 429)
     assert bars_client.get(VTAK).status_code == 200
 
 
 # Headlines.
 
 
-HEADLINES = f"/api/headlines?ticker=VTAK&date={LAST_DAY}"
+HEADLINES = f"/api/headlines?ticker=VTAK&date={SAMPLE_DAY}"
 ARTICLE = {
     "id": "1",
     "publisher": {"name": "The Paper", "homepage_url": "https://paper.example/"},
@@ -1810,7 +1810,7 @@ def test_the_headlines_are_those_from_the_previous_close_to_the_days_evening(bar
     ]
     answer = loads(bars_client.get(HEADLINES))
     assert list(answer) == ["ticker", "date", "from", "to", "headlines"]
-    assert (answer["ticker"], answer["date"]) == ("VTAK", LAST_DAY)
+    assert (answer["ticker"], answer["date"]) == ("VTAK", SAMPLE_DAY)
     assert (answer["from"], answer["to"]) == (times[1], times[3])
     assert [headline["title"] for headline in answer["headlines"]] == ["1", "2", "3"]
     assert answer["headlines"][1] == {**HEADLINE, "title": "2"}
@@ -1899,7 +1899,7 @@ def test_no_headlines_are_asked_for_of_what_the_table_lacks(bars_client, polygon
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
 @pytest.mark.parametrize(
-    "address", [VTAK, HEADLINES, AFTER.format("VTAK", LAST_DAY), "/api/days", "/api/nothing"]
+    "address", [VTAK, HEADLINES, AFTER.format("VTAK", SAMPLE_DAY), "/api/days", "/api/nothing"]
 )
 def test_a_foreign_page_may_not_ask_the_api(bars_client, polygon, address, site):
     response = bars_client.get(address, headers={"Sec-Fetch-Site": site})
@@ -1928,8 +1928,8 @@ def test_the_version_changes_with_the_table(sample_table, tiny_table, tmp_path):
         return parse(client.get(address)).find("main")[0]["data-table-version"]
 
     before = loads(client.get("/api/table"))
-    assert before == {"version": version_of_page("/"), "last": LAST_DAY}
-    assert version_of_page(f"/chart?ticker=VTAK&date={LAST_DAY}") == before["version"]
+    assert before == {"version": version_of_page("/"), "last": SAMPLE_DAY}
+    assert version_of_page(f"/chart?ticker=VTAK&date={SAMPLE_DAY}") == before["version"]
     assert loads(client.get("/api/table")) == before
     new = tmp_path / "new.pkl"
     new.write_bytes(tiny_table.read_bytes())
@@ -1982,7 +1982,7 @@ BAD_TABLES = {
     "another pickle": lambda good: pickle.dumps([1, 2, 3]),
     "hostile": lambda good: pickle.dumps(Hostile()),
     "no tickers": lambda good: pickle.dumps({}),
-    "wrong rows": lambda good: pickle.dumps({"VTAK": {LAST_DAY: {"trades": "many"}}}),
+    "wrong rows": lambda good: pickle.dumps({"VTAK": {SAMPLE_DAY: {"trades": "many"}}}),
 }
 
 
@@ -1998,7 +1998,7 @@ def test_a_bad_table_is_told_and_a_good_one_forgives_it(sample_table, tmp_path, 
     bad = BAD_TABLES[name](good)
     if bad is not None:
         table.write_bytes(bad)
-    query = f"?ticker=VTAK&date={LAST_DAY}"
+    query = f"?ticker=VTAK&date={SAMPLE_DAY}"
     for address in ["anomalies", "history" + query, "bars" + query]:
         text = sentence(client.get(f"/api/{address}"), 503)
         assert "build-lookup-table.py" in text
@@ -2342,7 +2342,7 @@ def test_damage_gives_the_right_answer_or_a_sentence(
 TEXTS = st.text(max_size=20) | st.binary(max_size=8).map(lambda raw: raw.decode("latin-1"))
 VALUES = st.one_of(
     TEXTS,
-    st.sampled_from(["VTAK", "AAPL", LAST_DAY, "2024-09-02", "9999-12-31", "0000-00-00", "asc"]),
+    st.sampled_from(["VTAK", "AAPL", SAMPLE_DAY, "2024-09-02", "9999-12-31", "0000-00-00", "asc"]),
     st.sampled_from(
         [
             "3",
@@ -2387,7 +2387,7 @@ def test_no_address_is_too_much(sample_table, path, query):
 def test_a_short_soak_finds_nothing():
     soak = [
         sys.executable,
-        str(TOP / "tests" / "soak_gui.py"),
+        str(TOP / "tests" / "tools" / "soak_gui.py"),
         "--requests",
         "60",
         "--pause",
@@ -2460,7 +2460,7 @@ def test_a_missing_table_is_told_as_in_the_querier(tmp_path):
     table = tmp_path / "none.pkl"
     finished = run(GUI, "--table", table, "--port", free_port())
     assert_refused(finished, f"{table} not found: run build-lookup-table.py first")
-    assert finished.stderr == run("query-lookup-table.py", LAST_DAY, "--table", table).stderr
+    assert finished.stderr == run("query-lookup-table.py", SAMPLE_DAY, "--table", table).stderr
 
 
 @pytest.mark.parametrize("name", ["cut short", "empty", "no pickle", "hostile", "no tickers"])
@@ -2481,7 +2481,7 @@ def test_a_wrong_command_ends_with_status_2(sample_table, options):
 
 @pytest.mark.parametrize("tickers", [12, 1])
 def test_the_page_lives_on_while_polygon_hangs(sample_table, polygon, tickers):
-    wanted = [f"/api/bars?ticker={ticker}&date={LAST_DAY}" for ticker in LARGE[:tickers]]
+    wanted = [f"/api/bars?ticker={ticker}&date={SAMPLE_DAY}" for ticker in LARGE[:tickers]]
     polygon.answering.clear()
     with running_gui(sample_table, polygon.url, POLYGON_API_KEY=KEY) as served:
 

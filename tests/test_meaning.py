@@ -1,4 +1,4 @@
-"""What an anomaly means: the querier's facts, marks and notes are those of reference.py.
+"""What an anomaly means: the querier's facts, marks and notes are those of witnesses/reference.py.
 
 reference.py was written from the definitions alone and shares no code with the scripts. The markets
 are made up (made_up_market.py has every oddity that a definition speaks of), or the sample market.
@@ -12,17 +12,11 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import (
-    SAMPLE_MARKET,
-    assert_refused,
-    build,
-    call,
-    querier,
-    window_start,
-    write_bytes,
-)
-from made_up_market import RATIOS, TEST_SYMBOL, made_up_market
-from reference import (
+from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
+from helpers.flat_files import write_bytes, write_flat_files
+from helpers.markets import SAMPLE_MARKET
+from helpers.scripts import assert_refused, build_table, call, querier
+from witnesses.reference import (
     HORIZONS,
     Table,
     after_text,
@@ -42,23 +36,11 @@ from reference import (
     two_decimals,
 )
 
-HEADER = "ticker,open,close,window_start,transactions"
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
 ALL = "-1e9"  # the threshold that every row with a deviation above 0 is above
 FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score", "close_price"]
 FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap"]
 FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
-
-
-def write_flat_files(folder, market):
-    """folder, with a flat file for each day of a market as reference.py has it."""
-    for day, rows in market.items():
-        lines = [HEADER]
-        for ticker, trades, open_price, close in rows:
-            shown = "" if open_price is None else repr(open_price)
-            lines.append(f"{ticker},{shown},{close!r},{window_start(day)},{trades}")
-        write_bytes(folder / f"{day}.csv", "\n".join(lines) + "\n")
-    return folder
 
 
 def read_flat_files(folder):
@@ -84,9 +66,8 @@ class Pair:
     def __init__(self, market, folder, *options, window=5):
         self.market, self.window = market, window
         self.reference = Table(market, window)
-        self.path = folder / "lookup_table.pkl"
-        result = build(write_flat_files(folder / "flat", market), self.path, *options)
-        assert result.returncode == 0, result.stderr
+        flat_files = write_flat_files(folder / "flat", market)
+        self.path = build_table(flat_files, folder / "lookup_table.pkl", *options)
 
     def ask(self, *arguments):
         """What the querier prints."""

@@ -22,24 +22,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import (
-    DAYS,
-    LAST_DAY,
-    MARKET,
-    USUAL,
-    assert_refused,
-    build,
-    call,
-    command,
-    querier,
-    query,
-    rows_by_day,
-    run,
-    run_measured,
-    write_bytes,
-    write_market,
-)
-from row_by_row import row_by_row_table
+from helpers.flat_files import write_bytes, write_flat_files
+from helpers.markets import DAYS, LAST_DAY, MARKET, USUAL, rows_by_day
+from helpers.scripts import assert_refused, build, call, command, querier, query, run, run_measured
+from tools.verify_numbers import EXTENT, FOOTER, INDEX_DAY, INDEX_HEADER, MAGIC
+from witnesses.row_by_row import row_by_row_table
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -49,7 +36,7 @@ Anomalies Found for {LAST_DAY}:
 Ticker        Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
 {"-" * 91}
 """
-# Worked out by hand from MARKET in conftest.py, where five rows before each have mean 100 and
+# Worked out by hand from MARKET in helpers/markets.py, where the five rows before have mean 100 and
 # deviation 20 (NA's 10 and 2): ZZZ's z is (200 - 100) / 20, its change from 10 to 12.5 a quarter.
 # ZERO's change, from 0 to 0, is not defined.
 ANSWER = f"""{HEADINGS}\
@@ -59,10 +46,19 @@ ZERO             170         100.00     20.00      3.50        0.00         nan
 TRUE             161         100.00     20.00      3.05       50.00        0.00
 NA                30          10.00      2.00     10.00        1.00      -50.00
 """
-# The table's format, as write_lookup_table in build-lookup-table.py describes it.
-EXTENT = struct.Struct("<QQI")
-INDEX_HEADER, INDEX_DAY = struct.Struct("<II20s"), struct.Struct("<10s20sIII")
-FOOTER = struct.Struct("<QQI12s")
+
+
+def footer(offset, length, magic=MAGIC):
+    """A footer whose index lies there, with a checksum of 0."""
+    return FOOTER.pack(EXTENT.pack(offset, length, 0), magic)
+
+
+def index_extent(table):
+    """The offset and the length of the index of a table's bytes."""
+    extent, _ = FOOTER.unpack(table[-FOOTER.size :])
+    return EXTENT.unpack(extent)[:2]
+
+
 FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades"]
 FIELDS += ["z_score", "close_price", "price_diff"]
 FIELDS += ["record", "earlier_rows", "baseline_days", "gap"]
@@ -120,7 +116,7 @@ def test_the_table_is_by_default_the_one_in_the_current_folder(market_table):
 def test_wide_numbers_push_nothing_aside():
     trades = {"SPY": [10**6] * 4 + [10**6 + 5000, 2**31 - 1]}
     closes = [1000] * 5 + [1234.5]
-    write_market(Path("flat"), rows_by_day({t: (n, closes) for t, n in trades.items()}))
+    write_flat_files(Path("flat"), rows_by_day({t: (n, closes) for t, n in trades.items()}))
     build("flat", "lookup_table.pkl")
     line = query("lookup_table.pkl").stdout.splitlines()[-1]
     # Mean 1,001,000; differences -1000 four times and 4000: 20,000,000 / 4 is 5,000,000.
@@ -155,7 +151,7 @@ def test_without_a_baseline_there_is_no_anomaly(market_table):
 def test_equal_trades_stay_in_the_tables_order():
     names = ["M", "Z", "A", "b", "B"]
     market = {ticker: ([*USUAL, 500], [1] * 6) for ticker in names}
-    build(write_market(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
+    build(write_flat_files(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
     assert tickers(query("lookup_table.pkl")) == names
 
 
@@ -250,7 +246,7 @@ def test_csv_and_json_carry_the_tables_very_numbers(sample_table, form):
 @pytest.mark.parametrize(("previous", "close"), [(0, 5), (0, 0)], ids=["inf", "nan"])
 def test_a_change_from_zero_is_told_in_every_format(previous, close):
     market = {"A": ([*USUAL, 500], [previous] * 5 + [close])}
-    build(write_market(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
+    build(write_flat_files(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
     change = "inf" if close else "nan"
     assert query("lookup_table.pkl").stdout.endswith(f"{change:>12}\n")
     csv_line = query("lookup_table.pkl", LAST_DAY, "--format", "csv").stdout.splitlines()[1]
@@ -355,7 +351,7 @@ def test_for_a_date_that_is_not_there_the_range_and_the_nearest_day_are_named(
 
 
 def test_of_two_nearest_days_the_earlier_is_named():
-    write_market(Path("flat"), {day: [("A", 1, 1)] for day in ("2024-08-07", "2024-08-09")})
+    write_flat_files(Path("flat"), {day: [("A", 1, 1)] for day in ("2024-08-07", "2024-08-09")})
     build("flat", "lookup_table.pkl")
     assert_refused(query("lookup_table.pkl", "2024-08-08"), "nearest trading day 2024-08-07\n")
 
@@ -495,9 +491,9 @@ NO_TABLE = {
     "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "a zip": b"PK\3\4" + bytes(100),
     "zeros": bytes(1000),
-    "a footer alone": FOOTER.pack(0, 0, 0, b"lookup-tab-2"),
-    "a footer that points beyond": FOOTER.pack(2**64 - 1, 2**64 - 1, 0, b"lookup-tab-2"),
-    "a footer of version 1": FOOTER.pack(0, 0, 0, b"lookup-table"),
+    "a footer alone": footer(0, 0),
+    "a footer that points beyond": footer(2**64 - 1, 2**64 - 1),
+    "a footer of version 1": footer(0, 0, magic=b"lookup-table"),
     "the magic alone": b"lookup-tab-2",
     "the signature alone": b"\x80\x03X\x0c\x00\x00\x00lookup table0",
     "a table with something after it": pickle.dumps(one_row()) + b"\n",
@@ -553,7 +549,7 @@ def test_a_file_that_is_something_else_is_refused(what):
 
 def tutorials_table():
     """The market's table as the tutorial's script makes it, of numpy's numbers."""
-    write_market(Path("flat"), rows_by_day(MARKET))
+    write_flat_files(Path("flat"), rows_by_day(MARKET))
     return row_by_row_table(Path("flat").glob("*.csv"))
 
 
@@ -759,8 +755,8 @@ def test_so_is_one_that_asks_for_a_bytearray_though_python_adds_a_line_of_its_ow
     [
         pytest.param(b"", b"", id="nothing but zeros"),
         pytest.param(b"\x80\3X\x0c\0\0\0lookup table0", b"", id="a table that lost its end"),
-        pytest.param(b"", FOOTER.pack(0, 2**32, 0, b"lookup-tab-2"), id="a huge index"),
-        pytest.param(b"", FOOTER.pack(0, 2**23, 0, b"lookup-tab-2"), id="an index of zeros"),
+        pytest.param(b"", footer(0, 2**32), id="a huge index"),
+        pytest.param(b"", footer(0, 2**23), id="an index of zeros"),
         pytest.param(b"\x80\4\x8e" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="bytes"),
         pytest.param(b"\x80\4\x8d" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="text"),
         pytest.param(b"\x80\4\x95" + struct.pack("<Q", 6 * 2**30 - 20), b"", id="a frame"),
@@ -912,7 +908,7 @@ def small_table(tmp_path_factory):
     """The bytes of a small table, with anomalies and rows with and without a baseline."""
     folder = tmp_path_factory.mktemp("small")
     market = {ticker: MARKET[ticker] for ticker in ("ZZZ", "NA", "NEW")}
-    write_market(folder / "flat", rows_by_day(market))
+    write_flat_files(folder / "flat", rows_by_day(market))
     build(folder / "flat", folder / "lookup_table.pkl")
     return (folder / "lookup_table.pkl").read_bytes()
 
@@ -961,7 +957,7 @@ def test_a_table_of_an_older_version_is_built_anew(small_table):
 
 def day_page_extent(content, date):
     """Where in the bytes of a table the day page of date is: offset and length."""
-    offset, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    offset, length = index_extent(content)
     days = INDEX_DAY.iter_unpack(content[offset + INDEX_HEADER.size : offset + length])
     (extent,) = (day[1] for day in days if day[0] == date.encode())
     return EXTENT.unpack(extent)[:2]
@@ -969,7 +965,7 @@ def day_page_extent(content, date):
 
 def test_no_more_than_the_footer_the_index_and_one_day_page_is_read(market_table):
     content = market_table.read_bytes()
-    index, length, _, _ = FOOTER.unpack(content[-FOOTER.size :])
+    index, length = index_extent(content)
     start, size = day_page_extent(content, LAST_DAY)
     kept = bytearray(b"\xff" * len(content))
     for kept_start, kept_end in (

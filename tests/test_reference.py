@@ -4,8 +4,8 @@ import math
 from fractions import Fraction
 
 import pytest
-from made_up_market import TEST_SYMBOL, made_up_market
-from reference import (
+from fakes.made_up_market import TEST_SYMBOL, made_up_market
+from witnesses.reference import (
     HORIZONS,
     MOVES,
     Z_EDGES,

@@ -5,13 +5,13 @@ import math
 import pickle
 import struct
 
-import make_sample_market
 import pytest
-import reference
-import verify_numbers
-from conftest import SAMPLE_MARKET, query, run
+from helpers.markets import SAMPLE_DAY, SAMPLE_MARKET
+from helpers.scripts import query, run
+from tools import make_sample_market, verify_numbers
+from witnesses import reference
 
-DAY, LAST_DAY = "2024-08-01", "2024-10-18"
+FIRST_DAY = "2024-08-01"
 
 PUBLISHED_ROWS = """\
 ticker,volume,open,close,high,low,window_start,transactions
@@ -73,20 +73,20 @@ def test_the_script_that_makes_it_makes_the_very_files_that_are_here(tmp_path):
 
 
 def test_it_starts_with_the_nine_rows_as_published():
-    text = (SAMPLE_MARKET / f"{DAY}.csv").read_bytes().decode()
+    text = (SAMPLE_MARKET / f"{FIRST_DAY}.csv").read_bytes().decode()
     assert text.startswith(PUBLISHED_ROWS)
 
 
 def test_the_scripts_print_the_published_anomalies_first(tmp_path):
     built = run("build-lookup-table.py", "--data-dir", SAMPLE_MARKET, cwd=tmp_path)
     assert (built.returncode, built.stdout.count("Processing")) == (0, 56)
-    answer = run("query-lookup-table.py", LAST_DAY, cwd=tmp_path)
+    answer = run("query-lookup-table.py", SAMPLE_DAY, cwd=tmp_path)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout.startswith(PUBLISHED_ANSWER)
 
 
 def test_its_days_are_the_56_trading_days_without_labor_day(days):
-    assert (len(days), days[0], days[-1]) == (56, DAY, LAST_DAY)
+    assert (len(days), days[0], days[-1]) == (56, FIRST_DAY, SAMPLE_DAY)
     assert "2024-09-02" not in days
 
 
@@ -112,8 +112,8 @@ def test_it_has_what_markets_have(days, trades):
     assert {"NA", "TRUE", "BRK.B", "AAP", "AAp", "ZVZZT"} <= set(trades)
     first_days = [min(of_days) for of_days in trades.values()]
     last_days = [max(of_days) for of_days in trades.values()]
-    assert any(DAY < day < LAST_DAY for day in first_days), "a listing"
-    assert any(DAY < day < LAST_DAY for day in last_days), "a delisting"
+    assert any(FIRST_DAY < day < SAMPLE_DAY for day in first_days), "a listing"
+    assert any(FIRST_DAY < day < SAMPLE_DAY for day in last_days), "a delisting"
     assert any(0 in of_days.values() for of_days in trades.values()), "a row without trades"
     assert any(
         len(of_days) < sum(min(of_days) <= day <= max(of_days) for day in days)
@@ -175,7 +175,7 @@ def test_a_ticker_is_gone_after_an_anomaly(facts):
 
 def test_the_last_days_records_are_of_all_rows_or_of_some(facts):
     records = {
-        row.ticker: reference.record_text(row) for row in reference.anomalies(facts, LAST_DAY)
+        row.ticker: reference.record_text(row) for row in reference.anomalies(facts, SAMPLE_DAY)
     }
     some = {"CVS": "11", "PYPL": "24", "TRUE": "15", "AAA": "24"}
     # SOpC and AAp do not trade every day.
@@ -195,9 +195,9 @@ def test_other_days_have_long_records_too(facts, days):
         ("WFCpZ", "2024-09-04", ["new", "thin"]),
         ("AACIU", "2024-09-20", ["stale"]),
         ("ZVZZT", "2024-09-12", ["split", "test"]),
-        ("EFSH", LAST_DAY, ["split"]),
-        ("BIVI", LAST_DAY, ["split"]),
-        ("VTAK", LAST_DAY, []),
+        ("EFSH", SAMPLE_DAY, ["split"]),
+        ("BIVI", SAMPLE_DAY, ["split"]),
+        ("VTAK", SAMPLE_DAY, []),
     ],
 )
 def test_anomalies_have_the_marks_that_its_readme_names(facts, ticker, day, marks):
@@ -208,10 +208,10 @@ def test_anomalies_have_the_marks_that_its_readme_names(facts, ticker, day, mark
 
 
 def test_the_last_day_is_the_wildest_of_all(facts):
-    tide = reference.tide(facts, LAST_DAY)
+    tide = reference.tide(facts, SAMPLE_DAY)
     assert (tide.anomalies, tide.tickers, tide.days, tide.more_than_all) == (18, 148, 50, True)
     assert f"{float(100 * tide.share):.1f} {float(100 * tide.usual):.1f}" == "12.2 2.8"
-    line = reference.record_line(facts, LAST_DAY)
+    line = reference.record_line(facts, SAMPLE_DAY)
     assert (line.least, line.tickers, line.records) == (20, 148, 23)
     assert f"{float(line.by_chance):.1f}" == "7.0"
 
@@ -225,18 +225,18 @@ def test_it_has_anomalies_on_many_days(days, sample_table):
 
 
 def test_every_number_of_it_is_exact():
-    result = run("tests/verify_numbers.py", SAMPLE_MARKET)
+    result = run("tests/tools/verify_numbers.py", SAMPLE_MARKET)
     assert (result.returncode, result.stderr) == (0, "")
     rows = sum(len(rows_of(path.stem)) for path in SAMPLE_MARKET.glob("*.csv"))
     assert result.stdout.startswith(f"{rows:,} rows of 150 tickers on 56 days: the largest ")
 
 
 def test_numbers_of_another_window_are_exact_too():
-    assert run("tests/verify_numbers.py", SAMPLE_MARKET, "--window", 2).returncode == 0
+    assert run("tests/tools/verify_numbers.py", SAMPLE_MARKET, "--window", 2).returncode == 0
 
 
 def test_what_the_builder_refuses_cannot_be_verified(tmp_path):
-    result = run("tests/verify_numbers.py", tmp_path)
+    result = run("tests/tools/verify_numbers.py", tmp_path)
     assert result.returncode == 1 and str(tmp_path) in result.stderr
 
 
@@ -301,18 +301,18 @@ def test_a_number_of_a_day_page_that_is_off_is_found(sample_table, history, part
 
 
 def test_a_day_page_in_another_order_is_found(sample_table, history, parts):
-    page = parts.pages[LAST_DAY]
-    parts.pages[LAST_DAY] = dict(reversed(page.items()))
-    with pytest.raises(verify_numbers.Difference, match=f"the day page of {LAST_DAY}"):
+    page = parts.pages[SAMPLE_DAY]
+    parts.pages[SAMPLE_DAY] = dict(reversed(page.items()))
+    with pytest.raises(verify_numbers.Difference, match=f"the day page of {SAMPLE_DAY}"):
         verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["rows", "with_deviation", "anomalies"])
 def test_a_count_of_the_index_that_is_off_is_found(sample_table, history, parts, number):
-    counts = list(parts.counts[LAST_DAY])
+    counts = list(parts.counts[SAMPLE_DAY])
     counts[number] -= 1
-    parts.counts[LAST_DAY] = tuple(counts)
-    with pytest.raises(verify_numbers.Difference, match=f"{LAST_DAY}: the index counts "):
+    parts.counts[SAMPLE_DAY] = tuple(counts)
+    with pytest.raises(verify_numbers.Difference, match=f"{SAMPLE_DAY}: the index counts "):
         verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
 
 

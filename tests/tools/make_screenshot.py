@@ -1,17 +1,23 @@
 """Take the README's screenshot: the page on the sample market, with VTAK of 2024-10-18 chosen.
 
-Usage: python tests/make_screenshot.py [--output FILE]
+Usage: python tests/tools/make_screenshot.py [--output FILE]
 
-Reads   the sample market. Minute bars are made up too: see fake_polygon.py.
+Reads   the sample market. Minute bars are made up too: see tests/fakes/polygon.py.
 Writes  tests/screenshot.png.
 """
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-from fake_polygon import SAMPLE_MARKET, TOP, FakePolygon, build_table, running_gui
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fakes.polygon import FakePolygon
+from helpers.gui import running_gui
+from helpers.markets import SAMPLE_MARKET
+from helpers.scripts import TOP, build_table
 
 TICKER, DATE = "VTAK", "2024-10-18"
 SIZE = {"width": 1280, "height": 900}

@@ -10,8 +10,16 @@ import struct
 import zlib
 from math import nan, sqrt
 
-from verify_numbers import EXTENT, FIELDS, FOOTER, INDEX_DAY, INDEX_HEADER, MAGIC, PAGE_COLUMNS
-from verify_numbers import packed_record as record_of
+from tools.verify_numbers import (
+    EXTENT,
+    FIELDS,
+    FOOTER,
+    INDEX_DAY,
+    INDEX_HEADER,
+    MAGIC,
+    PAGE_COLUMNS,
+)
+from tools.verify_numbers import packed_record as record_of
 
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 DATES = ["2024-08-01", "2024-08-02", "2024-08-05", "2024-08-06"]

@@ -1,10 +1,10 @@
 """Measure the scripts beside a polars pipeline and the row-by-row algorithm, on a made-up market.
 
 Usage:
-    python tests/benchmark.py                                         57 days, some minutes
-    python tests/benchmark.py --days 1256 --runs 3                    five years
-    python tests/benchmark.py --days 5000 --runs 1 --folder MARKET    twenty years
-    python tests/benchmark.py --skip row-by-row --skip query          the build and polars alone
+    python tests/tools/benchmark.py                                       57 days, some minutes
+    python tests/tools/benchmark.py --days 1256 --runs 3                  five years
+    python tests/tools/benchmark.py --days 5000 --runs 1 --folder MARKET  twenty years
+    python tests/tools/benchmark.py --skip row-by-row --skip query        the build and polars alone
 
 Writes a market in the flat files' format to the folder MARKET (unless it is there already; without
 --folder it is a temporary one), runs every contender in turn as a process of its own, a round of
@@ -37,8 +37,8 @@ from typing import NamedTuple, Optional
 import numpy as np
 import polars as pl
 
-TOP = Path(__file__).resolve().parent.parent
-ROW_BY_ROW = [sys.executable, str(TOP / "tests" / "row_by_row.py")]
+TOP = Path(__file__).resolve().parent.parent.parent
+ROW_BY_ROW = [sys.executable, str(TOP / "tests" / "witnesses" / "row_by_row.py")]
 LAST_DAY = "2024-10-18"
 
 MOST_DAYS_WITHOUT_TURNOVER = 1500

@@ -1,6 +1,6 @@
 """Soak the GUI: clients ask for everything while the builder replaces the table, over and over.
 
-Usage: python tests/soak_gui.py [--requests N] [--pause SECONDS] [--seed S]
+Usage: python tests/tools/soak_gui.py [--requests N] [--pause SECONDS] [--seed S]
 
 Reads   nothing: two markets are made up, and every number differs between them.
 Writes  a line on memory at the start, in the middle and at the end, and one on the whole; the
@@ -14,6 +14,7 @@ import argparse
 import datetime
 import random
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +22,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from fake_polygon import FakePolygon, build_table, running_gui, write_flat_files
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fakes.polygon import FakePolygon
+from helpers.flat_files import write_flat_files
+from helpers.gui import running_gui
+from helpers.scripts import build_table, run
 
 CLIENTS = 8
 TICKERS = [first + second for first in "ABCDEFGH" for second in "VWXYZ"]
@@ -43,17 +49,18 @@ MALFORMED = [
 
 
 def make_market(rng, days):
-    """{date: {ticker: (trades, close)}}: most tickers on most days, now and then a burst."""
+    """{date: [(ticker, trades, close), ...]}: most tickers on most days, now and then a burst."""
     usual = {ticker: rng.randrange(100, 100_000) for ticker in TICKERS}
     return {
-        date: {
-            ticker: (
+        date: [
+            (
+                ticker,
                 int(usual[ticker] * rng.uniform(0.8, 1.2) * rng.choice([1] * 20 + [9])),
                 round(rng.uniform(1, 100), 2),
             )
             for ticker in TICKERS
             if rng.random() < 0.95
-        }
+        ]
         for date in days
     }
 
@@ -176,7 +183,8 @@ class Soak:
         """Build one table after the other over the last one for as long as there are clients."""
         while any(client.is_alive() for client in self.clients):
             time.sleep(self.options.pause)
-            build_table(flat_files[(self.replaced + 1) % 2], table)
+            files = flat_files[(self.replaced + 1) % 2]
+            run("build-lookup-table.py", "--data-dir", files, "--output", table, check=True)
             self.replaced += 1
 
 
@@ -198,38 +206,40 @@ def soak(gui, flat_files, table, options):
         if answer[0] >= 500
     ]
 
-    run = Soak(gui.url, answers, options)
+    soaking = Soak(gui.url, answers, options)
     limits, open_files, memory = server.limits(), server.open_files(), [server.memory()]
     print(f"start: {memory[0]:.1f} MB, {open_files} open files", flush=True)
-    for client in run.clients:
+    for client in soaking.clients:
         client.start()
-    builder = threading.Thread(target=run.replace_tables, args=[flat_files, table])
+    builder = threading.Thread(target=soaking.replace_tables, args=[flat_files, table])
     builder.start()
-    while len(run.latencies) < CLIENTS * options.requests / 2 and builder.is_alive():
+    while len(soaking.latencies) < CLIENTS * options.requests / 2 and builder.is_alive():
         time.sleep(0.05)
     memory.append(server.memory())
     print(f"middle: {memory[1]:.1f} MB, {server.open_files()} open files", flush=True)
-    for thread in [*run.clients, builder]:
+    for thread in [*soaking.clients, builder]:
         thread.join()
     time.sleep(0.5)
     memory.append(server.memory())
     print(f"end: {memory[2]:.1f} MB, {server.open_files()} open files", flush=True)
 
-    wrong += [f"{address} answered {answer}"[:500] for address, answer in run.violations]
-    if run.seen != {0, 1}:
-        wrong.append(f"not both tables were seen: {run.seen}")
+    wrong += [f"{address} answered {answer}"[:500] for address, answer in soaking.violations]
+    if soaking.seen != {0, 1}:
+        wrong.append(f"not both tables were seen: {soaking.seen}")
     if memory[2] - memory[0] > MOST_GROWTH or memory[2] > MOST_MEMORY:
         wrong.append(f"memory grew from {memory[0]:.1f} to {memory[2]:.1f} MB")
     if server.open_files() > open_files + 5:
         wrong.append(f"open files grew from {open_files} to {server.open_files()}")
     if server.limits() != limits:
         wrong.append(f"the process's limits changed:\n{limits}\n{server.limits()}")
-    latencies = sorted(1000 * latency for latency in run.latencies)
+    latencies = sorted(1000 * latency for latency in soaking.latencies)
     p50, p95 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.95))
     print(
-        f"{len(latencies):,} requests, {run.refused:,} refused as they must be, {run.busy} while "
-        f"busy, {len(run.violations)} wrong; {run.replaced} tables; p50 {p50:.1f}, p95 {p95:.1f}, "
-        f"max {latencies[-1]:.0f} ms; " + " -> ".join(f"{mb:.1f}" for mb in memory) + " MB"
+        f"{len(latencies):,} requests, {soaking.refused:,} refused as they must be, "
+        f"{soaking.busy} while busy, {len(soaking.violations)} wrong; {soaking.replaced} tables; "
+        f"p50 {p50:.1f}, p95 {p95:.1f}, max {latencies[-1]:.0f} ms; "
+        + " -> ".join(f"{mb:.1f}" for mb in memory)
+        + " MB"
     )
     return wrong
 

@@ -4,8 +4,8 @@ A second witness for the tests, and the slow side of the benchmark: it shares no
 scripts.
 
 Usage:
-    python tests/row_by_row.py build DATA_DIR FILE
-    python tests/row_by_row.py query FILE DATE
+    python tests/witnesses/row_by_row.py build DATA_DIR FILE
+    python tests/witnesses/row_by_row.py query FILE DATE
 
 build reads every .csv and .csv.gz below DATA_DIR and writes FILE, a plain pickled dict; query loads
 the whole of FILE and prints the anomalies of DATE.

@@ -1,42 +1,29 @@
-"""A stand-in for Polygon's REST API on 127.0.0.1, and the GUI started in front of it.
+"""A stand-in for the part of Polygon's REST API that gives minute bars and news, on 127.0.0.1.
 
-Usage: with FakePolygon(flat_files) as polygon, running_gui(table, polygon.url) as gui: ...
+Usage: with FakePolygon(flat_files) as polygon: ... polygon.url ...
 
-Reads   the flat files, to make up bars that agree with a day's trades and close.
-Writes  flat files and tables where it is told to.
+It reads the flat files, to make up bars that agree with a day's trades and close.
 """
 
 import base64
-import calendar
 import csv
-import datetime
 import gzip
 import json
 import math
-import os
 import random
 import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-import urllib.request
 from collections import namedtuple
-from contextlib import contextmanager
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOP = Path(__file__).resolve().parent.parent
-SAMPLE_MARKET = TOP / "tests" / "sample_market"
+from helpers.flat_files import new_york_time
+
 NEWS = "/v2/reference/news"
 PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
-HEADER = ["ticker", "volume", "open", "close", "high", "low", "window_start", "transactions"]
-KEYS = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
 MINUTES = 960
 OPENING, CLOSING = 330, 720
 MINUTE_IN_MS = 60_000
@@ -129,22 +116,6 @@ EMPTY = {
     "empty results": with_bars(),
 }
 DROP = Answer(None, {}, "")
-
-
-def new_york_time(date, minutes):
-    """The timestamp, in ms UTC, of so many minutes after midnight in New York on date.
-
-    Summer time lasts from the second Sunday of March to the first of November.
-    """
-    day = datetime.date.fromisoformat(date)
-    spring, autumn = datetime.date(day.year, 3, 8), datetime.date(day.year, 11, 1)
-    is_summer = spring + week_to_sunday(spring) <= day < autumn + week_to_sunday(autumn)
-    offset = (4 if is_summer else 5) * 60
-    return calendar.timegm(day.timetuple()) * 1000 + (minutes + offset) * MINUTE_IN_MS
-
-
-def week_to_sunday(day):
-    return datetime.timedelta((6 - day.weekday()) % 7)
 
 
 def minute_bars(ticker, date, day):
@@ -327,92 +298,3 @@ class FakePolygon:
         if len(articles) > limit:
             body["next_url"] = f"https://api.polygon.io{NEWS}?cursor=YQ"
         return answered(json.dumps(body))
-
-
-def write_flat_files(folder, market):
-    """Write {date: {ticker: (trades, close)}} as flat files into folder, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for date, rows in market.items():
-        with (folder / f"{date}.csv").open("w", newline="") as file:
-            write = csv.writer(file, lineterminator="\n").writerow
-            write(HEADER)
-            for ticker, (trades, close) in rows.items():
-                window_start = new_york_time(date, 0) * 10**6
-                write([ticker, trades * 80, close, close, close, close, window_start, trades])
-    return folder
-
-
-def build_table(flat_files, table):
-    """Run the builder on a folder of flat files; returns the path of the table it wrote."""
-    script = [sys.executable, TOP / "build-lookup-table.py"]
-    command = [*script, "--data-dir", flat_files, "--output", table]
-    subprocess.run(command, check=True, capture_output=True)
-    return table
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def gui_command(table, *options):
-    return [sys.executable, str(TOP / "gui-lookup-table.py"), "--table", str(table), *options]
-
-
-def environment(**keys):
-    """This process's environment, with these keys for Polygon and no others."""
-    others = {name: value for name, value in os.environ.items() if name not in KEYS}
-    return {**others, **keys}
-
-
-class RunningGui:
-    """A GUI's url and process."""
-
-    def __init__(self, url, process):
-        self.url, self.process = url, process
-
-    def get(self, path, timeout=10):
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as response:
-            return response.read()
-
-
-@contextmanager
-def running_gui(table, api_url, **keys):
-    """A RunningGui as its user starts it, with these keys for Polygon in its environment.
-
-    Raises RuntimeError if it prints one of them or a traceback.
-    """
-    port = free_port()
-    command = gui_command(table, "--port", str(port), "--api-url", api_url)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(**keys), stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            wait_until(lambda: process.poll() is not None or answers(port))
-            yield RunningGui(f"http://127.0.0.1:{port}", process)
-            process.send_signal(signal.SIGINT)
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-        output.seek(0)
-        printed = output.read()
-    if any(text in printed for text in ["Traceback", *keys.values()]):
-        raise RuntimeError(f"it printed: {printed}")
-
-
-def answers(port, host="127.0.0.1"):
-    """Whether something listens on the port."""
-    with socket.socket() as connection:
-        connection.settimeout(1)
-        return connection.connect_ex((host, port)) == 0
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s")
-        time.sleep(0.01)

@@ -1,10 +1,10 @@
 """Write the sample market: made-up daily files of 150 tickers, the same bytes on every run.
 
-Usage: python tests/make_sample_market.py [--output DIR]
+Usage: python tests/tools/make_sample_market.py [--output DIR]
 
 Reads nothing.
 Writes DIR/2024-08-01.csv to DIR/2024-10-18.csv, one file a trading day in the format of Polygon's
-day aggregates, and DIR/README.md. DIR is by default the folder sample_market beside this script.
+day aggregates, and DIR/README.md. DIR is by default tests/sample_market.
 """
 
 import argparse
@@ -91,9 +91,10 @@ BURST_FACTOR = 4
 README = f"""\
 # The sample market
 
-This market is made up. `python tests/make_sample_market.py` writes these files and this page, the
-same bytes each time: change the script, not the files. A random generator draws the numbers, and
-the tickers' names are real. Two parts are taken from the tutorial that the project grew out of:
+This market is made up. `python tests/tools/make_sample_market.py` writes these files and this
+README, the same bytes each time: change the script, not the files. A random generator draws the
+numbers, and the tickers' names are real. Two parts are taken from the tutorial that the project
+grew out of:
 
 - The first nine rows of {FIRST_DAY} are copied from it.
 - It prints the ten most traded anomalies of {LAST_DAY}. Their trades and closes on that day are
@@ -253,7 +254,7 @@ def write_market(market, folder):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).resolve().parent / "sample_market"
+    default = Path(__file__).resolve().parent.parent / "sample_market"
     parser.add_argument("--output", metavar="DIR", type=Path, default=default)
     write_market(make_market(), parser.parse_args(argv).output)
     return 0

@@ -1,7 +1,7 @@
 """Compare a lookup table of your flat files, number by number, with exact arithmetic.
 
 Usage:
-    python tests/verify_numbers.py [DATA_DIR] [--window N]
+    python tests/tools/verify_numbers.py [DATA_DIR] [--window N]
 
 Reads   every *.csv and *.csv.gz below DATA_DIR (./aggregates_day unless you say so): once with
         build-lookup-table.py, into a temporary table, and once with nothing but the csv module.
@@ -31,7 +31,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-BUILDER = Path(__file__).resolve().parent.parent / "build-lookup-table.py"
+TOP = Path(__file__).resolve().parent.parent.parent
+BUILDER = TOP / "build-lookup-table.py"
 TOLERANCE = 1e-12
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 FACTS = ["gap", "record", "earlier_rows", "baseline_days"]

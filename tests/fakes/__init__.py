@@ -1,0 +1,1 @@
+"""Stand-ins: servers that answer as Polygon does, and markets and tables that are made up."""

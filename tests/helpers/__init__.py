@@ -1,0 +1,6 @@
+"""What tests, fakes and tools share: the scripts, flat files, markets, the running page."""
+
+import os
+
+# How long searches (generated examples, fuzzing) take: 10 is ten times as long as 1.
+EFFORT = int(os.environ.get("TEST_EFFORT", "1"))

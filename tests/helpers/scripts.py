@@ -1,0 +1,117 @@
+"""The scripts: as modules, as calls within this process, and as processes of their own."""
+
+import contextlib
+import importlib.util
+import io
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from helpers.markets import LAST_DAY
+
+TOP = Path(__file__).resolve().parent.parent.parent
+
+
+def load_script(name):
+    """The script called name as a module."""
+    module_name = name[: -len(".py")].replace("-", "_")
+    spec = importlib.util.spec_from_file_location(module_name, TOP / name)
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+builder = load_script("build-lookup-table.py")
+querier = load_script("query-lookup-table.py")
+
+
+def command(script, *args):
+    return [sys.executable, str(TOP / script), *map(str, args)]
+
+
+def run(script, *args, **options):
+    """The script as a process of its own, finished: stdout, stderr and returncode."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    return subprocess.run(command(script, *args), timeout=120, **{**pipes, **options})
+
+
+LAUNCHER = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+with open("usage", "w") as file:
+    file.write(f"{code} {usage.ru_maxrss}")
+"""
+
+
+def run_measured(script, *args):
+    """The script as a finished process of its own: (status, stderr, peak memory in MB).
+
+    Linux counts the memory of the process that starts another towards the peak of the started one,
+    and the tests' own process is large: a small one stands between. It writes the file usage.
+    """
+    launching = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command(script, *args)]
+    done = subprocess.run(
+        launching, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", timeout=120
+    )
+    status, peak = map(int, Path("usage").read_text().split())
+    return status, done.stderr, peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextlib.contextmanager
+def warnings_on_stderr():
+    """Python warnings are shown as a process of its own would show them."""
+
+    def show(message, category, filename, line_number, file=None, line=None):
+        print(
+            warnings.formatwarning(message, category, filename, line_number, line), file=sys.stderr
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = show
+        yield
+
+
+def call(script, *args):
+    """The same within this process, in a fraction of the time; script is a module."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
+        with redirections[0], redirections[1], warnings_on_stderr():
+            status = script.main([str(arg) for arg in args])
+    except SystemExit as end:
+        status = end.code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(args, status, stdout.getvalue(), stderr.getvalue())
+
+
+def build(data_dir, output, *options):
+    return call(builder, "--data-dir", data_dir, "--output", output, *options)
+
+
+def build_table(data_dir, output, *options):
+    """output, a table of data_dir in whose building nothing went wrong."""
+    result = build(data_dir, output, *options)
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def query(table, date=LAST_DAY, *options):
+    return call(querier, date, "--table", table, *options)
+
+
+def assert_refused(result, *parts):
+    """result ended with status 1 and one line on stderr, in which parts occur."""
+    assert result.returncode == 1, result
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.endswith("\n") and len(result.stderr) > 1
+    assert [part for part in map(str, parts) if part not in result.stderr] == [], result.stderr

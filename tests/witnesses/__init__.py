@@ -1,0 +1,1 @@
+"""The definitions a second time, without any code of the scripts, to compare the scripts with."""
