@@ -9,7 +9,7 @@ Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_
         environment variable POLYGON_API_KEY or MASSIVE_API_KEY.
 Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 
-A line of a flat file, and the entry of the table that it becomes (pickle.load returns it so):
+A line of a flat file, and what it becomes in the table that pickle.load returns:
 
     ticker,volume,open,close,high,low,window_start,transactions
     VTAK,63822921,0.6281,0.91,1.0,0.56,1729224000000000000,460548
@@ -25,13 +25,13 @@ A line of a flat file, and the entry of the table that it becomes (pickle.load r
 The day itself is never part of its own baseline. price_diff is nan in a ticker's first row,
 avg_trades and std_trades are None until it has five earlier rows.
 
-After that dict the file holds the same numbers again, grouped by day, with more facts of each row.
-So a query reads one day only. write_lookup_table describes the whole file.
+After this dict the file holds the same numbers again, grouped by day, and more facts of each row.
+So a query needs to read one day only. write_lookup_table describes the whole file.
 """
 
 import signal
 
-# During the imports Ctrl-C ends the script silently, unless its caller has Ctrl-C ignored.
+# During the imports Ctrl-C ends the script without a traceback. If it is ignored, it stays so.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -67,34 +67,34 @@ except ImportError as error:
     raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
 
 # Allocate nearly 32 MB and free them at once. From then on glibc, the C library of most Linux
-# systems, keeps smaller freed blocks for the next use. Otherwise it returns each to the system and
-# requests it again, which costs a third of a build.
+# systems, keeps smaller blocks that are freed and uses them again. Otherwise it returns each block
+# to the system and requests a new one, which takes a third of a build's time.
 np.empty(2**25 - 2**13, "uint8")
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
-# query-lookup-table.py has the same two constants. Here they serve to count each day's anomalies.
+# query-lookup-table.py has the same two constants. Here they are for counting each day's anomalies.
 Z_THRESHOLD = 3
 Z_TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
-# What a flat file may hold.
-COLUMNS = ["ticker", "close", "window_start", "transactions"]
+# What a flat file must and may hold.
+NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
 NS_PER_DAY = 86_400 * 10**9
-FIRST_DAY, LAST_DAY = 7_305, 47_481  # the day numbers of 1990-01-01 and 2099-12-31
+FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31; MOST_DAYS in the querier
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+WHOLE_NUMBER_PATTERN = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 
-# Without this option, pandas before 3.1 reads some decimals one bit off.
+# Without this option, pandas before 3.1 reads some decimal numbers with a wrong last bit.
 PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
 EXACT_FLOATS = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
 
 THREADS = os.cpu_count() or 1
-# A row while files are read: the ticker's number, and the columns of Market.
-ROW = np.dtype("i4,u2,i4,f8,f8")
-ROW.names = "number", "day", "trades", "close_price", "open_price"
+# A row while files are read: its ticker's number, and the columns of Market.
+ROW_DTYPE = np.dtype("i4,u2,i4,f8,f8")
+ROW_DTYPE.names = "number", "day", "trades", "close_price", "open_price"
 CHUNK_ROWS = 2**21  # rows are collected in arrays of this length
 BATCH_ROWS = 2**17  # rows are computed in batches of about this length, to fit in the cache
 
@@ -109,7 +109,8 @@ DAY_PAGE_COLUMNS = {
     "earlier_rows": "<u2",
     "baseline_days": "<u2",
 }
-# The pickle begins with PROTO 3, a text and POP. They have no effect, but mark a table of ours.
+# The pickle begins with the opcodes PROTO 3, a text and POP. They have no effect when it is loaded.
+# They show that the file is a table of this script, even if its end is missing.
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
@@ -121,7 +122,7 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 class BuildError(Exception):
     """Why there is no table, in one line for the user."""
 
-    status = 1  # to exit with
+    status = 1  # the script's exit status
 
 
 class UsageError(BuildError):
@@ -135,17 +136,17 @@ class NoFlatFiles(BuildError):
 
 
 def quoted(text):
-    """text for a message: its first 60 characters, escaped and in quotes."""
+    """The first 60 characters of text, escaped and in quotes, for a message."""
     return ascii(text[:60])
 
 
 def printable(text):
-    """text with escapes for all characters that could be commands to a terminal."""
+    """text, with escapes in place of characters that a terminal could take for a command."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def complain(message):
-    """Print message on stderr, as one line of bounded length, whatever names it quotes."""
+def print_to_stderr(message):
+    """Print message on stderr as one line of limited length, even if it quotes strange names."""
     line = printable(message)
     try:
         print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
@@ -163,7 +164,7 @@ def on_terminal():
     return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
-def progress_bar(items, description, total):
+def with_progress(items, description, total):
     """items; on a terminal, stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
@@ -173,7 +174,7 @@ def progress_bar(items, description, total):
 
 
 def day_number(date):
-    """The days from 1970-01-01 to date, YYYY-MM-DD. ValueError if there is no such date."""
+    """How many days after 1970-01-01 date is, YYYY-MM-DD. ValueError if there is no such date."""
     return int(np.datetime64(date, "D").astype("int64"))
 
 
@@ -182,12 +183,12 @@ def date_text(day):
     return str(np.datetime64(int(day), "D"))
 
 
-# Download from Polygon's REST API the days that a folder lacks.
+# The download of missing days from Polygon's REST API.
 API_URL = "https://api.polygon.io"
 FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
-TRIES = 4  # for a day whose request fails for a reason that may pass
-MOST_WAITS = 5  # for the limit of requests, before a day is given up
+TRIES = 4  # how often a day is requested while failures may be temporary
+MOST_WAITS = 5  # how often a day waits because the limit of requests is reached
 LONGEST_WAIT = 3600  # seconds
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 ANSWER_SECONDS = 60  # for a request and its whole answer
@@ -197,7 +198,7 @@ NO_KEY = "--download needs your Polygon key: run export POLYGON_API_KEY=YOUR_KEY
 NO_CLIENT = "--download needs polygon-api-client: pip install -r requirements.txt"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_IN_PLAN = "your Polygon plan does not include this day of the whole market"
-# What a refusal's text contains, and what the user reads.
+# A part of the text of Polygon's refusal, and what the user reads instead.
 REFUSALS = {
     "API Key": WRONG_KEY,
     "today's data": "your Polygon plan does not have this day yet: try again later",
@@ -214,7 +215,7 @@ BAD_ANSWER = "Polygon's answer makes no sense: try again later"
 
 
 class RequestError(Exception):
-    """Why a request failed, in a sentence. is_final: another try would fail, too."""
+    """Why a request failed, in a sentence. is_final says that another try would fail, too."""
 
     def __init__(self, sentence, is_final=False):
         super().__init__(sentence)
@@ -222,7 +223,7 @@ class RequestError(Exception):
 
 
 class RateLimit(Exception):
-    """This minute's requests are used up. retry_after is the header Retry-After, or None."""
+    """This minute's requests are used up. retry_after is the text of Retry-After, or None."""
 
     def __init__(self, retry_after):
         super().__init__(retry_after)
@@ -237,27 +238,27 @@ def wait(seconds):
     time.sleep(seconds)
 
 
-def first_sunday(date):
-    """The day number of the first Sunday at or after date."""
+def first_sunday_from(date):
+    """The day number of the first Sunday on or after date, YYYY-MM-DD."""
     day = day_number(date)
     return day + (3 - day) % 7  # day number 3, 1970-01-04, was a Sunday
 
 
 def new_york_midnight(day):
-    """When a day begins in New York, in seconds from 1970-01-01 00:00 UTC on.
+    """When the day with this number begins in New York, in seconds after 1970-01-01 00:00 UTC.
 
-    New York is 5 hours behind UTC, in summer time 4. Since 2007 summer time lasts from the second
-    Sunday in March to the first in November; from 1987 to 2006 it lasted from the first Sunday in
-    April to the last in October. The clock changes at 2:00, so midnight of the first Sunday is
-    not yet in summer time, and midnight of the last Sunday still is.
+    New York is 5 hours behind UTC, and 4 hours in summer time. Since 2007 summer time lasts from
+    the second Sunday in March to the first in November. From 1987 to 2006 it lasted from the first
+    Sunday in April to the last in October. The clock changes at 2:00, so midnight of the first
+    Sunday is not yet in summer time, and midnight of the last Sunday still is.
     """
     year = date_text(day)[:4]
     start, end = ("03-08", "11-01") if year >= "2007" else ("04-01", "10-25")
-    is_summer = first_sunday(f"{year}-{start}") < day <= first_sunday(f"{year}-{end}")
+    is_summer = first_sunday_from(f"{year}-{start}") < day <= first_sunday_from(f"{year}-{end}")
     return (day * 24 + (4 if is_summer else 5)) * 3600
 
 
-def last_day_over():
+def last_finished_day():
     """The number of the last day that is over in New York."""
     now = utc_now().timestamp()
     today = int(now // 86_400)
@@ -269,17 +270,17 @@ def last_day_over():
 def days_to_download(data_dir, first, until):
     """The day numbers of the weekdays from first to until that have no flat file below data_dir.
 
-    If first is None, it is the day after the newest file. If until is None, it is the last day
-    that is over in New York. Raises UsageError.
+    first and until are day numbers or None. first None means the day after the newest file, until
+    None means the last day that is over in New York. Raises UsageError.
     """
-    over = last_day_over()
+    last_finished = last_finished_day()
     for option, day in (("--download", first), ("--until", until)):
-        if day is not None and day > over:
+        if day is not None and day > last_finished:
             raise UsageError(
                 f"{option} {date_text(day)}: the last day that is over in New York is "
-                f"{date_text(over)}"
+                f"{date_text(last_finished)}"
             )
-    until = over if until is None else until
+    until = last_finished if until is None else until
     if first is not None and first > until:
         raise UsageError(f"--download {date_text(first)} is after --until {date_text(until)}")
     try:
@@ -289,7 +290,7 @@ def days_to_download(data_dir, first, until):
     if first is None and not present:
         raise UsageError(
             f"no file named for a day in {data_dir}: say from which day on, "
-            f"such as --download {date_text(over - 90)}"
+            f"such as --download {date_text(last_finished - 90)}"
         )
     start = max(present) + 1 if first is None else first
     # Day number 4, 1970-01-05, was a Monday.
@@ -297,10 +298,10 @@ def days_to_download(data_dir, first, until):
 
 
 def call_for_at_most(seconds, call):
-    """What call() returns or raises; RequestError if it takes longer than seconds.
+    """What call() returns or raises. Raises RequestError if that takes longer than seconds.
 
-    A socket's time limit is not enough: it starts anew with each byte that a slow server sends.
-    A call that takes longer goes on in its thread, which ends with the process at the latest.
+    A socket's time limit is not enough: it starts again with each byte that a slow server sends.
+    A call that takes too long goes on in its thread, which ends with the process at the latest.
     """
     outcome = Future()
 
@@ -320,7 +321,7 @@ def call_for_at_most(seconds, call):
 
 
 def read_body(response):
-    """The unpacked body of a urllib3 response, no larger than LARGEST_ANSWER."""
+    """The unpacked body of a urllib3 response, at most LARGEST_ANSWER. Raises RequestError."""
     body = bytearray()
     piece = True
     while piece and len(body) <= LARGEST_ANSWER:
@@ -328,7 +329,7 @@ def read_body(response):
         body += piece
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and len(body) < min(int(length), LARGEST_ANSWER):
-        raise RequestError(NO_CONNECTION)  # urllib3 1 does not report that the body is cut short
+        raise RequestError(NO_CONNECTION)  # urllib3 1 does not report a body that is cut short
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if len(body) > LARGEST_ANSWER or encoding not in ("identity", "gzip"):
         raise RequestError(BAD_ANSWER)
@@ -341,12 +342,12 @@ def read_body(response):
     return text
 
 
-def with_limits(request):
-    """The method request of a urllib3 PoolManager, with limits, to put into Polygon's client.
+def with_request_limits(request):
+    """A function that replaces request, a urllib3 PoolManager's method, and sets limits.
 
-    Without them the client ignores the timeouts that its constructor takes, repeats requests,
-    sleeps for as long as a Retry-After says, follows redirects to any host, reads answers of any
-    size, and reports a refusal without its status.
+    Without these limits, Polygon's client ignores the timeouts that its constructor takes, repeats
+    requests, sleeps as long as a Retry-After says, follows redirects to any host, reads answers of
+    any size, and reports a refusal without its status.
     """
     from urllib3 import Timeout
 
@@ -381,9 +382,9 @@ def with_limits(request):
 
 
 def as_request_error(error):
-    """The RequestError or RateLimit for what a request raised.
+    """The RequestError or RateLimit for error, an exception that a request raised.
 
-    It does not quote error, whose text may contain the user's key.
+    Its text does not quote the text of error, which may contain the user's key.
     """
     from urllib3 import exceptions
 
@@ -391,7 +392,7 @@ def as_request_error(error):
         return error
     if isinstance(error, (zlib.error, exceptions.DecodeError)):
         return RequestError(BAD_ANSWER)
-    # In urllib3 1 a refused connection is a kind of timeout.
+    # urllib3 1 reports a refused connection as a kind of timeout.
     is_refused = isinstance(error, exceptions.NewConnectionError)
     if isinstance(error, exceptions.TimeoutError) and not is_refused:
         return RequestError(TIMEOUT)
@@ -399,17 +400,17 @@ def as_request_error(error):
 
 
 def parse_json_integer(digits):
-    """The number that digits give: a float if they are many, for which int would take hours."""
+    """digits as a number: a float if there are many of them, because int could take hours."""
     return int(digits) if len(digits) <= 20 else float(digits)
 
 
 def is_amount(value):
-    """Whether value is a finite number and not negative."""
+    """Whether value is a finite number that is not negative."""
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def is_sound_row(row):
-    """Whether a row of an answer can be written into a flat file and read again."""
+    """Whether a row of Polygon's answer can be written into a flat file and read again."""
     if not isinstance(row, dict) or not all(is_amount(row.get(name)) for name in "vochln"):
         return False
     ticker, trades = row.get("T"), row["n"]
@@ -422,14 +423,15 @@ def is_sound_row(row):
     )
 
 
-def read_answer(body):
-    """(rows, unsound) of an answer: {ticker: row}, and a list of the rows that are left out.
+def parse_answer(body):
+    """(rows, unsound): {ticker: row}, and a list of the rows that are left out.
 
-    A row is a dict: T the ticker, v volume, o open, c close, h high, l low, n trades. Both are
-    empty for a day without trading. Raises RequestError.
+    body is the bytes of the answer for a day. A row is a dict: T the ticker, v volume, o open,
+    c close, h high, l low, n trades. Without trading on that day, rows and unsound are empty.
+    Raises RequestError.
     """
     try:
-        # Bytes that are not UTF-8, and control characters, make only their own row unsound.
+        # A row with bytes that are not UTF-8, or control characters, must not spoil the others.
         text = body.decode(errors="surrogateescape")
         answer = json.loads(text, strict=False, parse_int=parse_json_integer)
     except (ValueError, RecursionError):
@@ -445,7 +447,7 @@ def read_answer(body):
 
 
 def write_flat_file(data_dir, day, rows):
-    """Write the rows of a day, as read_answer returns them, as a flat file into data_dir."""
+    """Write rows, {ticker: row} of parse_answer, as the flat file of a day number into data_dir."""
     start = new_york_midnight(day) * 10**9
     lines = [FLAT_FILE_HEADER]
     for ticker, row in sorted(rows.items()):
@@ -462,13 +464,13 @@ def write_flat_file(data_dir, day, rows):
         file.write(gzip.compress(text.encode(), mtime=0))
 
 
-class PolygonMarket:
-    """The whole market from the Polygon API at api_url, one day a request. Raises BuildError.
+class PolygonClient:
+    """Fetches the whole market of a day from the Polygon API at api_url. Raises BuildError.
 
-    tell is what progress_of_days yields. It is called before each wait for the limit of requests.
+    report is the function of progress_of_days. It is called before each wait for Polygon's limit.
     """
 
-    def __init__(self, api_url, tell):
+    def __init__(self, api_url, report):
         key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
         if not key:
             raise BuildError(NO_KEY)
@@ -480,16 +482,16 @@ class PolygonMarket:
             self.client = RESTClient(key, base=api_url)
         except (ImportError, TypeError):  # TypeError: version 0.2 has no parameter base
             raise BuildError(NO_CLIENT) from None
-        self.client.client.request = with_limits(self.client.client.request)
-        self.tell = tell
-        self.minute_began = None
+        self.client.client.request = with_request_limits(self.client.client.request)
+        self.report = report
+        self.minute_began = None  # when the first request after the last wait was made
 
     def fetch_day(self, date):
-        """A day's rows, as read_answer returns them. Waits and tries again where that can help."""
+        """What parse_answer returns for a date. Waits and tries again where that can help."""
         tries = waits = 0
         while True:
             try:
-                return read_answer(self.request_day(date))
+                return parse_answer(self.request_day(date))
             except RateLimit as limit:
                 waits += 1
                 seconds = self.seconds_to_wait(limit.retry_after)
@@ -497,7 +499,7 @@ class PolygonMarket:
                     raise BuildError(
                         f"{date} not downloaded: {RATE_LIMIT}: try again later"
                     ) from None
-                self.tell(f"{RATE_LIMIT}, waiting {seconds} s", pause=seconds)
+                self.report(f"{RATE_LIMIT}, waiting {seconds} s", pause=seconds)
                 wait(seconds)
                 self.minute_began = None
             except RequestError as error:
@@ -507,7 +509,7 @@ class PolygonMarket:
                 wait(2**tries)
 
     def request_day(self, date):
-        """The answer's bytes. Raises RequestError or RateLimit."""
+        """The bytes of the answer for a date. Raises RequestError or RateLimit."""
 
         def request():
             return self.client.get_grouped_daily_aggs(date, adjusted=False, raw=True).data
@@ -534,10 +536,10 @@ class PolygonMarket:
 
 @contextmanager
 def progress_of_days(total, say):
-    """Yields a function tell(text, done=None, pause=0) that reports the progress.
+    """Yields a function report(text, done=None, pause=0), which shows the progress of a download.
 
-    done is how many of total days are done, pause the seconds of a wait that begins now. On a
-    terminal tell updates a line on stderr, elsewhere it calls say(text).
+    done is how many of total days are done. pause is the length, in seconds, of a wait that begins
+    now. On a terminal, report updates a line on stderr. Elsewhere it calls say(text).
     """
     if not on_terminal():
         yield lambda text, done=None, pause=0: say(text)
@@ -546,7 +548,7 @@ def progress_of_days(total, say):
 
     began = utc_now()
 
-    def tell(text, done=None, pause=0):
+    def report(text, done=None, pause=0):
         display.n = display.n if done is None else done
         if display.n:
             seconds_per_day = ((utc_now() - began).total_seconds() + pause) / display.n
@@ -556,39 +558,40 @@ def progress_of_days(total, say):
 
     form = "{l_bar}{bar}| {n}/{total} days{postfix}"
     with tqdm(None, "Downloading", total, bar_format=form) as display:
-        yield tell
+        yield report
 
 
 def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
     """Fetch the days from first to until that data_dir lacks, and write them as flat files.
 
-    Each day is written as soon as it is there, so a later error loses none. Raises BuildError.
+    days_to_download explains first and until. Each day is written as soon as it is fetched, so a
+    later error loses none of them. say is called with each line of progress. Raises BuildError.
     """
     days = days_to_download(data_dir, first, until)
     if not days:
         say("Nothing to download: no day is missing.")
         return
-    with progress_of_days(len(days), say) as tell:
-        market = PolygonMarket(api_url, tell)
-        tell(f"Downloading {len(days)} days, {date_text(days[0])} to {date_text(days[-1])}")
+    with progress_of_days(len(days), say) as report:
+        client = PolygonClient(api_url, report)
+        report(f"Downloading {len(days)} days, {date_text(days[0])} to {date_text(days[-1])}")
         left_out = []
         for done, day in enumerate(days, 1):
             date = date_text(day)
-            rows, unsound = market.fetch_day(date)
+            rows, unsound = client.fetch_day(date)
             if rows:
                 write_flat_file(data_dir, day, rows)
             left_out += [(date, row.get("T") if isinstance(row, dict) else row) for row in unsound]
-            tell(f"{date}: {len(rows):,} tickers" if rows else f"{date}: no trading", done)
+            report(f"{date}: {len(rows):,} tickers" if rows else f"{date}: no trading", done)
     if left_out:
         date, ticker = left_out[0]
-        complain(
+        print_to_stderr(
             f"warning: {len(left_out):,} downloaded rows left out, for want of a printable ticker, "
             f"a number of trades or a price, first {str(ticker)[:31]} on {date}"
         )
 
 
 def day_in_name(path):
-    """The day number of a file named YYYY-MM-DD.csv or .csv.gz, None for any other name."""
+    """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path. None for other names."""
     match = re.match(r"\d{4}-\d\d-\d\d(?=\.)", path.name, re.ASCII)
     try:
         day = day_number(match[0]) if match else None
@@ -600,8 +603,8 @@ def day_in_name(path):
 def find_flat_files(data_dir):
     """The flat files below data_dir in the order of their names, which is the order of days.
 
-    If a file is there as .csv and as .csv.gz, the .csv.gz is left out. Hidden files and folders are
-    left out, links are followed. Raises NoFlatFiles, and BuildError for what cannot be read.
+    If a .csv and a .csv.gz have the same name, the .csv.gz is left out. Hidden files and folders
+    are left out, links are followed. Raises NoFlatFiles, or BuildError for what cannot be read.
     """
 
     def refuse(error):
@@ -637,8 +640,8 @@ def find_flat_files(data_dir):
     return sorted(paths, key=lambda path: (path.name, path))
 
 
-def unpack(packed):
-    """The content of packed, the bytes of a .gz file, but no more than MOST_BYTES + 1 bytes.
+def unpack_gzip(packed):
+    """The content of a .gz file, cut after MOST_BYTES + 1 bytes. packed is the file's bytes.
 
     Raises zlib.error and EOFError.
     """
@@ -648,14 +651,14 @@ def unpack(packed):
         content += unpacker.decompress(packed, MOST_BYTES + 1 - len(content))
         if not unpacker.eof and len(content) <= MOST_BYTES:
             raise EOFError("cut short")
-        packed = unpacker.unused_data.lstrip(b"\0")  # padding, or another .gz
+        packed = unpacker.unused_data.lstrip(b"\0")  # what follows is padding or another .gz
     return content
 
 
-def read_unpacked(path):
+def read_csv_bytes(path):
     """The bytes of the CSV file at path, unpacked if it is a .gz, without a byte order mark.
 
-    Raises BuildError, also if they are more than MOST_BYTES, are not UTF-8 or contain a NUL.
+    Raises BuildError, also for more than MOST_BYTES, for a NUL and for bytes that are not UTF-8.
     """
     try:
         if not path.is_file():
@@ -663,7 +666,7 @@ def read_unpacked(path):
         is_too_large = path.stat().st_size > MOST_BYTES
         raw = b"" if is_too_large else path.read_bytes()
         if path.suffix == ".gz" and not is_too_large:
-            raw = unpack(raw)
+            raw = unpack_gzip(raw)
         if is_too_large or len(raw) > MOST_BYTES:
             raise BuildError(f"{path}: over {MOST_BYTES / 1e6:,.0f} MB, too large for a flat file")
         if not raw.isascii():
@@ -681,7 +684,7 @@ def read_unpacked(path):
     return raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw
 
 
-class Columns(NamedTuple):
+class FlatFileColumns(NamedTuple):
     """The columns of a flat file that the table needs, with a value for each row."""
 
     tickers: list  # bytes
@@ -692,18 +695,18 @@ class Columns(NamedTuple):
 
 
 def parse_quickly(raw, header):
-    """The Columns of a flat file. None if parse_carefully has to read it.
+    """The FlatFileColumns of a flat file. None if parse_carefully has to read it.
 
-    raw is the file's bytes, header the list of its column names. pandas accepts some bad values
-    silently: for a file that could contain any of them, the answer is None.
+    raw is the file's bytes, header is the list of its column names. pandas accepts some bad values
+    silently. The answer is None for each file that could contain such a value.
     """
     lines = count_lines(raw, len(header))
-    # With one of COLUMNS last, a row that is too short lacks one of their values and fails below.
-    if lines is None or header[-1] not in COLUMNS:
+    # A row that is too short lacks the last column. If the table needs that column, pandas fails.
+    if lines is None or header[-1] not in NEEDED_COLUMNS:
         return None
-    size = LONGEST_TICKER + 1  # of the tickers: one byte more shows those that are too long
+    size = LONGEST_TICKER + 1  # the last byte shows which tickers are too long
     # pandas reads bytes twice as fast as str.
-    dtypes = dict(zip(COLUMNS, (f"S{size}", "float64", "int64", "int64")))
+    dtypes = dict(zip(NEEDED_COLUMNS, (f"S{size}", "float64", "int64", "int64")))
     if header.count("open") == 1:
         dtypes["open"] = "float64"
     try:
@@ -718,7 +721,7 @@ def parse_quickly(raw, header):
             )
     except (ValueError, OverflowError):
         return None
-    close_prices, window_starts, trades = (rows[name].to_numpy() for name in COLUMNS[1:])
+    close_prices, window_starts, trades = (rows[name].to_numpy() for name in NEEDED_COLUMNS[1:])
     opens = rows["open"].to_numpy() if "open" in dtypes else np.full(len(rows), math.nan)
     letters = rows["ticker"].to_numpy(f"S{size}").view("uint8").reshape(len(rows), size)
     is_sound = (
@@ -731,26 +734,26 @@ def parse_quickly(raw, header):
         and trades.max() <= MOST_TRADES
         and window_starts.min() // NS_PER_DAY >= FIRST_DAY
         and window_starts.max() // NS_PER_DAY <= LAST_DAY
-        # pandas reads a column of True as ones.
+        # pandas reads a column of True as ones: parse_carefully finds out which it is.
         and not (close_prices.max() <= 1 or trades.max() <= 1 or opens.max() == 1)
     )
     if not is_sound:
         return None
     opens = np.where((opens > 0) & (opens < math.inf), opens, math.nan)
-    return Columns(rows["ticker"].tolist(), window_starts, trades, close_prices, opens)
+    return FlatFileColumns(rows["ticker"].tolist(), window_starts, trades, close_prices, opens)
 
 
 def count_lines(raw, number_of_columns):
     """How many lines raw, the bytes of a CSV file, has. None if pandas may split them wrongly.
 
     pandas fills short rows, cuts long ones, and ends a line at a lone carriage return. So the
-    number of commas must be right, and there must be no quotes, lone returns or characters that
-    are not printable ASCII.
+    number of commas must be right, and there must be no quotes, no lone returns and no characters
+    other than printable ASCII.
     """
     octets = np.frombuffer(raw, "uint8")
     line_feeds, returns, commas, quotes = (np.count_nonzero(octets == ord(c)) for c in '\n\r,"')
-    # " " to "~" are the printable ones. After subtracting " ", the octets below it are no negative
-    # numbers but large ones, because uint8 wraps around: so one comparison is enough.
+    # The printable characters are " " to "~". uint8 has no negative numbers: an octet below " "
+    # becomes a large number when " " is subtracted. So one comparison is enough.
     printables = np.count_nonzero(octets - np.uint8(ord(" ")) <= ord("~") - ord(" "))
     lines = line_feeds + (not raw.endswith(b"\n"))
     is_simple = (
@@ -763,7 +766,10 @@ def count_lines(raw, number_of_columns):
 
 
 def parse_carefully(raw, header, path):
-    """The Columns of a flat file, read line by line. BuildError names the first bad line."""
+    """The FlatFileColumns of a flat file, read line by line. parse_quickly explains raw and header.
+
+    Raises BuildError, which names path and the first bad line.
+    """
     reader = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
     rows = []
     try:
@@ -780,13 +786,13 @@ def parse_carefully(raw, header, path):
                 raise ValueError(f"the ticker is {text}, not 1 to 31 bytes that can be printed")
             names = "window_start", "transactions", "close"
             numbers = [parse_number(name, row[name]) for name in names]
-            open_price = parse_open(row["open"]) if header.count("open") == 1 else math.nan
+            open_price = parse_open_price(row["open"]) if header.count("open") == 1 else math.nan
             rows.append((ticker, *numbers, open_price))
     except (ValueError, csv.Error) as error:
         raise BuildError(f"{path}, line {reader.line_num}: {error}") from None
     tickers, *columns = zip(*rows) if rows else [()] * 5
     dtypes = "int64", "int64", "float64", "float64"
-    return Columns(list(tickers), *map(np.array, columns, dtypes))
+    return FlatFileColumns(list(tickers), *map(np.array, columns, dtypes))
 
 
 def parse_number(name, text):
@@ -796,10 +802,10 @@ def parse_number(name, text):
     """
     if not text.strip():
         raise ValueError(f"{name} is empty")
-    if not NUMBER.fullmatch(text) or math.isinf(float(text)):
+    if not NUMBER_PATTERN.fullmatch(text) or math.isinf(float(text)):
         raise ValueError(f"{name} is {quoted(text)}, not a number")
     # A float cannot hold every whole number as large as window_start.
-    number = int(text) if WHOLE_NUMBER.fullmatch(text) else float(text)
+    number = int(text) if WHOLE_NUMBER_PATTERN.fullmatch(text) else float(text)
     if number < 0:
         raise ValueError(f"{name} is {quoted(text)}, less than 0")
     if name == "close":
@@ -811,25 +817,26 @@ def parse_number(name, text):
     return int(number)
 
 
-def parse_open(text):
-    """The price that text gives, nan if it is no positive number."""
-    price = float(text) if NUMBER.fullmatch(text) else math.nan
+def parse_open_price(text):
+    """text as a price; nan if it is no positive number."""
+    price = float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan
     return price if 0 < price < math.inf else math.nan
 
 
 def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
-    tickers are bytes, columns are the arrays of ROW's other columns, warnings are sentences. If the
-    file's name and its rows disagree on the day, the name is right.
+    tickers is a list of bytes. columns are the arrays for the other fields of ROW_DTYPE, in order.
+    warnings is a list of sentences. If the file's name and a row disagree on the day, the name is
+    right.
     """
-    raw = read_unpacked(path)
+    raw = read_csv_bytes(path)
     try:
         first_line = raw.partition(b"\n")[0].decode().rstrip("\r")
         header = next(csv.reader([first_line], strict=True), [])
     except csv.Error as error:
         raise BuildError(f"{path}, line 1: {error}") from None
-    missing = [name for name in COLUMNS if header.count(name) != 1]
+    missing = [name for name in NEEDED_COLUMNS if header.count(name) != 1]
     if missing:
         found = ", ".join(header)[:200] or "none"
         raise BuildError(f"{path}: no single column {', '.join(missing)}; its columns: {found}")
@@ -850,24 +857,24 @@ def read_flat_file(path):
 
 
 class Market(NamedTuple):
-    """All rows of all flat files, each ticker's together and by date.
+    """All rows of all flat files, grouped by ticker, each ticker's by date.
 
     The columns are day (uint16, the day number), trades (int32), close_price and open_price
-    (float64, in dollars; an open is nan if missing). add_facts adds more columns.
+    (float64, in dollars; a missing open is nan). add_facts adds more columns.
     """
 
-    tickers: list  # in the order in which the files first name them
+    tickers: list  # in the order in which the files first name them; a ticker's number is its index
     starts: np.ndarray  # the index of each ticker's first row; at the end, the number of all rows
     days: list  # the day numbers that occur, in order
     columns: dict  # {name: array with a value for each row}
 
     def earlier_rows(self, first, last):
-        """For each row of the tickers first to last - 1: how many rows its ticker has before it."""
+        """How many rows its ticker has before it: for each row of the tickers first to last - 1."""
         starts, ends = self.starts[first:last], self.starts[first + 1 : last + 1]
         return np.arange(starts[0], ends[-1]) - np.repeat(starts, ends - starts)
 
     def batches(self):
-        """[(first, last), ...]: the tickers first to last - 1 have some BATCH_ROWS rows in all."""
+        """[(first, last), ...]: the tickers first to last - 1 have about BATCH_ROWS rows in all."""
         bounds = [0]
         while bounds[-1] < len(self.tickers):
             enough = self.starts[bounds[-1]] + BATCH_ROWS
@@ -879,24 +886,24 @@ class Market(NamedTuple):
 def read_market(paths, say=print):
     """The Market of the flat files at paths, and a list of warnings. Raises BuildError."""
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
-    chunks, warnings = [np.empty(0, ROW)], []
+    chunks, warnings = [np.empty(0, ROW_DTYPE)], []
     occurs = np.zeros(LAST_DAY + 1, bool)  # for each day number
     free_rows = 0  # at the end of the last chunk
     # After an error or Ctrl-C, closing cancels the files that no thread has begun to read.
     with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
-        for path in progress_bar(paths, "Reading", len(paths)):
+        for path in with_progress(paths, "Reading", len(paths)):
             if not on_terminal():
                 say(f"Processing {path.name}")
             tickers, columns, file_warnings = next(files)
             if len(tickers) > free_rows:
                 chunks[-1] = chunks[-1][: len(chunks[-1]) - free_rows]
-                chunks.append(np.empty(max(CHUNK_ROWS, len(tickers)), ROW))
+                chunks.append(np.empty(max(CHUNK_ROWS, len(tickers)), ROW_DTYPE))
                 free_rows = len(chunks[-1])
             start = len(chunks[-1]) - free_rows
             rows = chunks[-1][start : start + len(tickers)]
             free_rows -= len(tickers)
             rows["number"] = np.fromiter(map(numbers.__getitem__, tickers), "int32")
-            for name, column in zip(ROW.names[1:], columns):
+            for name, column in zip(ROW_DTYPE.names[1:], columns):
                 rows[name] = column
             occurs[columns[0]] = True
             warnings += file_warnings
@@ -908,19 +915,19 @@ def read_market(paths, say=print):
     tickers = [ticker.decode() for ticker in numbers]
     starts, columns = gather_by_ticker(chunks, len(tickers))
     market = Market(tickers, starts, np.flatnonzero(occurs).tolist(), columns)
-    return put_in_order(market, warnings), warnings
+    return sort_by_date(market, warnings), warnings
 
 
 def gather_by_ticker(chunks, number_of_tickers):
     """Put each ticker's rows together, in the order in which they were read.
 
-    chunks is a list of arrays of ROW. It is emptied on the way, to save memory.
+    chunks is a list of arrays of ROW_DTYPE. Each is removed when it is done, to save memory.
     Returns (starts, columns) as in Market.
     """
     counts = [np.bincount(chunk["number"], minlength=number_of_tickers) for chunk in chunks]
     starts = np.append(0, np.cumsum(sum(counts)))
-    next_row = starts[:-1].copy()
-    columns = {name: np.empty(starts[-1], ROW[name]) for name in ROW.names[1:]}
+    next_row = starts[:-1].copy()  # for each ticker, the index that its next row gets
+    columns = {name: np.empty(starts[-1], ROW_DTYPE[name]) for name in ROW_DTYPE.names[1:]}
     while chunks:
         chunk, counts_here = chunks.pop(0), counts.pop(0)
         order = np.argsort(chunk["number"], kind="stable")
@@ -934,14 +941,15 @@ def gather_by_ticker(chunks, number_of_tickers):
     return starts, columns
 
 
-def put_in_order(market, warnings):
-    """market with each ticker's rows sorted by date, and only the last read of a date's rows.
+def sort_by_date(market, warnings):
+    """market with each ticker's rows sorted by date.
 
-    Adds a warning with the number of rows that differ from the row that replaces them.
+    If a ticker has several rows of one date, only the one that was read last is kept. warnings gets
+    a sentence with the number of rows that differ from the one that replaces them.
     """
     day = market.columns["day"]
     is_later = day[1:] > day[:-1]
-    is_later[market.starts[1:-1] - 1] = True  # each ticker's last row: the next is another's
+    is_later[market.starts[1:-1] - 1] = True  # the row after a ticker's last one is another's
     if is_later.all():
         return market
     number = np.repeat(np.arange(len(market.tickers), dtype="int32"), np.diff(market.starts))
@@ -966,10 +974,11 @@ def put_in_order(market, warnings):
 
 
 def price_changes(prices, close_prices, earlier_rows):
-    """The changes, in percent, from the previous row's close to prices; nan in a first row.
+    """The changes, in percent, from the previous row's close to prices.
 
-    prices are the closes or the opens. After a close of 0 the change is inf or nan. The float
-    operations are those of pandas' pct_change() * 100, so that all digits are the same.
+    prices are the closes or the opens. earlier_rows is as in Market: in a ticker's first row, where
+    it is 0, the change is nan. After a close of 0 the change is inf or nan. The float operations
+    are those of pandas' pct_change() * 100, so that all digits are the same.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         changes = (prices / np.roll(close_prices, 1) - 1) * 100
@@ -977,11 +986,11 @@ def price_changes(prices, close_prices, earlier_rows):
 
 
 def baselines(trades, earlier_rows, window):
-    """For each row, the mean and the sample standard deviation of trades in window earlier rows.
+    """For each row, the mean and the sample standard deviation of trades in earlier rows.
 
-    They are the ticker's last window rows before it, without itself; nan if it has fewer.
-    np.roll(trades, k) gives each row the trades of the row k before it. If that is another
-    ticker's, earlier_rows is less than window and the result is nan.
+    These are the ticker's last window rows before the row, without the row itself. If the ticker
+    has fewer, both numbers are nan. np.roll(trades, k) gives each row the trades of the row k
+    before it. If that row is another ticker's, earlier_rows is less than window.
 
     With S for the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
@@ -997,12 +1006,14 @@ def baselines(trades, earlier_rows, window):
     return avg_trades, std_trades
 
 
-def records(trades, earlier_rows):
-    """How many rows before each row, counted back from it, had fewer trades; a tie ends the count.
+def record_column(trades, earlier_rows):
+    """The column record: how many rows, counted back from each row, had fewer trades.
 
-    stop holds, for each row, the row at which its count ends, as far as it is known: at first the
-    row before. While that row has fewer trades, its own stop is the next row to compare. A count
-    ends at the latest before the ticker's first row.
+    A row with as many trades ends the count. The querier has the same function for one ticker.
+
+    stop holds for each row the row that may end its count, at first the row before it. If that row
+    has fewer trades, so have all rows between it and its own stop. So its stop is compared next.
+    Every count ends at before_first, the row before the ticker's first one.
     """
     row = np.arange(len(trades))
     before_first = row - earlier_rows - 1
@@ -1020,56 +1031,56 @@ def add_facts(market, window=WINDOW):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record and baseline_days (write_days explains them). gap replaces the column open_price.
+    record and baseline_days (write_day_pages explains them). gap replaces the column open_price.
     """
     columns = market.columns
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name, dtype in DAY_PAGE_COLUMNS.items():
         if name not in columns and name != "earlier_rows":
             columns[name] = np.empty(len(columns["gap"]), dtype)
-    session_numbers = np.zeros(LAST_DAY + 1, "uint16")
-    session_numbers[market.days] = np.arange(len(market.days))
+    session_of_day = np.zeros(LAST_DAY + 1, "uint16")
+    session_of_day[market.days] = np.arange(len(market.days))
 
     def add_to(batch):
         rows = slice(market.starts[batch[0]], market.starts[batch[1]])
         earlier_rows = market.earlier_rows(*batch)
         batch_columns = {name: column[rows] for name, column in columns.items()}
-        add_batch_facts(batch_columns, earlier_rows, session_numbers, window)
+        add_batch_facts(batch_columns, earlier_rows, session_of_day, window)
 
     batches = market.batches()
     # After an error or Ctrl-C, closing cancels the batches that no thread has begun.
     with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(add_to, batches)) as done:
-        for _ in progress_bar(done, "Computing", len(batches)):
+        for _ in with_progress(done, "Computing", len(batches)):
             pass
 
 
-def add_batch_facts(columns, earlier_rows, session_numbers, window):
-    """Fill a batch's columns; gap still holds the opens.
+def add_batch_facts(columns, earlier_rows, session_of_day, window):
+    """Fill the columns of a batch, {name: array}. Before that, gap holds the opens.
 
-    session_numbers holds for each day number its position among the table's days.
+    session_of_day holds for each day number its index among the table's days.
     """
     trades, close_prices = columns["trades"], columns["close_price"]
     columns["price_diff"][:] = price_changes(close_prices, close_prices, earlier_rows)
     gap = price_changes(columns["gap"], close_prices, earlier_rows)
     columns["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
     columns["avg_trades"][:], columns["std_trades"][:] = baselines(trades, earlier_rows, window)
-    columns["record"][:] = records(trades, earlier_rows)
-    sessions = session_numbers[columns["day"]]
+    columns["record"][:] = record_column(trades, earlier_rows)
+    sessions = session_of_day[columns["day"]]
     reach = sessions - np.roll(sessions, window)
     columns["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
 
 def pickled_text(text):
-    """The bytes that push text on the stack of a pickle."""
+    """The opcode and the bytes that push text on a pickle's stack."""
     encoded = text.encode()
     return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
 
 
 class BackgroundFile:
-    """A binary file that is written by another thread, while this one makes the next bytes."""
+    """Writes a binary file in another thread, while this thread makes the next bytes."""
 
     def __init__(self, file):
-        self.file, self.position = file, 0
+        self.file, self.offset = file, 0
         self.pool, self.unfinished_writes = ThreadPoolExecutor(1), deque()
 
     def __enter__(self):
@@ -1081,12 +1092,12 @@ class BackgroundFile:
             self.unfinished_writes.popleft().result()
 
     def tell(self):
-        return self.position
+        return self.offset
 
     def write(self, content):
-        self.position += len(content)
+        self.offset += len(content)
         self.unfinished_writes.append(self.pool.submit(self.file.write, content))
-        if len(self.unfinished_writes) > 1:
+        if len(self.unfinished_writes) > 1:  # no more of them, to save memory
             self.unfinished_writes.popleft().result()
 
 
@@ -1103,7 +1114,7 @@ def write_lookup_table(file, market, window=WINDOW):
         ┌───────────────────────────────────────────────────────────────┐
         │ 1  a pickle: {ticker: {date: stats}}                          │ write_tickers
         ├───────────────────────────────────────────────────────────────┤
-        │ 2  a day page for each date: its rows, column by column       │ write_days
+        │ 2  a day page for each date: its rows, column by column       │ write_day_pages
         ├───────────────────────────────────────────────────────────────┤
         │ 3  the gaps of each ticker, then the directory of tickers     │ write_directory
         ├───────────────────────────────────────────────────────────────┤
@@ -1114,11 +1125,11 @@ def write_lookup_table(file, market, window=WINDOW):
 
     A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
-    pickle are little-endian, all text is UTF-8.
+    pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format.
     """
     with BackgroundFile(file) as output:
         row_extents = write_tickers(output, market, window)
-        index_days = write_days(output, market)
+        index_days = write_day_pages(output, market)
         directory = write_directory(output, market, row_extents)
         index = write_index(output, market, window, directory, index_days)
         output.write(FOOTER.pack(index, MAGIC))
@@ -1131,7 +1142,7 @@ def write_tickers(file, market, window):
     numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
     many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
     it fills the dict: a ticker, an empty dict, the ticker's rows by date, SETITEMS. A row is
-    59 bytes long (LONG_BINGET 0x3a is the date, BINGET n is FIELDS[n]):
+    59 bytes long (LONG_BINGET and BINGET push the text in a slot: 0x3a is the date, n FIELDS[n]):
 
         j 3a000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
@@ -1151,7 +1162,7 @@ def write_tickers(file, market, window):
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
     extents = []
     batches = market.batches()
-    for first, last in progress_bar(batches, "Writing tickers", len(batches)):
+    for first, last in with_progress(batches, "Writing tickers", len(batches)):
         rows = np.arange(market.starts[first], market.starts[last])
         has_baseline = market.earlier_rows(first, last) >= window
         short_rows = pickled_rows(market, rows[~has_baseline], FIELDS[:3])
@@ -1172,11 +1183,11 @@ def write_tickers(file, market, window):
 
 
 def pickled_rows(market, rows, known_fields):
-    """The rows with these indexes, pickled: a structured array with an element for each row.
+    """The pickled rows of market at the indexes rows: a structured array with an element for each.
 
-    known_fields are those of FIELDS that have numbers, from the first on; the others are None.
+    known_fields are the first of FIELDS, those that have numbers; the others are None.
     """
-    # One row with zeros for its numbers, and where in it each number goes.
+    # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
     template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
     template += pickle.EMPTY_DICT + pickle.MARK
     for slot, field in enumerate(FIELDS):
@@ -1206,10 +1217,10 @@ def pickled_rows(market, rows, known_fields):
     return pickled
 
 
-def write_days(file, market):
+def write_day_pages(file, market):
     """Write part 2, and return the packed INDEX_DAY of each date, in order.
 
-    A day page has a row for each ticker of that day, in the table's order of tickers. It holds
+    A day page has a row for each ticker of its day, in the table's order of tickers. It holds
     DAY_PAGE_COLUMNS, one column after the other, and then the tickers, joined by line feeds. The
     columns are FIELDS, with nan for None, and these facts of a row:
 
@@ -1224,8 +1235,8 @@ def write_days(file, market):
     """
     columns, starts = market.columns, market.starts[:-1]
     names, day_of_row = np.array(market.tickers, object), columns["day"]
-    next_row, index_days = starts.copy(), []
-    for day in progress_bar(market.days, "Writing days", len(market.days)):
+    next_row, index_days = starts.copy(), []  # next_row: each ticker's first row not yet written
+    for day in with_progress(market.days, "Writing days", len(market.days)):
         tickers = np.flatnonzero(next_row < market.starts[1:])
         tickers = tickers[day_of_row[next_row[tickers]] == day]
         rows = next_row[tickers]
@@ -1255,8 +1266,8 @@ def write_directory(file, market, row_extents):
     """Write part 3 and return the directory's packed EXTENT.
 
     First come the gaps of each ticker by date, a float64 for each row. Then comes the directory:
-    for each ticker the EXTENT of its rows in part 1 (row_extents) and the EXTENT of its gaps, and
-    after all these the tickers' names, joined by line feeds.
+    for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
+    these the tickers' names, joined by line feeds. row_extents is what write_tickers returns.
     """
     gaps, offset, gap_extents = market.columns["gap"].astype("<f8", copy=False), file.tell(), []
     bounds = market.starts.tolist()
@@ -1272,7 +1283,7 @@ def write_directory(file, market, row_extents):
 def write_index(file, market, window, directory, index_days):
     """Write part 4, INDEX_HEADER and an INDEX_DAY for each date, and return its packed EXTENT.
 
-    directory is the packed EXTENT of the directory.
+    directory is the packed EXTENT of the directory, index_days is what write_day_pages returns.
     """
     header = INDEX_HEADER.pack(window, len(market.tickers), directory)
     return write_extent(file, header + b"".join(index_days))
@@ -1313,7 +1324,7 @@ def try_to_lock(file):
 
 
 def remove_leftovers(target):
-    """Remove the unfinished files that killed builds of target have left."""
+    """Remove the unfinished files that builds of target have left when they were killed."""
     name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
     for path in target.parent.iterdir():
         if name.fullmatch(path.name):
@@ -1326,8 +1337,8 @@ def remove_leftovers(target):
 def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
-    Until then it has a name that no other file has, and is locked, so that no other build removes
-    it as a leftover. Raises BuildError.
+    Until then the new file has a name that no other file has. It is locked, so that no other build
+    removes it as a leftover. Raises BuildError.
     """
     temporary = None
     try:
@@ -1337,7 +1348,7 @@ def replacing(path):
         while not is_safe:
             temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
             file = temporary.open("xb", buffering=2**20)
-            # Before it was locked, another build may have locked or removed it as a leftover.
+            # Another build may have been faster, and have locked or removed it as a leftover.
             is_safe = try_to_lock(file) is not False and temporary.exists()
         with file:
             if target.exists():
@@ -1360,7 +1371,7 @@ def replacing(path):
 def check_output(path, data_dir, *others):
     """Raise BuildError if no file can be written at path, or if it would do harm there.
 
-    It must not be read as a flat file by the next build, nor replace one of the files others.
+    The next build must not read it as a flat file. It must not replace any of the files others.
     """
     try:
         target = os.path.realpath(path)
@@ -1377,7 +1388,7 @@ def check_output(path, data_dir, *others):
         if target in map(os.path.realpath, others):
             raise BuildError(f"{path} leads to a file that is needed: name another --output")
         if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
-            os.stat(os.path.join(os.path.dirname(target), ""))  # a missing folder is an OSError
+            os.stat(os.path.join(os.path.dirname(target), ""))  # OSError if the folder is missing
             raise BuildError(f"{path} not written: no permission to write into its folder")
     except OSError as error:
         raise BuildError(f"{path} not written: {error.strerror}") from None
@@ -1397,7 +1408,7 @@ class Stdout:
 
 
 def build(options, say):
-    """Build the table as options say. Calls say with each of the tutorial's lines."""
+    """Build the table. Calls say with each line that the tutorial prints. Raises BuildError."""
     check_output(options.output, options.data_dir)
     if options.json:
         json_output = options.output.with_suffix(".json")
@@ -1423,24 +1434,24 @@ def build(options, say):
             say(f"Lookup table saved to '{json_output}'.")
     say(f"Lookup table saved to '{options.output}'.")
     for warning in warnings:
-        complain(f"warning: {warning}")
-    complain(
+        print_to_stderr(f"warning: {warning}")
+    print_to_stderr(
         f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
         f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
     )
 
 
-def build_or_complain(options):
-    """Build, and return the exit status. Says what went wrong in one line on stderr."""
+def try_to_build(options):
+    """Build, and return the exit status. Print what went wrong as one line on stderr."""
     stdout = Stdout()
-    with stopping_politely() as stop:
+    with stopped_by_signals() as stop:
         try:
             build(options, stdout.say)
         except BuildError as error:
-            complain(error)
+            print_to_stderr(error)
             return error.status
         except MemoryError:
-            complain(f"{options.output} not written: not enough memory")
+            print_to_stderr(f"{options.output} not written: not enough memory")
             return 1
         except KeyboardInterrupt:
             return stop.status or 130
@@ -1449,10 +1460,11 @@ def build_or_complain(options):
                 return stop.status
             if "thread" not in str(error):
                 raise
-            complain(f"{options.output} not written: {error}")  # the system allows no more threads
+            # The system allows no more threads.
+            print_to_stderr(f"{options.output} not written: {error}")
             return 1
     if stdout.error and not isinstance(stdout.error, BrokenPipeError):
-        complain(f"{options.output} is written, the output is not: {stdout.error.strerror}")
+        print_to_stderr(f"{options.output} is written, the output is not: {stdout.error.strerror}")
         return 1
     return 0
 
@@ -1508,11 +1520,11 @@ def parse_arguments(argv):
 
 
 @contextmanager
-def stopping_politely():
-    """In this context, the first signal that asks to end raises KeyboardInterrupt.
+def stopped_by_signals():
+    """In this context, the first signal that asks the script to end raises KeyboardInterrupt.
 
-    Yields an object whose status is 0, and after that signal its exit status. Later signals do
-    nothing, so that unfinished files are always removed.
+    Yields an object with the attribute status: 0, or after such a signal the exit status for it.
+    Later signals do nothing, so that unfinished files are always removed.
     """
     stop = SimpleNamespace(status=0)
 
@@ -1536,11 +1548,11 @@ def stopping_politely():
 
 
 def main(argv=None):
-    return build_or_complain(parse_arguments(argv))
+    return try_to_build(parse_arguments(argv))
 
 
-def run(main):
-    """Run main and return the exit status, also if stdout or stderr is closed or full."""
+def exit_status_of(main):
+    """Run main and return the exit status, even if stdout or stderr is closed or full."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -1561,4 +1573,4 @@ def run(main):
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    raise SystemExit(exit_status_of(main))
