@@ -25,7 +25,7 @@ such as the tutorial's own table, is taken for a pickle and read whole, without 
 
 import signal
 
-# Until main takes over, Ctrl-C ends the script without a word. Who ignores Ctrl-C goes on doing so.
+# Until main begins, Ctrl-C ends the script without a traceback. If it is ignored, it stays so.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -49,9 +49,9 @@ Z_THRESHOLD = 3
 Z_TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as equal
 
 HORIZONS = (1, 5, 20)  # days after an anomaly, counted in days of the table
-MANY = 20  # a ticker with fewer earlier rows is new; tide_of needs as many earlier days
-USUAL_DAYS = 250  # tide_of compares with the last so many earlier days
-THIN_TRADES = 20  # a ticker with a lower average is thin
+NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
+THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
+FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250  # a day's share of anomalies is compared with so many
 # An anomaly's class in the aftermath: the largest of these that its z-score is above, and whether
 # its price_diff is above 1 %, within 1 %, or below -1 %.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
@@ -76,15 +76,15 @@ MAGIC = b"lookup-tab-2"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 MAGIC_OF_VERSION_1 = b"lookup-table"
-MOST_DAYS = 40_177  # from 1990 to 2099
+MOST_DAYS = 40_177  # FIRST_DAY to LAST_DAY in the builder, 1990 to 2099
 LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; a day page has at most 82 for each ticker
-# A pickled row (write_tickers in the builder draws it): its integers, which are the date's slot
-# in the pickle's memo and the trades, are little-endian, its four floats are big-endian. A short
-# row is one without a baseline: it lacks the last two floats.
-INTEGERS = struct.Struct("<x I 4x x i 45x")
-FLOATS = struct.Struct(">17x d 3x d 3x d 3x d x")
-SHORT_INTEGERS = struct.Struct("<x I 4x x i 29x")
-SHORT_FLOATS = struct.Struct(">17x d 3x d 7x")
+# A row in the pickle (write_tickers in the builder describes it). Its integers, little-endian, are
+# the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
+# has no baseline and so lacks the last two floats.
+FULL_ROW_INTEGERS = struct.Struct("<x I 4x x i 45x")
+FULL_ROW_FLOATS = struct.Struct(">17x d 3x d 3x d 3x d x")
+SHORT_ROW_INTEGERS = struct.Struct("<x I 4x x i 29x")
+SHORT_ROW_FLOATS = struct.Struct(">17x d 3x d 7x")
 
 ROW_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score"]
 ROW_FIELDS += ["close_price", "price_diff"]
@@ -102,16 +102,16 @@ TEST_SYMBOLS = (
 )
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
-DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # otherwise opening a named pipe waits for its writer
+DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe waits for a writer
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # the same types for struct
 
 
 class TableError(Exception):
-    """What is wrong with a table, in one sentence for the user."""
+    """What is wrong with a table's file, in one sentence for the user."""
 
 
 class NoDataError(Exception):
-    """Which wanted data the table does not have, in one sentence for the user."""
+    """Which data the user wants and the table does not have, in one sentence for the user."""
 
 
 class BrokenOutput(Exception):
@@ -123,12 +123,12 @@ class BrokenOutput(Exception):
 
 
 def printable(text):
-    """text with escapes for all characters that could be commands to a terminal."""
+    """text, with escapes in place of characters that a terminal could take for a command."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def complain(message):
-    """Print message on stderr, as one line of bounded length, whatever names it quotes."""
+def print_to_stderr(message):
+    """Print message on stderr as one line of limited length, even if it quotes strange names."""
     line = printable(message)
     try:
         print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
@@ -142,7 +142,7 @@ def silence(stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def progress_bar(items, total):
+def with_progress(items, total):
     """items; on a terminal, stderr shows how many of them have been taken."""
     if not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
         return items
@@ -154,7 +154,7 @@ def progress_bar(items, total):
 
 
 class NumpyType:
-    """Stands for a numpy dtype in a pickle: format is the struct format of one such number."""
+    """In place of a numpy dtype in a pickle; format is the struct format of such a number."""
 
     def __init__(self, code, *_):
         if code not in NUMPY_FORMATS:
@@ -166,23 +166,23 @@ class NumpyType:
 
 
 def numpy_number(numpy_type, raw):
-    """The number whose bytes are raw."""
+    """The number of numpy_type, a NumpyType, that the bytes raw stand for."""
     return struct.unpack(numpy_type.format, raw)[0]
 
 
 def latin_1_bytes(text, encoding):
-    """The bytes that pickles of the protocols 0 to 2 hold as text."""
+    """The bytes that a pickle of protocol 0 to 2 holds as text."""
     if encoding != "latin1":
         raise ValueError(f"it asks for the encoding {encoding}")
     return text.encode("latin-1")
 
 
 def empty_dict(*_):
-    """The pickle fills it afterwards."""
+    """A new dict, whatever the arguments. The pickle fills it afterwards."""
     return {}
 
 
-# All names that a pickled table may need, each with a harmless thing that takes its place.
+# All names that a pickled table may need, each with something harmless to use instead.
 PICKLE_NAMES = {
     ("builtins", "dict"): dict,
     ("__builtin__", "dict"): dict,
@@ -196,11 +196,11 @@ PICKLE_NAMES = {
 
 
 def load_plain_pickle(file, size):
-    """The object in a pickle of size bytes, read from a binary file. Runs nothing of the pickle.
+    """The object in a pickle of size bytes, read from a binary file. Runs none of its code.
 
-    A pickle can keep Python busy for ever: until the end, Ctrl-C ends the process at once. A small
-    pickle can ask for gigabytes: on Linux the process may only grow by as much as a sound pickle of
-    that size needs. Broken pickles raise all kinds of exceptions.
+    A pickle can keep Python busy for ever, so Ctrl-C ends the process at once while it is read. A
+    small pickle can ask for gigabytes, so on Linux the process may grow only by as much as a sound
+    pickle of that size needs. A broken pickle can raise any kind of exception.
     """
     import pickle
 
@@ -218,7 +218,7 @@ def load_plain_pickle(file, size):
 
 @contextmanager
 def ended_by_ctrl_c():
-    """In this context Ctrl-C ends the process at once. Python's handler would wait for C code."""
+    """In this context Ctrl-C ends the process at once. Python's handler waits until C code ends."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:
         yield
@@ -250,8 +250,8 @@ def bounded_memory(growth):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def position_of_ticker(ticker, tickers, name):
-    """The position of ticker in tickers, those of the table called name. Raises NoDataError."""
+def find_ticker_number(ticker, tickers, name):
+    """The index of ticker in tickers, those of the table called name. Raises NoDataError."""
     if ticker in tickers:
         return tickers.index(ticker)
     similar = [other for other in tickers if other.lower() == ticker.lower()]
@@ -260,11 +260,11 @@ def position_of_ticker(ticker, tickers, name):
 
 
 class LookupTable:
-    """A table of the builder in an open binary file. Reads only the parts that are asked for.
+    """A table of the builder in an open binary file of size bytes. Reads only the parts it needs.
 
-    dates are the table's dates in order. window is the number of rows in a baseline. has_facts says
-    that its rows have FACT_FIELDS. The methods raise TableError if what they read is damaged: if it
-    differs from its checksum or cannot be part of a table.
+    name is what messages call it. dates are the table's dates in order. window is the number of
+    rows in a baseline. has_facts says that its rows have FACT_FIELDS. The methods raise TableError
+    if what they read is damaged: if its checksum is wrong, or if it cannot be part of a table.
     """
 
     has_facts = True
@@ -283,10 +283,10 @@ class LookupTable:
         if self.window < 2 or not 0 < self.number_of_tickers <= MOST_TICKERS:
             raise self.damaged()
 
-    def entry(self, session):
+    def index_day(self, session):
         """(date, packed EXTENT of its page, rows, with_deviation, anomalies) of a session.
 
-        A session is a trading day, given by its position among the table's dates.
+        These are the values of INDEX_DAY. A session is a trading day, given by its index in dates.
         """
         start = INDEX_HEADER.size + session * INDEX_DAY.size
         date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
@@ -299,21 +299,21 @@ class LookupTable:
 
     @property
     def dates(self):
-        dates = [self.entry(session)[0] for session in range(self.number_of_days)]
+        dates = [self.index_day(session)[0] for session in range(self.number_of_days)]
         if not all(map(str.__lt__, dates, dates[1:])):
             raise self.damaged()
         return dates
 
     def session_of(self, date):
-        """The session of a date, None if the table does not have it."""
+        """The session of a date, or None if the table does not have the date."""
         first, end = 0, self.number_of_days
         while first < end:
             middle = (first + end) // 2
-            if self.entry(middle)[0] < date:
+            if self.index_day(middle)[0] < date:
                 first = middle + 1
             else:
                 end = middle
-        found = first < self.number_of_days and self.entry(first)[0] == date
+        found = first < self.number_of_days and self.index_day(first)[0] == date
         return first if found else None
 
     def damaged(self):
@@ -330,7 +330,7 @@ class LookupTable:
             raise self.damaged() from None
 
     def read_extent(self, packed):
-        """The bytes that a packed EXTENT describes, after a check of its checksum."""
+        """The bytes that a packed EXTENT describes. Raises TableError if the checksum is wrong."""
         offset, length, crc = EXTENT.unpack(packed)
         if offset + length > self.size or length > LONGEST_EXTENT:
             raise self.damaged()
@@ -347,9 +347,9 @@ class LookupTable:
         """The day page of a session: {"ticker": [...], "date": [...], "trades": array, ...}.
 
         All columns have the same length: the tickers, in the table's order, the session's date,
-        and DAY_PAGE_COLUMNS (write_days in the builder explains them).
+        and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
-        date, extent, rows, _, _ = self.entry(session)
+        date, extent, rows, _, _ = self.index_day(session)
         content, page, end = self.read_extent(extent), {}, 0
         if rows > MOST_TICKERS:
             raise self.damaged()
@@ -369,7 +369,7 @@ class LookupTable:
         return page
 
     def split_names(self, names, count):
-        """names, joined by line feeds, as a list, after a check that there are count of them."""
+        """The list of the lines of names, a text. Raises TableError if they are not count."""
         tickers = names.split("\n")
         if len(tickers) != count or not all(tickers):
             raise self.damaged()
@@ -391,27 +391,28 @@ class LookupTable:
         return content[:end], tickers
 
     def read_history(self, ticker):
-        """A ticker's rows by date, with the columns of a day page. Raises NoDataError.
+        """A ticker's history: its rows by date, with the columns of a day page.
 
         The date and FIELDS are in the ticker's pickled rows. The gaps have an extent of their own.
-        The other facts follow from these.
+        The other facts follow from these. Raises NoDataError.
         """
         extents, tickers = self.read_directory()
-        start = position_of_ticker(ticker, tickers, self.name) * 2 * EXTENT.size
+        start = find_ticker_number(ticker, tickers, self.name) * 2 * EXTENT.size
         rows = self.read_extent(extents[start : start + EXTENT.size])
         gaps = array("d")
         with self.blaming_the_file():
             gaps.frombytes(self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
             if sys.byteorder == "big":
                 gaps.byteswap()
-            if max(len(gaps), len(rows) // INTEGERS.size) > self.number_of_days:
+            if max(len(gaps), len(rows) // FULL_ROW_INTEGERS.size) > self.number_of_days:
                 raise ValueError
-            end = min(len(gaps), self.window) * SHORT_INTEGERS.size
+            end = min(len(gaps), self.window) * SHORT_ROW_INTEGERS.size
             short_rows, full_rows = rows[:end], rows[end:]
-            integers = [*SHORT_INTEGERS.iter_unpack(short_rows), *INTEGERS.iter_unpack(full_rows)]
-            floats = [(*pair, nan, nan) for pair in SHORT_FLOATS.iter_unpack(short_rows)]
-            floats += FLOATS.iter_unpack(full_rows)
-        sessions = [number - len(FIELDS) for number, _ in integers]  # FIELDS precede the dates
+            integers = list(SHORT_ROW_INTEGERS.iter_unpack(short_rows))
+            integers += FULL_ROW_INTEGERS.iter_unpack(full_rows)
+            floats = [(*pair, nan, nan) for pair in SHORT_ROW_FLOATS.iter_unpack(short_rows)]
+            floats += FULL_ROW_FLOATS.iter_unpack(full_rows)
+        sessions = [slot - len(FIELDS) for slot, _ in integers]  # the first slots are for FIELDS
         dates = self.dates
         # They must ascend, from 0 or more to less than len(dates).
         are_sound = all(map(int.__lt__, [-1, *sessions], [*sessions, len(dates)]))
@@ -424,7 +425,7 @@ class LookupTable:
             "trades": array("i", trades),
             **dict(zip(FIELDS[1:], (array("d", column) for column in zip(*floats)))),
             "gap": gaps,
-            "record": records(trades),
+            "record": record_column(trades),
             "earlier_rows": range(len(trades)),
             "baseline_days": [
                 sessions[i] - sessions[i - self.window] if i >= self.window else 0
@@ -434,9 +435,9 @@ class LookupTable:
 
 
 class PlainTable:
-    """A pickled {ticker: {date: stats}}, read whole. It has the same methods as LookupTable.
+    """A pickled {ticker: {date: stats}}, read whole. Its methods are those of LookupTable.
 
-    It has no facts: a row's record, earlier_rows, baseline_days and gap are None.
+    It has no facts: each row's record, earlier_rows, baseline_days and gap are None.
     """
 
     window = 5  # the tutorial's
@@ -448,14 +449,14 @@ class PlainTable:
             self.table = load_plain_pickle(file, size)
         except MemoryError:
             raise self.unusable("a pickle that asks for too much memory") from None
-        except Exception as error:  # broken pickles raise all kinds
+        except Exception as error:  # a broken pickle can raise any kind
             raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
         if file.read(1):
             raise self.unusable("not a lookup table: something follows the pickle")
         with self.blaming_the_file():
             if {type(self.table), *map(type, self.table.values())} != {dict}:
                 raise ValueError
-            # Check this before anything uses a key: the hash of other objects may take for ever.
+            # Check this before a key is looked up: the hash of other objects may take for ever.
             keys = chain(self.table, chain.from_iterable(self.table.values()))
             if any(type(key) is not str for key in keys):
                 raise ValueError
@@ -472,14 +473,14 @@ class PlainTable:
 
     @contextmanager
     def blaming_the_file(self):
-        """In this context, objects that are no rows of a table become a TableError."""
+        """In this context, objects that cannot be rows of a table become a TableError."""
         try:
             yield
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise self.unusable() from None
 
-    def columns(self, tickers, dates, rows):
-        """A day page's columns; rows is a list of stats."""
+    def stats_as_columns(self, tickers, dates, rows):
+        """The columns of a day page. The three arguments are lists; rows are stats."""
         page = {"ticker": tickers, "date": dates}
         with self.blaming_the_file():
             for field in FIELDS:
@@ -494,23 +495,23 @@ class PlainTable:
     def read_day_page(self, session):
         date = self.dates[session]
         rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
-        return self.columns(list(rows), [date] * len(rows), list(rows.values()))
+        return self.stats_as_columns(list(rows), [date] * len(rows), list(rows.values()))
 
     def read_tickers(self):
         return list(self.table)
 
     def read_history(self, ticker):
-        position_of_ticker(ticker, self.read_tickers(), self.name)
+        find_ticker_number(ticker, self.read_tickers(), self.name)  # raises NoDataError
         days = dict(sorted(self.table[ticker].items()))
-        return self.columns([ticker] * len(days), list(days), list(days.values()))
+        return self.stats_as_columns([ticker] * len(days), list(days), list(days.values()))
 
 
 @contextmanager
 def open_table(path, kinds=(LookupTable, PlainTable)):
     """Yields the LookupTable or PlainTable in the file at path, and closes the file at the end.
 
-    Raises TableError if there is none of these kinds. A table of the builder that has lost its end
-    is recognized by its SIGNATURE, so it is not read as a plain pickle.
+    Raises TableError if the file holds no table of these kinds. A table of the builder that has
+    lost its end still has its SIGNATURE, so it is not read as a plain pickle.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | DO_NOT_WAIT)
@@ -543,10 +544,10 @@ def z_score(trades, avg_trades, std_trades):
     return (trades - avg_trades) / std_trades if std_trades and std_trades > 0 else nan
 
 
-def lowest_anomaly(threshold):
+def z_limit(threshold):
     """The limit that an anomaly's z-score is above: threshold and a tolerance.
 
-    A z-score is rounded: one that is exactly the threshold may come out a little above it.
+    A computed z-score is rounded: it may be above the threshold although the exact one is equal.
     """
     return threshold + Z_TOLERANCE * abs(threshold)
 
@@ -564,25 +565,27 @@ def row_of(page, i):
     return {field: row[field] for field in (*ROW_FIELDS, *FACT_FIELDS)}
 
 
-def positions_of_anomalies(page, threshold=Z_THRESHOLD):
-    """The indexes of the anomalies, with a z-score above threshold, in a day page or a history."""
-    lowest = lowest_anomaly(threshold)
+def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
+    """The indexes of the anomalies in a day page or a history: the rows with z above threshold."""
+    limit = z_limit(threshold)
     rows = zip(page["trades"], page["avg_trades"], page["std_trades"])
     return [
         i
         for i, (trades, avg_trades, std_trades) in enumerate(rows)
-        if std_trades > 0 and (trades - avg_trades) / std_trades > lowest
+        if std_trades > 0 and (trades - avg_trades) / std_trades > limit
     ]
 
 
-def records(trades):
-    """How many rows before each row, counted back from it, had fewer trades; a tie ends the count.
+def record_column(trades):
+    """The column record: how many rows, counted back from each row, had fewer trades.
 
-    A row is dropped from possible_ends once a later row with more trades hides it from all others.
+    A row with as many trades ends the count. The builder has the same function for all tickers.
+    possible_ends are the rows that may end the count of a later row. A row is removed when a row
+    after it has more trades, because a count that passes the later row passes both.
     """
     counts, possible_ends = [], []
-    for row, number in enumerate(trades):
-        while possible_ends and trades[possible_ends[-1]] < number:
+    for row, row_trades in enumerate(trades):
+        while possible_ends and trades[possible_ends[-1]] < row_trades:
             possible_ends.pop()
         counts.append(row - possible_ends[-1] - 1 if possible_ends else row)
         possible_ends.append(row)
@@ -592,8 +595,8 @@ def records(trades):
 def is_split(gap):
     """Whether an open that differs by gap percent from the previous close looks like a split.
 
-    It does if open / close is below 0.7 or above 1.5, and within 5 % of a split's ratio: 3/2, 2/3,
-    n or 1/n, for a whole number n from 2 on.
+    It does if open / previous close is below 0.7 or above 1.5, and within 5 % of a split's ratio:
+    3/2, 2/3, n or 1/n, for a whole number n from 2 on.
     """
     ratio = nan if gap is None else 1 + gap / 100
     if not (0 < ratio < 0.7 * (1 - Z_TOLERANCE) or 1.5 * (1 + Z_TOLERANCE) < ratio < inf):
@@ -608,7 +611,7 @@ def is_split(gap):
 def marks_of(row, session, window):
     """The MARKS of a row, in their order: reasons to distrust it.
 
-    row is a dict of row_of, and session is its day's position among the table's dates.
+    row is a dict of row_of. session and window are as in LookupTable.
 
     split?  the open looks like a split (is_split)
     new     the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
@@ -616,12 +619,12 @@ def marks_of(row, session, window):
     stale   the baseline reaches back over more than twice as many days as it has rows
     test    the ticker is one of the exchanges' test symbols
     """
-    age, reach = row["earlier_rows"], row["baseline_days"]
+    earlier_rows, baseline_days = row["earlier_rows"], row["baseline_days"]
     is_marked = {
         "split?": is_split(row["gap"]),
-        "new": age is not None and age < MANY <= session,
+        "new": earlier_rows is not None and earlier_rows < NEW_ROWS <= session,
         "thin": row["avg_trades"] < THIN_TRADES,
-        "stale": reach is not None and reach > 2 * window,
+        "stale": baseline_days is not None and baseline_days > 2 * window,
         "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
     }
     return [mark for mark in MARKS if is_marked[mark]]
@@ -631,22 +634,23 @@ class After:
     """What came after the rows of a day page, as far as the table knows it.
 
     closes are the rows' closes. last_closes is {horizon: closes}: for each row the ticker's last
-    close on the next horizon days of the table. It is nan if the ticker is gone, that is, has no
-    row on these days. split_days says on which of the next days, counted from 1, the ticker first
-    has a suspected split; 0 means none. All columns are lists, or all are numpy arrays.
+    close on the next horizon days of the table. It is nan if the ticker is gone: if it has no row
+    on any of these days. split_days says for each row on which of the next days, counted from 1,
+    the ticker first has a suspected split; 0 means on none. All columns are lists, or all are numpy
+    arrays.
     """
 
     def __init__(self, closes, last_closes, split_days):
         self.closes, self.last_closes, self.split_days = closes, last_closes, split_days
 
     def changes(self, horizon):
-        """For each row the change, in percent, from its close to the last close.
+        """For each row the change, in percent, from its close to the last close at this horizon.
 
         It is nan if the ticker is gone, else inf if the row's close is 0.
         """
         last_closes = self.last_closes[horizon]
         if isinstance(last_closes, list):
-            return list(map(percent_after, last_closes, self.closes))
+            return list(map(percent_change, self.closes, last_closes))
         import numpy
 
         with numpy.errstate(all="ignore"):
@@ -654,34 +658,34 @@ class After:
         changes[self.closes == 0] = last_closes[self.closes == 0] + inf  # inf, or still nan
         return changes
 
-    def facts(self, i):
+    def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
 
         A change is nan if the ticker is gone. It is None if it is not known yet, or if the row's
         close is 0. split_after is the shortest known horizon with a suspected split, or None.
         """
-        facts = dict.fromkeys(AFTER_FIELDS)
+        row = dict.fromkeys(AFTER_FIELDS)
         for horizon, last_closes in self.last_closes.items():
-            change = percent_after(float(last_closes[i]), float(self.closes[i]))
-            facts[f"after_{horizon}"] = None if change == inf else change
+            change = percent_change(float(self.closes[i]), float(last_closes[i]))
+            row[f"after_{horizon}"] = None if change == inf else change
         day = self.split_days[i]
         with_split = (horizon for horizon in self.last_closes if 0 < day <= horizon)
-        return {**facts, "split_after": next(with_split, None)}
+        return {**row, "split_after": next(with_split, None)}
 
 
-def percent_after(last_close, close):
-    """The change from close to last_close in percent: nan if last_close is, else inf after a 0."""
+def percent_change(close, last_close):
+    """The change from close to last_close; nan if last_close is nan, else inf if close is 0."""
     return (last_close / close - 1) * 100 if close else last_close + inf
 
 
-def after_day(page, later_pages):
-    """The After of a day page. later_pages are the pages of the next days, at most 20."""
+def after_of_page(page, later_pages):
+    """The After of a day page. later_pages are the day pages of the next 20 days, or fewer."""
     last_close, split_days, last_closes = {}, {}, {}
     for days, later in enumerate(later_pages, 1):
         last_close.update(zip(later["ticker"], later["close_price"]))
         gaps = later["gap"] if isinstance(later["gap"], array) else []  # not in a PlainTable
         for ticker, gap in zip(later["ticker"], gaps):
-            if (gap < -30 or gap > 50) and is_split(gap):  # to call is_split on few gaps only
+            if (gap < -30 or gap > 50) and is_split(gap):  # few gaps are so large: this is faster
                 split_days.setdefault(ticker, days)
         if days in HORIZONS:
             last_closes[days] = [last_close.get(ticker, nan) for ticker in page["ticker"]]
@@ -689,12 +693,12 @@ def after_day(page, later_pages):
     return After(page["close_price"], last_closes, split_days)
 
 
-def after_history(history, dates):
-    """The facts, as of After.facts, of each row of a ticker's history. dates are the table's."""
+def after_of_history(history, dates):
+    """What After.of_row returns, for each row of a ticker's history. dates are the table's."""
     closes, gaps = history["close_price"], history["gap"]
     session_of = dict(zip(dates, range(len(dates))))
     sessions = [session_of[date] for date in history["date"]]
-    facts = []
+    rows = []
     for i, session in enumerate(sessions):
         last_closes, split_day, last = {}, 0, i
         for horizon in HORIZONS:
@@ -705,8 +709,8 @@ def after_history(history, dates):
                 if not split_day and is_split(gaps[last]):
                     split_day = sessions[last] - session
             last_closes[horizon] = [closes[last] if last > i else nan]
-        facts.append(After([closes[i]], last_closes, [split_day]).facts(0))
-    return facts
+        rows.append(After([closes[i]], last_closes, [split_day]).of_row(0))
+    return rows
 
 
 def median(numbers):
@@ -723,15 +727,15 @@ def median(numbers):
     return float(middle)
 
 
-def better_than(change, median_change):
-    """1 if a change, or each of an array, is above the median ticker's, 1/2 if equal, else 0."""
+def did_better(change, median_change):
+    """1 if change is above the median ticker's, 1/2 if equal, else 0; or an array for an array."""
     return (change > median_change) + (change == median_change) / 2
 
 
-class DaysWithAfter:
-    """The day pages of the sessions first to last, each with its After. Needs numpy.
+class SessionsWithAfter:
+    """Yields (session, day page, After) for each session from first to last. Needs numpy.
 
-    Each page is read once: the next 20 are kept in memory. No session from end on is read.
+    Each page is read once, and the next 20 are kept in memory. Only sessions before end are read.
     """
 
     def __init__(self, table, first, last, end):
@@ -746,11 +750,10 @@ class DaysWithAfter:
         self.numbers = dict(zip(tickers, range(len(tickers))))
 
     def __iter__(self):
-        """(session, page, After) of each session from first to last."""
         ahead = deque()
         session = self.first
         for next_session in range(self.first, self.end):
-            ahead.append(self.read(next_session))
+            ahead.append(self.read_arrays(next_session))
             if len(ahead) > HORIZONS[-1]:
                 yield (session, *self.after(ahead))
                 session += 1
@@ -758,11 +761,12 @@ class DaysWithAfter:
             yield (session, *self.after(ahead))
             session += 1
 
-    def read(self, session):
+    def read_arrays(self, session):
         """(page, numbers, has_row, close, split) of a session.
 
-        numbers are the numbers of the page's tickers: their positions among the table's. The last
-        three are arrays with an element for each ticker of the table; split is None without any.
+        numbers are those of the page's tickers: their indexes among the table's tickers. The last
+        three are arrays with an element for each ticker of the table: whether it has a row, its
+        close, and whether it has a suspected split. split is None if none has.
         """
         np, page = self.np, self.table.read_day_page(session)
         try:
@@ -779,7 +783,7 @@ class DaysWithAfter:
         return page, numbers, has_row, close, split if split.any() else None
 
     def after(self, ahead):
-        """(page, After) of the first day in ahead, a deque of what read returns. Removes it."""
+        """Remove the first session from ahead, a deque of read_arrays. Return its (page, After)."""
         np = self.np
         page, numbers, _, close, _ = ahead.popleft()
         last_close, split_day = np.full(len(close), np.nan), np.zeros(len(close), "uint8")
@@ -793,18 +797,19 @@ class DaysWithAfter:
         return page, After(close[numbers], last_closes, split_day[numbers])
 
 
-def tide_of(table, session):
-    """How a session's share of anomalies compares with earlier days: a dict, or None.
+def anomaly_share(table, session):
+    """A session's share of anomalies, compared with earlier days: a dict, or None.
 
-    share is in percent of the tickers with a deviation above 0. It is compared with the last 250
-    earlier days that have such tickers, or as many as there are: usual is the median of their
-    shares, higher is how many of them are lower than share. None with fewer than 20 such days.
+    share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
+    compared with the 250 days before that have such tickers, or with all if there are fewer. days
+    is their number, usual is the median of their shares, and higher is the number of days with a
+    lower share. The answer is None with fewer than 20 such days.
     """
-    *_, with_deviation, anomalies = table.entry(session)
-    counts = (table.entry(earlier)[-2:] for earlier in range(session - 1, -1, -1))
+    *_, with_deviation, anomalies = table.index_day(session)
+    counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
     shares = (100 * found / tickers for tickers, found in counts if tickers)
-    shares = list(islice(shares, USUAL_DAYS))
-    if len(shares) < MANY or not with_deviation:
+    shares = list(islice(shares, MOST_USUAL_DAYS))
+    if len(shares) < FEWEST_USUAL_DAYS or not with_deviation:
         return None
     share = 100 * anomalies / with_deviation
     return {
@@ -817,32 +822,32 @@ def tide_of(table, session):
     }
 
 
-def tide_line(table, session):
-    """What tide_of says of a session, as a sentence, or None."""
-    tide = tide_of(table, session)
-    if not tide:
+def share_sentence(table, session):
+    """What anomaly_share returns for a session, as a sentence, or None."""
+    found = anomaly_share(table, session)
+    if not found:
         return None
-    line = (
+    beginning = (
         "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on ".format(**tide)
+        "anomalies; the usual is {usual:.1f} %; more than on ".format(**found)
     )
-    if tide["higher"] == tide["days"]:
-        return f"{line}all {tide['days']} days before."
-    return f"{line}{tide['higher'] or 'none'} of the {tide['days']} days before."
+    if found["higher"] == found["days"]:
+        return f"{beginning}all {found['days']} days before."
+    return f"{beginning}{found['higher'] or 'none'} of the {found['days']} days before."
 
 
-def record_line(page, least):
-    """How many tickers have a record of least or more, and how many chance alone would make.
+def record_sentence(page, least):
+    """How many tickers have a record of least or more, and how many would by chance alone.
 
     If every order of a ticker's N + 1 rows were equally likely, the last of them would have the
-    most trades with a probability of 1 / (N + 1). Without least, it is 60, or 20 if no ticker
-    has 60 earlier rows. The answer is a sentence, or None if no ticker has so many.
+    most trades with a probability of 1 / (N + 1). If least is None or 0, it is 60, or 20 if no
+    ticker has 60 earlier rows. The answer is a sentence, or None if no ticker has enough of them.
     """
-    ages = [age for age in page["earlier_rows"] if age is not None]
+    earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
     if not least:
-        oldest = max(ages, default=0)
-        least = next((rows for rows in (3 * MANY, MANY) if oldest >= rows), 0)
-    old_enough = sum(age >= least for age in ages)
+        most = max(earlier_rows, default=0)
+        least = next((rows for rows in (60, 20) if most >= rows), 0)
+    old_enough = sum(rows >= least for rows in earlier_rows)
     if not least or not old_enough:
         return None
     found = sum(record >= least for record in page["record"])
@@ -852,8 +857,8 @@ def record_line(page, least):
     )
 
 
-def median_line(page, after):
-    """The median ticker's changes, and how many anomalies did better, as a sentence, or None."""
+def median_sentence(page, after):
+    """How the median ticker did, and how many anomalies did better: a sentence, or None."""
     changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
     medians = {horizon: median(changes[horizon]) for horizon in changes}
     known = [horizon for horizon in medians if medians[horizon] is not None]
@@ -864,33 +869,33 @@ def median_line(page, after):
     parts += [
         f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
     ]
-    line = f"The median ticker's price changed by {', '.join(parts)}"
+    sentence = f"The median ticker's price changed by {', '.join(parts)}"
     longest = known[-1]
-    found = [changes[longest][i] for i in positions_of_anomalies(page)]
-    better = [better_than(change, medians[longest]) for change in found if isfinite(change)]
+    found = [changes[longest][i] for i in indexes_of_anomalies(page)]
+    better = [did_better(change, medians[longest]) for change in found if isfinite(change)]
     if better:
         number = f"{sum(better):,.1f}".replace(".0", "")
-        line += f"; {number} of {len(better):,} anomalies did better after {days[longest]}"
-    return f"{line}."
+        sentence += f"; {number} of {len(better):,} anomalies did better after {days[longest]}"
+    return f"{sentence}."
 
 
 def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
-    A list of 36 dicts of AFTERMATH_FIELDS: 4 classes of z-scores by 3 of price changes by 3
-    horizons. A class's upper limit belongs to it. No session after last is read. left_out counts
-    the anomalies without a change and those with a suspected split, which would make a reverse
-    split a gain. better is in percent of the cases, two_se and median_excess are in percentage
-    points; they are None where there are too few cases.
+    A list of 36 dicts of AFTERMATH_FIELDS, for 4 classes of z-scores, 3 of price changes and 3
+    horizons. The upper limit of a class belongs to it. No session after last is read. left_out
+    counts the anomalies that have no change, and those with a suspected split, because a reverse
+    split would look like a gain. better is in percent of the cases, two_se and median_excess are in
+    percentage points. They are None if there are too few cases.
     """
-    days = DaysWithAfter(table, 0, last, end=last + 1)
-    aftermaths = {horizon: ClassesAftermath(days.np, horizon, last) for horizon in HORIZONS}
-    for session, page, after in progress_bar(days, last + 1):
-        anomalies, classes = classify_anomalies(days.np, page)
+    sessions = SessionsWithAfter(table, 0, last, end=last + 1)
+    aftermaths = {horizon: HorizonAftermath(sessions.np, horizon, last) for horizon in HORIZONS}
+    for session, page, after in with_progress(sessions, last + 1):
+        anomalies, classes = classify_anomalies(sessions.np, page)
         for horizon in after.last_closes:
             aftermaths[horizon].add(session, after, anomalies, classes)
     return [
-        {"z_from": z_from, "move": move, "horizon": horizon, **aftermaths[horizon].facts(number)}
+        {"z_from": z_from, "move": move, "horizon": horizon, **aftermaths[horizon].figures(number)}
         for number, (z_from, move) in enumerate((z, m) for z in Z_CLASSES for m in MOVES)
         for horizon in HORIZONS
     ]
@@ -899,14 +904,14 @@ def find_aftermath(table, last):
 def classify_anomalies(np, page):
     """(anomalies, classes): the indexes of a day page's anomalies, and the class of each.
 
-    A class is the position of its z_from and move among all such pairs. np is numpy.
+    A class is a number: the index of its z_from and move among all such pairs. np is numpy.
     """
     trades, avg_trades, std_trades, price_diff = (
         np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
     )
     with np.errstate(all="ignore"):
         z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, np.nan)
-    limits = np.array([lowest_anomaly(z_from) for z_from in Z_CLASSES])
+    limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
     changes = price_diff[anomalies]
@@ -914,22 +919,26 @@ def classify_anomalies(np, page):
     return anomalies, z_classes * len(MOVES) + moves
 
 
-class ClassesAftermath:
-    """What followed the anomalies of each class over one horizon. np is numpy."""
+class HorizonAftermath:
+    """What followed the anomalies of each class over one horizon, up to the session last.
+
+    np is numpy. A class is a number, as classify_anomalies returns it.
+    """
 
     def __init__(self, np, horizon, last):
         self.np, self.horizon = np, horizon
         self.number_of_classes = len(Z_CLASSES) * len(MOVES)
-        # By block and class: the cases, and how many did better (one that did as well is a half).
+        # By block and class: the cases, and how many did better (an equal one counts half).
         self.cases, self.better = np.zeros((2, last // BLOCK_DAYS + 1, self.number_of_classes))
         self.left_out = np.zeros(self.number_of_classes, int)
         self.excesses = []  # (classes, excesses) of each session's cases
 
     def count(self, classes, weights=None):
+        """For each class, how often it is in classes, or the sum of its weights."""
         return self.np.bincount(classes, weights, minlength=self.number_of_classes)
 
     def add(self, session, after, anomalies, classes):
-        """Add the anomalies of a session; after is its After."""
+        """Add a session's anomalies, given their indexes and classes. after is its After."""
         changes = after.changes(self.horizon)
         median_change, changes = median(changes), changes[anomalies]
         split_days = after.split_days[anomalies]
@@ -940,11 +949,11 @@ class ClassesAftermath:
         if len(changes):
             block = session // BLOCK_DAYS
             self.cases[block] += self.count(classes)
-            self.better[block] += self.count(classes, better_than(changes, median_change))
+            self.better[block] += self.count(classes, did_better(changes, median_change))
             self.excesses.append((classes.astype("uint8"), changes - median_change))
 
-    def facts(self, number):
-        """The figures of the class with this number: a dict of AFTERMATH_FIELDS from cases on."""
+    def figures(self, number):
+        """A dict of AFTERMATH_FIELDS, from cases on, for the class with this number."""
         excesses = [excesses[classes == number] for classes, excesses in self.excesses]
         cases, better = self.cases[:, number].tolist(), self.better[:, number].tolist()
         return {
@@ -955,13 +964,14 @@ class ClassesAftermath:
 
 
 def share_that_did_better(cases, better):
-    """The share that did better and two standard errors of it, in percent.
+    """{"cases": ..., "better": ..., "two_se": ...}: the share that did better, and its error.
 
-    cases and better list, for each block of 20 days, the cases and how many of them did better.
-    Days are not independent: one event moves many tickers, on its day and on later ones. So the
-    standard error is that of blocks. If N is the number of cases, x of a case is 1 if it did
-    better, 1/2 if it did as well, else 0, and B is the number of blocks that have a case, it is
-    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
+    The arguments are lists with a number for each block of 20 days: how many cases it has, and how
+    many of them did better. better is in percent, two_se is two standard errors in percentage
+    points. Days are not independent: one event moves many tickers, on its day and on later ones. So
+    the standard error is that of blocks. N is the number of cases, and B the number of blocks that
+    have a case. x is 1 for a case that did better, 1/2 for an equal one, else 0. The standard error
+    is sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
     """
     number, blocks = sum(cases), sum(map(bool, cases))
     if not number:
@@ -974,13 +984,13 @@ def share_that_did_better(cases, better):
     return {"cases": int(number), "better": 100 * mean, "two_se": two_se}
 
 
-# The heading is a date or a ticker. The anomalies below it are dicts of row_of, with marks, after_1
-# and so on if these are needed. The notes are sentences about the day.
+# The heading is a date or a ticker. The anomalies below it are dicts of row_of, with the keys marks
+# and AFTER_FIELDS if these are needed. The notes are sentences about the day.
 Listing = namedtuple("Listing", "heading anomalies notes")
 
 
-def select(anomalies, options):
-    """The anomalies that options' min_trades, min_price, min_record and skip do not exclude."""
+def select_anomalies(anomalies, options):
+    """The anomalies that are not excluded by options: min_trades, min_price, min_record, skip."""
     return [
         anomaly
         for anomaly in anomalies
@@ -992,7 +1002,7 @@ def select(anomalies, options):
 
 
 def sort_anomalies(anomalies, field):
-    """anomalies sorted by field: tickers from A on, numbers from the largest, missing ones last."""
+    """anomalies sorted by field: tickers from A to Z, largest numbers first, missing ones last."""
     if field == "ticker":
         return sorted(anomalies, key=lambda anomaly: anomaly["ticker"])
 
@@ -1005,13 +1015,13 @@ def sort_anomalies(anomalies, field):
 
 
 def list_days(table, sessions, options):
-    """A Listing for each of sessions, a range. Reads each page once."""
-    for session, page, after in read_days(table, sessions, options.needs_after):
+    """Yields a Listing for each of sessions, a range. Reads each day page once."""
+    for session, page, after in read_sessions(table, sessions, options.needs_after):
         anomalies = []
-        for i in positions_of_anomalies(page, options.threshold):
+        for i in indexes_of_anomalies(page, options.threshold):
             row = row_of(page, i)
             if after:
-                row.update(after.facts(i))
+                row.update(after.of_row(i))
             if options.needs_marks:
                 row["marks"] = marks_of(row, session, table.window)
             anomalies.append(row)
@@ -1021,39 +1031,39 @@ def list_days(table, sessions, options):
         notes = []
         if options.format == "wide":
             notes = [
-                tide_line(table, session) if table.has_facts else None,
-                record_line(page, options.min_record),
-                median_line(page, after),
+                share_sentence(table, session) if table.has_facts else None,
+                record_sentence(page, options.min_record),
+                median_sentence(page, after),
             ]
-        shown = select(anomalies, options)[: options.limit]
+        shown = select_anomalies(anomalies, options)[: options.limit]
         yield Listing(page["date"][0], shown, [note for note in notes if note])
 
 
-def read_days(table, sessions, needs_after):
-    """(session, page, After) of each of sessions, a range. After is None without needs_after."""
+def read_sessions(table, sessions, needs_after):
+    """(session, day page, After or None) of each of sessions, a range. After if needs_after."""
     if not needs_after:
         return ((session, table.read_day_page(session), None) for session in sessions)
     first, last = sessions[0], sessions[-1]
     if len(sessions) > 1:
-        return DaysWithAfter(table, first, last, table.number_of_days)
+        return SessionsWithAfter(table, first, last, table.number_of_days)
     end = min(first + 1 + HORIZONS[-1], table.number_of_days)
     page, later = table.read_day_page(first), map(table.read_day_page, range(first + 1, end))
-    return [(first, page, after_day(page, later))]
+    return [(first, page, after_of_page(page, later))]
 
 
 def list_ticker(table, ticker, sessions, options):
-    """A ticker's anomalies of sessions as one Listing, by date unless options have a sort."""
+    """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
     history, dates = table.read_history(ticker), table.dates
-    facts, anomalies = after_history(history, dates), []
-    for i in positions_of_anomalies(history, options.threshold):
+    after, anomalies = after_of_history(history, dates), []
+    for i in indexes_of_anomalies(history, options.threshold):
         row = row_of(history, i)
         session = dates.index(row["date"])
         if session in sessions:
             marks = marks_of(row, session, table.window)
-            anomalies.append({**row, **facts[i], "marks": marks})
+            anomalies.append({**row, **after[i], "marks": marks})
     if options.sort:
         anomalies = sort_anomalies(anomalies, options.sort)
-    return Listing(ticker, select(anomalies, options)[: options.limit], [])
+    return Listing(ticker, select_anomalies(anomalies, options)[: options.limit], [])
 
 
 HEADINGS = (
@@ -1065,7 +1075,7 @@ AFTERMATH_NOTES = """\
 Price: on the day itself, up by more than 1 %, flat, or down by more than 1 %.
 Better: the share of cases whose price then did better than the median ticker of the same day;
   * marks a share that is more than 3 standard errors off 50.
-Excess: percentage points above the median ticker. It is no index, and not the market.
+Excess: percentage points above the median ticker, which is no index and not the market.
 Left out: tickers that were gone, closes of 0, and suspected splits.
 This says how often, not how much. It knows no entry price and no costs, prices are not adjusted,
 only tickers in the files are in it, and the error at 20 days may be a fifth too small.
@@ -1074,7 +1084,7 @@ It is no advice.
 
 
 def as_table(listings, by_ticker, is_wide=False):
-    """Yields the anomalies as text, as the tutorial prints them."""
+    """Yields the anomalies as the tutorial prints them. by_ticker: the headings are tickers."""
     heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
     for listing in listings:
         yield f"\nAnomalies Found for {printable(listing.heading)}:\n\n"
@@ -1092,7 +1102,7 @@ def as_table(listings, by_ticker, is_wide=False):
 
 
 def as_wide_table(listings, by_ticker):
-    """The same with more columns, WIDE_HEADINGS, and with the notes."""
+    """Yields the text of as_table with the columns of WIDE_HEADINGS and with the notes."""
     return as_table(listings, by_ticker, is_wide=True)
 
 
@@ -1108,7 +1118,7 @@ def wide_columns(anomaly):
 
 
 def change_text(anomaly, horizon):
-    """An anomaly's change in percent, with `*` after a suspected split; `-` if unknown; `gone`."""
+    """The change in percent, with `*` after a suspected split; `-` if not known; or `gone`."""
     change, split = anomaly[f"after_{horizon}"], anomaly["split_after"]
     if change is None:
         return "-"
@@ -1117,19 +1127,19 @@ def change_text(anomaly, horizon):
     return number_text(change, ".2f") + ("*" if split and split <= horizon else "")
 
 
-def row_for_machines(anomaly):
-    """An anomaly's ANOMALY_FIELDS for csv and json: changes without nan, and marks as text."""
-    row = {field: anomaly[field] for field in ANOMALY_FIELDS}
-    for field in AFTER_FIELDS:
-        if row[field] is not None and isnan(row[field]):
-            row[field] = None
-    return {**row, "marks": " ".join(anomaly["marks"])}
+def rows_for_csv_and_json(listings):
+    """Yields the ANOMALY_FIELDS of each anomaly: changes without nan, and marks as text."""
+    for anomaly in chain.from_iterable(listing.anomalies for listing in listings):
+        row = {field: anomaly[field] for field in ANOMALY_FIELDS}
+        for field in AFTER_FIELDS:
+            if row[field] is not None and isnan(row[field]):
+                row[field] = None
+        yield {**row, "marks": " ".join(anomaly["marks"])}
 
 
 def as_csv(listings, by_ticker=False):
     """Yields the lines of a CSV file: ANOMALY_FIELDS, and the anomalies in full precision."""
-    rows = (row_for_machines(anomaly) for listing in listings for anomaly in listing.anomalies)
-    return csv_lines(ANOMALY_FIELDS, rows)
+    return csv_lines(ANOMALY_FIELDS, rows_for_csv_and_json(listings))
 
 
 def csv_lines(fields, rows):
@@ -1159,8 +1169,7 @@ def without_nan(row):
 
 def as_json(listings, by_ticker=False):
     """Yields the pieces of a JSON list of the anomalies, in full precision."""
-    rows = (row_for_machines(anomaly) for listing in listings for anomaly in listing.anomalies)
-    return json_pieces(rows)
+    return json_pieces(rows_for_csv_and_json(listings))
 
 
 def json_pieces(rows):
@@ -1204,7 +1213,7 @@ def aftermath_table(classes, dates):
 
 
 def number_text(number, form):
-    """number as text in this form; `-` for None, and 0.0 instead of -0.0."""
+    """number as text in this format; `-` for None, and 0.0 instead of -0.0."""
     if number is None:
         return "-"
     text = format(number, form)
@@ -1256,7 +1265,7 @@ def marks_argument(text):
 
 
 def help_formatter(prog):
-    """argparse's own, told the width: to find it out, argparse imports modules for 2 ms."""
+    """argparse's formatter with a width: to find it out, argparse would import modules for 2 ms."""
     try:
         width = os.get_terminal_size().columns
     except (AttributeError, OSError, ValueError):
@@ -1313,9 +1322,10 @@ def parse_arguments(argv):
 
 
 def check_aftermath_options(parser, options, words):
+    """End with a usage error if words, the arguments, have an option not allowed here."""
     allowed = ("dates", "aftermath", "format", "table")
-    # argparse sets no default where the namespace has a value. Here all values are None before, so
-    # those that are not None afterwards were given.
+    # argparse sets no default where the namespace has a value already. All values are None at
+    # first, so the user has given those that are not None afterwards.
     given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(options))))
     for name, value in vars(given).items():
         if name not in allowed and value is not None:
@@ -1325,9 +1335,9 @@ def check_aftermath_options(parser, options, words):
 
 
 def select_sessions(table, dates):
-    """The range of sessions of one date, from one date to another, or of no dates: of all.
+    """The range of sessions of dates: a list of one date, of the first and the last, or of none.
 
-    Raises NoDataError.
+    An empty list stands for all dates of the table. Raises NoDataError.
     """
     if len(dates) == 1 and table.session_of(dates[0]) is not None:
         session = table.session_of(dates[0])
@@ -1347,16 +1357,17 @@ def select_sessions(table, dates):
 
 
 def nearest_date(dates, date):
-    """The one of dates that is nearest to date, the earlier one if there are two."""
+    """The one of dates that is nearest to date. Of two that are as near, it is the earlier."""
     day = datetime.date.fromisoformat(date)
     return min(dates, key=lambda each: abs(datetime.date.fromisoformat(each) - day))
 
 
 def answer(table, options):
-    """The pieces of text that answer the command's options. Raises TableError and NoDataError."""
+    """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
     if (options.aftermath or options.min_record) and not table.has_facts:
         raise NoDataError(
-            f"{table.name} is a plain pickle without records: run build-lookup-table.py to make one"
+            f"{table.name} is a plain pickle, not a table with the facts that this needs: "
+            "run build-lookup-table.py to make one"
         )
     if options.aftermath:
         return answer_aftermath(table, options)
@@ -1369,7 +1380,7 @@ def answer(table, options):
 
 
 def answer_aftermath(table, options):
-    """The aftermath of all anomalies up to a date, in the table or not, by default the last."""
+    """The aftermath of all anomalies, or of those up to the date in options, as pieces of text."""
     dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
     if not dates:
         select_sessions(table, options.dates)  # raises NoDataError
@@ -1380,7 +1391,7 @@ def answer_aftermath(table, options):
 
 
 def print_answer(options):
-    """Print the answer to the command's options, and return the exit status."""
+    """Print the answer to options, and return the exit status."""
     try:
         with open_table(options.table) as table:
             pieces = iter(answer(table, options))
@@ -1388,22 +1399,22 @@ def print_answer(options):
                 text = "".join(islice(pieces, 1000))  # fewer calls of print are faster
                 if not text:
                     break
-                write(text)
-        write("", flush=True)
+                write_to_stdout(text)
+        write_to_stdout("", flush=True)
     except (TableError, NoDataError) as error:
-        complain(error)
+        print_to_stderr(error)
         return 1
     except BrokenOutput as error:
         silence(sys.stdout)
         if error.reason:
-            complain(f"output not written: {error.reason}")
+            print_to_stderr(f"output not written: {error.reason}")
         return bool(error.reason)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def write(text, flush=False):
+def write_to_stdout(text, flush=False):
     try:
         print(text, end="", flush=flush)
     except OSError as error:
@@ -1414,15 +1425,15 @@ def main(argv=None):
     return print_answer(parse_arguments(argv))
 
 
-def run(main):
-    """Run main and return the exit status, also if stdout or stderr is closed or full."""
+def exit_status_of(main):
+    """Run main and return the exit status, even if stdout or stderr is closed or full."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         else:
             stream.reconfigure(errors="backslashreplace")
-    gc.disable()  # a query is over before there is garbage worth collecting
+    gc.disable()  # a query ends before there is enough garbage to collect
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -1441,4 +1452,4 @@ def run(main):
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    raise SystemExit(exit_status_of(main))
