@@ -1,21 +1,21 @@
-"""Show the lookup table in a browser: each day's anomalies, and charts of what happened there.
+"""Show the lookup table in a browser: each day's anomalies, and charts of each.
 
 Usage:
     python gui-lookup-table.py [--host HOST] [--port PORT] [--table FILE] [--api-url URL]
 
 Reads   ./lookup_table.pkl, which build-lookup-table.py writes; minute bars and headlines from
-        Polygon, if POLYGON_API_KEY or MASSIVE_API_KEY holds a key.
-Writes  nothing; serves http://localhost:8888 until Ctrl-C.
+        Polygon, if the environment variable POLYGON_API_KEY or MASSIVE_API_KEY holds your key.
+Writes  nothing. Serves http://localhost:8888 until Ctrl-C.
 
-query-lookup-table.py reads the table and says what an anomaly is. The file is opened anew for
-each request: a request sees one table whole, and the next one sees the table that replaced it.
-The pages are templates/, their scripts and style templates/static/.
+This script loads query-lookup-table.py, which reads the table and says what an anomaly is. It opens
+the table anew for each request, so a table that replaces another is shown from then on, and no
+answer mixes the two. The views are in templates/, their scripts and styles in templates/static/.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: a Ctrl-C during imports is quiet
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main takes over, end without a word
 
 import argparse
 import datetime
@@ -59,37 +59,38 @@ except ImportError as missing:
     raise SystemExit(f"{missing.name} is missing: pip install -r requirements.txt") from None
 
 HERE = Path(__file__).parent
-DESCRIPTION = "Show the lookup table in a browser: each day's anomalies, and charts of each."
-ANY_ADDRESS = {"0.0.0.0", "[::]"}
-ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
-API_URL = "https://api.polygon.io"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-SESSIONS, MOST_SESSIONS = 40, 260
+ALL_ADDRESSES = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its addresses
+IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
+SESSIONS, MOST_SESSIONS = 40, 260  # rows of /api/history: the default, and the most but for all
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # the latter are share classes
-TIMES = "\N{MULTIPLICATION SIGN}"
+# One long list at a time: two at once are no faster and take twice the memory.
+LIST_LOCK = Lock()
+MOST_TICKERS_A_DAY, MOST_ANOMALIES = 2**16, 2**14  # the US market has some 11,000 tickers
 
+# build-lookup-table.py has the same API_URL, LONGEST_WAIT and phrases in REFUSALS.
+API_URL = "https://api.polygon.io"
 BAR_FIELDS = ["timestamp", "open", "high", "low", "close", "volume", "vwap", "transactions"]
 MINUTES_A_DAY = 24 * 60
 MINUTE_IN_MS = 60_000
-MOST_REQUESTS = 5  # for one day's bars: one is enough unless Polygon makes its pages short
-MOST_BYTES = 4 * 2**20  # of an answer: a day's bars are below 1 MB
-MOST_NUMBER = 10.0**18  # in an answer; more is no price, no volume and no time
-MOST_WAIT = 3600  # seconds, whatever a Retry-After says
+MOST_REQUESTS = 5  # for a day's bars: one is enough unless Polygon splits its answer
+LARGEST_ANSWER = 4 * 2**20  # bytes; a day's bars take less than 1 MB
+LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
+LONGEST_WAIT = 3600  # seconds
 MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
 
-KEPT_DAYS_OF_BARS = 128
-CALLS_AT_ONCE = 6  # of the server's threads; the others keep the page alive while Polygon hangs
-THREADS = 8
+KEPT_ANSWERS = 128
+THREADS = 8  # of the server
+CALLS_AT_ONCE = 6  # threads that may wait for Polygon, so that the others go on answering
 M_ARENA_MAX = -8  # as in glibc's malloc.h
-LISTING = Lock()  # one long list at a time: two at once are no faster and take twice the memory
-MOST_TICKERS, MOST_ROWS = 2**16, 2**14  # of a day, of a list; the US market has some 11,000
 
 NO_KEY = (
     "Minute candles and headlines come from Polygon and need your key: stop this server, "
     "run export POLYGON_API_KEY=YOUR_KEY, and start it again."
 )
 NO_CLIENT = "Minute candles and headlines need polygon-api-client: pip install -r requirements.txt"
+# What a refusal's text contains, and what the user reads.
 REFUSALS = {
     "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY.",
     "today's data": "Your Polygon plan has a day's minute bars only after the end of that day.",
@@ -99,11 +100,11 @@ REFUSALS = {
 RATE_LIMIT = "Polygon's limit of requests per minute is reached: wait a minute and try again."
 TIMEOUT = "Polygon did not answer in time."
 NO_CONNECTION = "Polygon cannot be reached: check the connection to the internet."
-IN_TROUBLE = "Polygon's server is in trouble: try again later."
-NONSENSE = "Polygon's answer makes no sense: try again later."
+SERVER_ERROR = "Polygon's server is in trouble: try again later."
+BAD_ANSWER = "Polygon's answer makes no sense: try again later."
 BUSY = "Polygon has not answered the requests before this one: try again in a moment."
 
-# plotly.js brings its styles along; a picture saved of a chart is a data: or blob: on its way.
+# plotly.js sets inline styles. A chart that is saved as a picture is first a data: or blob: URL.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; "
@@ -111,21 +112,21 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-# The querier, and the only code here that opens a table.
+# The querier, which alone reads tables. No import statement can name a file with hyphens.
 
 
-spec = importlib.util.spec_from_file_location("querier", HERE / "query-lookup-table.py")
-querier = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(querier)
+querier_spec = importlib.util.spec_from_file_location("querier", HERE / "query-lookup-table.py")
+querier = importlib.util.module_from_spec(querier_spec)
+querier_spec.loader.exec_module(querier)
 
 
 def open_table(path):
-    """A context manager: the builder's table at path, as it is now. Raises TableError."""
+    """A context manager: the querier's LookupTable in the file at path. Raises TableError."""
     return querier.open_table(path, kinds=(querier.LookupTable,))
 
 
-def version_of(path):
-    """A text that differs from table to table; empty where there is none."""
+def table_version(path):
+    """A text that changes whenever the file at path is replaced; empty if there is no file."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
@@ -140,141 +141,144 @@ def is_number(value):
     return value is not None and isfinite(value)
 
 
-count, change = "{:,.0f}".format, "{:+,.2f}".format
+format_count, format_change = "{:,.0f}".format, "{:+,.2f}".format
 
 
-def figure(value):
-    """A number of at least three digits: 6,291, 12.4, 0.55."""
+def format_figure(value):
+    """An average or a deviation with at least three digits: 6,291, 12.4, 0.55."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def price(value):
-    """A price: 2 decimals; below 1 four digits, as 0.0127."""
+def format_price(value):
+    """A price with 2 decimals; below 1 with up to four significant digits: 0.01275, 0.50."""
     if not 0 < value < 1:
         return f"{value:,.2f}"
     whole, _, decimals = f"{value:.{3 - floor(log10(value))}f}".partition(".")
     return f"{whole}.{decimals.rstrip('0'):0<2}"
 
 
-def shown(value, text):
-    """text(value), or a dash where value is no number."""
-    return text(value) if is_number(value) else "—"
+def or_dash(value, format_number):
+    """format_number(value), or a dash if value is None, nan or infinite."""
+    return format_number(value) if is_number(value) else "—"
 
 
 def direction(value):
-    """The style of a change: "up", "down" or neither."""
-    return {1: "up", -1: "down"}.get((value > 0) - (value < 0), "") if is_number(value) else ""
+    """The CSS class of a change: "up" or "down", or empty if there is none."""
+    if not value or not is_number(value):
+        return ""
+    return "up" if value > 0 else "down"
 
 
 class Column(NamedTuple):
-    """A column of the list: the row's field, its heading, its text, and how it is sorted first."""
+    """A column of the list of anomalies."""
 
-    field: str
+    field: str  # of a row
     heading: str
-    text: Callable
-    order: str = "desc"
+    format: Callable  # from the field's value to its text
+    order: str = "desc"  # in which the list is first sorted by this column
 
 
-COLUMNS = {
+SORT_COLUMNS = {
     column.field: column
     for column in [
         Column("ticker", "Ticker", str, "asc"),
-        Column("trades", "Trades", count),
-        Column("avg_trades", "Avg trades", figure),
-        Column("std_trades", "Std dev", figure),
+        Column("trades", "Trades", format_count),
+        Column("avg_trades", "Avg trades", format_figure),
+        Column("std_trades", "Std dev", format_figure),
         Column("z_score", "Z-score", "{:,.2f}".format),
         Column("times_normal", "Times normal", "{:,.1f}".format),
-        Column("record", "Record", count),
-        Column("close_price", "Close", price),
-        Column("price_diff", "Price diff %", change),
-        Column("gap", "Gap %", change),
+        Column("record", "Record", format_count),
+        Column("close_price", "Close", format_price),
+        Column("price_diff", "Price diff %", format_change),
+        Column("gap", "Gap %", format_change),
     ]
 }
-LIST_COLUMNS = [column for column in COLUMNS.values() if column.field != "gap"]  # sorts alone
+# The list can be sorted by gap, but does not show it.
+LIST_COLUMNS = [column for column in SORT_COLUMNS.values() if column.field != "gap"]
 
 
 def cell(row, column):
-    """The text of a row's cell. "all 116" is the record of the most trades that there ever were."""
+    """The text of a row in a column. A record is "all 116" if all 116 earlier rows had fewer."""
     value = row[column.field]
     if column.field == "ticker":
         return value
     is_most_ever = column.field == "record" and value == row["earlier_rows"]
-    return ("all " if is_most_ever else "") + shown(value, column.text)
+    return ("all " if is_most_ever else "") + or_dash(value, column.format)
 
 
-def summary(listed, found, tickers):
-    """How many anomalies of a day are listed, how many there are, among how many tickers."""
+def summary_text(listed, found, tickers):
+    """How many of a day's anomalies are listed, how many were found, and among how many tickers."""
     of = "" if listed == found else f"{listed:,} of "
     return f"{of}{found:,} anomal{'y' if found == 1 else 'ies'} among {tickers:,} tickers"
 
 
-def empty_message(found, listing, has_baselines, window):
-    """Why a listing of a day is empty, although found anomalies were found."""
+def empty_message(found, options, has_baselines, window):
+    """Why a day's list is empty. found is the number of anomalies before options' filters."""
     if not has_baselines:
         return f"No ticker has a baseline yet: that takes {window} earlier days."
     if not found:
         return "No ticker was traded that far above its normal."
-    if listing.filter:
-        return f"No anomaly has “{listing.filter}” in its ticker and passes the other filters."
+    if options.filter:
+        return f"No anomaly has “{options.filter}” in its ticker and passes the other filters."
     return "No anomaly passes the filters."
 
 
-def words(stats, window):
-    """A row, as scored has it, in a sentence: its trades beside its baseline."""
-    trades, average, z_score = stats["trades"], stats["avg_trades"], stats["z_score"]
+def trades_text(row, window):
+    """A sentence that compares a row's trades with its baseline. row is as json_row has it."""
+    trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
     if average is None:
         return f"{trades:,} trades, and no baseline yet: that takes {window} earlier days."
     if not average:
         return f"{trades:,} trades, after none at all in the {window} days before."
     times = trades / average
-    times = count(times) if times >= 10 else f"{times:.1f}"
-    baseline = f"{'five' if window == 5 else window}-day average of {figure(average)}"
-    sentence = f"{trades:,} trades, {times} {TIMES} its {baseline}"
+    times = format_count(times) if times >= 10 else f"{times:.1f}"
+    baseline = f"{'five' if window == 5 else window}-day average of {format_figure(average)}"
+    sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} its {baseline}"
     if z_score is None:
         return f"{sentence}."
     side = "above" if z_score >= 0 else "below"
-    each = figure(stats["std_trades"])
+    each = format_figure(row["std_trades"])
     return f"{sentence}, {abs(z_score):,.1f} standard deviations (each {each}) {side} it."
 
 
-def record_words(stats):
-    """Over how many rows these are the most trades, as a sentence; empty for one row alone."""
-    record = stats["record"]
+def record_text(row):
+    """A sentence that says over how many rows these are the most trades; empty for one alone."""
+    record = row["record"]
     if not record:
         return ""
-    if record == stats["earlier_rows"]:
+    if record == row["earlier_rows"]:
         return f"The most trades of all its {record + 1:,} rows so far."
     return f"The most trades in its last {record + 1:,} rows."
 
 
 def tide_text(tide):
-    """What the querier's tide_of says, for a day's heading; empty where it says nothing."""
+    """What the querier's tide_of returns, in words; empty for None."""
     if not tide:
         return ""
     text = "{share:.1f} % of {with_deviation:,} tickers with a baseline; the usual is {usual:.1f} %"
     return text.format(**tide)
 
 
-def after_words(horizons):
-    """What came after a ticker's day, as read_after has it, in words."""
-    said = []
-    for row, name in zip(horizons, ("next day", "five days later", "twenty days later")):
-        split = " (a split may lie in between)" if row["split"] else ""
-        if row["state"] == "known":
-            said.append(f"{name} {shown(row['change'], '{:,.2f} %'.format)}{split}")
-        elif row["state"] == "gone":
-            said.append(f"{name} no trades")
+def after_text(horizons):
+    """What came after a ticker's day, in words. horizons are what read_after returns."""
     if horizons[0]["state"] == "unknown":
         return "not known yet: the table ends with this day"
     if horizons[0]["state"] == "none":
         return "no change can be told: the close was 0"
+    parts = []
+    for row, name in zip(horizons, ("next day", "five days later", "twenty days later")):
+        split = " (a split may lie in between)" if row["split"] else ""
+        if row["state"] == "known":
+            parts.append(f"{name} {or_dash(row['change'], '{:,.2f} %'.format)}{split}")
+        elif row["state"] == "gone":
+            parts.append(f"{name} no trades")
     medians = [row["median"] for row in horizons if row["median"] is not None]
-    return ", ".join(said) + (f"; the median ticker {medians[-1]:,.2f} %" if medians else "")
+    return ", ".join(parts) + (f"; the median ticker {medians[-1]:,.2f} %" if medians else "")
 
 
-# Why a person looks twice at a row with one of the querier's MARKS.
+# What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
-    "split?": "The open differs from the close before it by about a whole ratio, as after a split.",
+    "split?": "The open is about a split's ratio, such as 2 or 1/3, times the previous close.",
     "new": f"It has fewer than {querier.MANY} earlier rows, although the table is older.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
     "stale": "Its baseline reaches back over more than twice as many days as it has rows.",
@@ -283,17 +287,17 @@ MARK_REASONS = {
 
 
 class Link(NamedTuple):
-    """A page elsewhere."""
+    """A link to another site."""
 
     name: str
     url: str
 
 
 def links_to(ticker):
-    """The ticker's filings at SEC EDGAR, and its chart at TradingView.
+    """Links to the ticker's filings at SEC EDGAR and to its chart at TradingView.
 
-    EDGAR writes share classes with a dash, as BRK-B. How either writes preferred shares, warrants
-    and units is not sure: these have no links.
+    EDGAR writes share classes with a dash, as BRK-B. It is not certain how the two sites write
+    preferred shares, warrants and units, so these have no links.
     """
     if not re.fullmatch(PLAIN_TICKER, ticker):
         return []
@@ -307,37 +311,38 @@ def links_to(ticker):
 # The exchange's clock.
 
 
-def sunday_from(year, month, day):
-    """The first Sunday from that day on."""
+def first_sunday(year, month, day):
+    """The first Sunday on or after that day, as a date."""
     first = datetime.date(year, month, day)
     return first + datetime.timedelta((6 - first.weekday()) % 7)
 
 
-def new_york(date, hour, minute=0):
-    """That time of a day in New York, as a datetime in UTC.
+def new_york_time(date, hour, minute=0):
+    """The datetime in UTC of that time of a day in New York. hour may be 24.
 
-    Summer time lasts from the second Sunday of March to the first of November, before 2007 from
-    the first of April to the last of October; it begins and ends before a market opens.
+    Summer time lasts from the second Sunday of March to the first of November; before 2007, it
+    lasted from the first Sunday of April to the last of October. On a Sunday on which it begins or
+    ends, times before 2:00 are an hour off: no market is open then.
     """
     day = datetime.date.fromisoformat(date)
     if day.year >= 2007:
-        spring, autumn = sunday_from(day.year, 3, 8), sunday_from(day.year, 11, 1)
+        spring, autumn = first_sunday(day.year, 3, 8), first_sunday(day.year, 11, 1)
     else:
-        spring, autumn = sunday_from(day.year, 4, 1), sunday_from(day.year, 10, 25)
+        spring, autumn = first_sunday(day.year, 4, 1), first_sunday(day.year, 10, 25)
     offset = datetime.timedelta(hours=4 if spring <= day < autumn else 5)
     midnight = datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.timezone.utc)
     try:
         return midnight + datetime.timedelta(hours=hour, minutes=minute) + offset
-    except OverflowError:  # the last evening that a datetime can name is 9999-12-31 in UTC
+    except OverflowError:  # in UTC, the evening of 9999-12-31 is after the last datetime
         return datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
 
 
 def closes_early(date):
-    """Whether trading ends at 13:00: on the day after Thanksgiving, on July 3 and December 24.
+    """Whether trading ends at 13:00, and late trading at 17:00.
 
-    The last two only from Monday to Thursday: on a Friday the market is closed all day, because
-    the holiday falls on the Saturday. From the exchange's page of holidays and trading hours,
-    https://www.nyse.com/markets/hours-calendars, where late trading then ends at 17:00.
+    It does on the day after Thanksgiving, and on July 3 and December 24 from Monday to Thursday. If
+    they are a Friday, the market is closed all day, because the holiday falls on the Saturday.
+    Source: https://www.nyse.com/markets/hours-calendars.
     """
     day = datetime.date.fromisoformat(date)
     if (day.month, day.weekday()) == (11, 4):
@@ -346,29 +351,29 @@ def closes_early(date):
 
 
 def session_times(date):
-    """When early trading begins, the market opens, it closes, and late trading ends."""
+    """When early trading begins, the market opens and closes, and late trading ends, in UTC."""
     close, post = (13, 17) if closes_early(date) else (16, 20)
     return {
-        "pre": new_york(date, 4),
-        "open": new_york(date, 9, 30),
-        "close": new_york(date, close),
-        "post": new_york(date, post),
+        "pre": new_york_time(date, 4),
+        "open": new_york_time(date, 9, 30),
+        "close": new_york_time(date, close),
+        "post": new_york_time(date, post),
     }
 
 
 def is_past(date):
     """Whether that day is over in New York."""
-    return new_york(date, 24) < datetime.datetime.now(datetime.timezone.utc)
+    return new_york_time(date, 24) < datetime.datetime.now(datetime.timezone.utc)
 
 
-# The views of a day, of a ticker: what is asked of an open table, so that each is of one table.
+# The views of a day and of a ticker. The functions take an open table, so a view is of one table.
 
 
-class Listing(NamedTuple):
-    """What an address asks the list to show; an empty date means the last one.
+class Options(NamedTuple):
+    """What an address asks for. An empty date means the table's last one.
 
-    The last four leave out anomalies as the querier's options of these names do; skip is a set of
-    its MARKS.
+    min_price, min_trades, min_record and skip leave out anomalies, as the querier's options of
+    these names do. skip is a set of its MARKS.
     """
 
     date: str = ""
@@ -384,21 +389,22 @@ class Listing(NamedTuple):
 
 
 class DayView(NamedTuple):
-    """A day, as a listing wants to see it.
+    """A day's anomalies, as options ask for them.
 
-    date, weekday        the day; previous and next are the table's days around it, or None
-    first, last          the table's days at the ends
-    window               how many rows a baseline has
-    tickers              how many tickers the day has, 0 where the table lacks it
-    anomalies            as find_rows has them; rows are those that the listing shows, in its order
-    summary              how many of them, in words
-    tide                 the share of anomalies above 3, and the usual one, in words, or empty
-    empty_message        why there are no rows, else empty
-    previous_ticker      those beside the listing's ticker in rows, or None; so next_ticker
-    problem              why there is no such day, or no such ticker on it, else empty
-    nearest              the trading day next to a day that the table lacks, else None
-    meant                the ticker of that day, anomaly or not, that the filter names, or None
-    stats                the row of the listing's ticker, as scored has it, or None
+    date, weekday        the day; previous and next are the table's dates around it, or None
+    first, last          the table's first and last date
+    window               the number of rows in a baseline
+    tickers              how many tickers the day has; 0 if the table does not have the day
+    anomalies            what find_anomalies returns
+    rows                 those of the anomalies that options select, in their order
+    summary              the number of rows, in words
+    tide                 the day's share of anomalies and the usual one, in words, or empty
+    empty_message        why there are no rows, or empty
+    previous_ticker      the ticker in rows before that of options, or None; so next_ticker
+    problem              why the table has no such day, or no such ticker on it, or empty
+    nearest              the trading day nearest to a date that the table does not have, or None
+    meant                the ticker that the filter names, be it an anomaly or not, or None
+    ticker_row           the day's row of options' ticker: json_row and its marks, or None
     """
 
     date: str
@@ -419,18 +425,18 @@ class DayView(NamedTuple):
     problem: str
     nearest: Optional[str]
     meant: Optional[str]
-    stats: Optional[dict]
+    ticker_row: Optional[dict]
 
 
 class TickerView(NamedTuple):
-    """A ticker's day in words, and the ways on from there.
+    """One ticker's day in words, and where to go from there.
 
-    price, change        the close, and the change since the previous one in percent, as text
+    price, change        the close, and its change since the previous one in percent, as text
     words                the trades, their baseline and their record, as sentences
-    previous_anomaly     the dates of this ticker's anomalies beside this day, or None
-    previous_session     the dates of its rows beside this day, or None; so next_session
-    marks                the querier's marks of the row; MARK_REASONS says why
-    links                where else to read about it
+    previous_anomaly     the ticker's last anomaly before this day, a date or None; so next_anomaly
+    previous_session     the date of the ticker's row before this one, or None; so next_session
+    marks                the row's marks, a list
+    links                where else to read about the ticker
     """
 
     price: str
@@ -445,49 +451,44 @@ class TickerView(NamedTuple):
 
 
 def neighbours(items, item):
-    """Those before and after item in items, None at the ends; (None, the first) if it is not."""
+    """The items before and after item, None at the ends; (None, the first) if item is not there."""
     around = [None, *items, None]
     index = around.index(item) if item in items else 0
     return around[index - 1] if index else None, around[index + 1]
 
 
 def read_day(table, date, needs_after):
-    """A date's session, day page, and the querier's After of it, None unless needs_after.
-
-    Raises NoDataError.
-    """
+    """(session, page, After) of a date, as in the querier's read_days. Raises NoDataError."""
     (session,) = sessions = querier.select_sessions(table, [date])
-    last = min(session + max(querier.HORIZONS) * needs_after, table.number_of_days - 1)
-    rows = max(table.entry(each)[2] for each in range(session, last + 1))
-    if rows > MOST_TICKERS:
-        raise querier.TableError(f"a day has {rows:,} tickers, more than the page can show")
+    last = session + querier.HORIZONS[-1] if needs_after else session
+    to_read = range(session, min(last + 1, table.number_of_days))
+    tickers = max(table.entry(each)[2] for each in to_read)
+    if tickers > MOST_TICKERS_A_DAY:
+        raise querier.TableError(f"a day has {tickers:,} tickers, more than this server shows")
     ((_, page, after),) = querier.read_days(table, sessions, needs_after)
     return session, page, after
 
 
-def scored(page, i, threshold):
-    """The i-th row of a day page or a history, as the querier has it, and whether it is an anomaly.
-
-    What is not known, or no finite number, is None.
-    """
+def json_row(page, i, threshold):
+    """Row i of a day page or a history, for JSON; its field anomaly says whether it is one."""
     row = querier.row_of(page, i)
     row["anomaly"] = row["z_score"] > querier.lowest_anomaly(threshold)
     return querier.without_nan(row)
 
 
-def find_rows(page, session, window, threshold, after):
-    """The anomalies of a day page, by trades: the querier's rows with times_normal and marks.
+def find_anomalies(page, session, window, threshold, after):
+    """The anomalies of a day page, most trades first: what row_of returns, times_normal and marks.
 
-    Where after, the querier's After of the page, is not None, they have its facts as well.
+    If after, the page's After, is not None, they also have its facts.
     """
-    positions = querier.positions_of_anomalies(page, threshold)
-    if len(positions) > MOST_ROWS:
+    found = querier.positions_of_anomalies(page, threshold)
+    if len(found) > MOST_ANOMALIES:
         raise querier.TableError(
-            f"{page['date'][0]} has {len(positions):,} anomalies, and a list holds "
-            f"{MOST_ROWS:,}: ask for a higher z-score, or run build-lookup-table.py"
+            f"{page['date'][0]} has {len(found):,} anomalies, and a list holds "
+            f"{MOST_ANOMALIES:,}: ask for a higher z-score, or run build-lookup-table.py"
         )
     rows = []
-    for i in positions:
+    for i in found:
         row = querier.row_of(page, i)
         row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
         row["marks"] = querier.marks_of(row, session, window)
@@ -497,20 +498,23 @@ def find_rows(page, session, window, threshold, after):
     return querier.sort_anomalies(rows, "trades")
 
 
-def select_rows(rows, listing):
-    """Those of rows that a listing shows, in its order; those without a number stay last."""
-    field = listing.sort
-    rows = querier.sort_anomalies(rows, field)
-    if listing.order != COLUMNS[field].order:
+def select_and_sort(anomalies, options):
+    """The anomalies that options select, in their order; those without a number come last."""
+    field = options.sort
+    rows = querier.sort_anomalies(anomalies, field)
+    if options.order != SORT_COLUMNS[field].order:
         rows.reverse()
         if field != "ticker":
             rows.sort(key=lambda row: not is_number(row[field]))
-    text = listing.filter.lower()
-    return [row for row in querier.select(rows, listing) if text in row["ticker"].lower()]
+    text = options.filter.lower()
+    return [row for row in querier.select(rows, options) if text in row["ticker"].lower()]
 
 
-def find_meant(tickers, text):
-    """The ticker that text means: that spelling, the only one in another case, or upper case."""
+def find_ticker(tickers, text):
+    """The one of tickers that text names, or None.
+
+    It is text itself, else the only ticker that differs in case alone, else text in upper case.
+    """
     if not text or text in tickers:
         return text or None
     alike = [ticker for ticker in tickers if ticker.casefold() == text.casefold()]
@@ -519,34 +523,31 @@ def find_meant(tickers, text):
     return text.upper() if text.upper() in alike else None
 
 
-def read_day_view(table, listing, needs_after=False):
-    """The DayView of a listing; problem and nearest say what the table lacks.
-
-    Where needs_after, its rows say what came after them.
-    """
+def read_day_view(table, options, needs_after=False):
+    """The DayView that options ask for. With needs_after its rows have the facts of After."""
     dates = table.dates
-    date = listing.date or dates[-1]
-    tickers, anomalies, rows, stats, nearest = [], [], [], None, None
-    problem = reason = tide = ""
+    date = options.date or dates[-1]
+    tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None
+    problem = empty = tide = ""
     try:
         session, page, after = read_day(table, date, needs_after)
         tickers = page["ticker"]
-        anomalies = find_rows(page, session, table.window, listing.threshold, after)
-        rows = select_rows(anomalies, listing)
+        anomalies = find_anomalies(page, session, table.window, options.threshold, after)
+        rows = select_and_sort(anomalies, options)
         tide = tide_text(querier.tide_of(table, session))
-        if listing.ticker and listing.ticker in tickers:
-            i = tickers.index(listing.ticker)
+        if options.ticker and options.ticker in tickers:
+            i = tickers.index(options.ticker)
             marks = querier.marks_of(querier.row_of(page, i), session, table.window)
-            stats = {**scored(page, i, listing.threshold), "marks": marks}
-        elif listing.ticker:
-            problem = f"no trades of {listing.ticker} on {date}"
+            ticker_row = {**json_row(page, i, options.threshold), "marks": marks}
+        elif options.ticker:
+            problem = f"no trades of {options.ticker} on {date}"
         if not rows:
             has_baselines = any(map(isfinite, page["avg_trades"]))
-            reason = empty_message(len(anomalies), listing, has_baselines, table.window)
+            empty = empty_message(len(anomalies), options, has_baselines, table.window)
     except querier.NoDataError as error:
         problem, nearest = str(error), querier.nearest_date(dates, date)
     previous, following = neighbours(sorted({*dates, date}), date)
-    above, below = neighbours([row["ticker"] for row in rows], listing.ticker)
+    previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return DayView(
         date=date,
         weekday=datetime.date.fromisoformat(date).strftime("%A"),
@@ -558,70 +559,68 @@ def read_day_view(table, listing, needs_after=False):
         tickers=len(tickers),
         anomalies=anomalies,
         rows=rows,
-        summary=summary(len(rows), len(anomalies), len(tickers)) if tickers else "",
+        summary=summary_text(len(rows), len(anomalies), len(tickers)) if tickers else "",
         tide=tide,
-        empty_message=reason,
-        previous_ticker=above,
-        next_ticker=below,
+        empty_message=empty,
+        previous_ticker=previous_ticker,
+        next_ticker=next_ticker,
         problem=problem,
         nearest=nearest,
-        meant=find_meant(tickers, listing.filter),
-        stats=stats,
+        meant=find_ticker(tickers, options.filter),
+        ticker_row=ticker_row,
     )
 
 
-def read_ticker_view(table, listing, day):
-    """The TickerView of the listing's ticker on a DayView's day; None where it has no row."""
-    if not day.stats:
+def read_ticker_view(table, options, day):
+    """The TickerView of options' ticker on the day of a DayView; None if it has no row there."""
+    if not day.ticker_row:
         return None
-    history, _ = read_history_at(table, listing.ticker, day.date)
-    dates, found = history["date"], querier.positions_of_anomalies(history, listing.threshold)
-    # The day itself is among them, so that its neighbours are those before and after.
-    anomalies = sorted({day.date, *(dates[i] for i in found)})
+    history, _ = read_history_and_index(table, options.ticker, day.date)
+    dates, found = history["date"], querier.positions_of_anomalies(history, options.threshold)
+    anomalies = {dates[i] for i in found}
     return TickerView(
-        shown(day.stats["close_price"], price),
-        f"{shown(day.stats['price_diff'], change)} %",
-        f"{words(day.stats, table.window)} {record_words(day.stats)}".strip(),
-        *neighbours(anomalies, day.date),
+        or_dash(day.ticker_row["close_price"], format_price),
+        f"{or_dash(day.ticker_row['price_diff'], format_change)} %",
+        f"{trades_text(day.ticker_row, table.window)} {record_text(day.ticker_row)}".strip(),
+        *neighbours(sorted({*anomalies, day.date}), day.date),
         *neighbours(dates, day.date),
-        day.stats["marks"],
-        links_to(listing.ticker),
+        day.ticker_row["marks"],
+        links_to(options.ticker),
     )
 
 
-def read_history_at(table, ticker, date):
-    """A ticker's history as the querier has it, and the position of date in it.
-
-    Raises NoDataError.
-    """
-    querier.select_sessions(table, [date])
+def read_history_and_index(table, ticker, date):
+    """A ticker's history, as the table has it, and the index of date in it. Raises NoDataError."""
+    querier.select_sessions(table, [date])  # raises NoDataError
     history = table.read_history(ticker)
     if date not in history["date"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
     return history, history["date"].index(date)
 
 
-def read_history(table, ticker, date, sessions, threshold):
-    """That many of the ticker's rows around a date, by date, as scored has them.
+def read_rows_around(table, ticker, date, sessions, threshold):
+    """A ticker's rows around date, by date, at most sessions of them, as json_row returns them.
 
-    A quarter of them are after date, the others up to it, as far as they go. Raises NoDataError.
+    A quarter of them are after date, fewer if the history ends before. Raises NoDataError.
     """
-    history, i = read_history_at(table, ticker, date)
+    history, i = read_history_and_index(table, ticker, date)
     rows = len(history["date"])
     after = min(rows - i - 1, sessions // 4)
     first = max(0, i + 1 + after - sessions)
-    return [scored(history, i, threshold) for i in range(first, min(rows, first + sessions))]
+    return [json_row(history, i, threshold) for i in range(first, min(rows, first + sessions))]
 
 
 def read_after(table, ticker, date):
-    """What came after a ticker's day: for each of the querier's HORIZONS a dict.
+    """What came after a ticker's day: a list with a dict for each of the querier's HORIZONS.
 
     days     the horizon
-    change   of the ticker's close since that day, in percent, if the state is "known"
-    state    "unknown": fewer days follow in the table; "gone": the ticker has no row on any of
-             them; "none": the day's close is 0
-    split    whether a suspected split lies in between
-    median   the median of this change over all tickers of the day, None without any
+    state    "known"; "unknown" while fewer days follow in the table; "gone" if the ticker has no
+             row on any of these days; "none" if the day's close is 0
+    change   of the ticker's price since that day, in percent; None unless the state is "known"
+    split    whether there is a suspected split in between
+    median   the median of the change over all tickers of the day, None if none has one
+
+    Raises NoDataError.
     """
     _, page, after = read_day(table, date, needs_after=True)
     if ticker not in page["ticker"]:
@@ -638,9 +637,9 @@ def read_after(table, ticker, date):
     return horizons
 
 
-def read_previous(table, ticker, date):
-    """The date and close of the ticker's row before that of date, or two None."""
-    history, i = read_history_at(table, ticker, date)
+def read_previous_close(table, ticker, date):
+    """The date and close of the ticker's row before date, None if missing. Raises NoDataError."""
+    history, i = read_history_and_index(table, ticker, date)
     if not i:
         return None, None
     close = history["close_price"][i - 1]
@@ -650,10 +649,10 @@ def read_previous(table, ticker, date):
 # Minute bars and headlines, from Polygon.
 
 
-class BarsError(Exception):
+class PolygonError(Exception):
     """Why there are no bars or headlines: a sentence, and the HTTP status to answer with.
 
-    retry_after is for how many seconds Polygon wants to be left alone, None if it did not say.
+    retry_after is how many seconds to wait before the next request, None if that is not known.
     """
 
     def __init__(self, sentence, status, retry_after=None):
@@ -662,40 +661,41 @@ class BarsError(Exception):
 
 
 def read_answer(text):
-    """The dict that Polygon's JSON holds. Raises BarsError for what is no answer."""
+    """The dict in text, the JSON of a Polygon answer. Raises PolygonError if it is no answer."""
     try:
         # int() of millions of digits would take minutes.
         answer = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else nan)
     except (ValueError, RecursionError):
-        raise BarsError(NONSENSE, 502) from None
+        raise PolygonError(BAD_ANSWER, 502) from None
     is_answer = isinstance(answer, dict) and {"results", "status"} & set(answer)
     if not is_answer or ("next_url" in answer and not answer.get("results")):
-        raise BarsError(NONSENSE, 502)
+        raise PolygonError(BAD_ANSWER, 502)
     return answer
 
 
 def seconds_to_wait(retry_after):
-    """For how long a 429 wants us to wait: its Retry-After, else until the minute is over."""
+    """The seconds to wait after a 429: retry_after, else the rest of the minute."""
     if re.fullmatch(r"\d{1,9}", retry_after or "", re.ASCII):
-        return min(max(1, int(retry_after)), MOST_WAIT)
+        return min(max(1, int(retry_after)), LONGEST_WAIT)
     return 60 - time.time() % 60
 
 
-def refusal(status, retry_after, body):
-    """The BarsError for an answer of another status than 200. Its text may hold the key."""
+def error_of_status(status, retry_after, body):
+    """The PolygonError for a status other than 200, without body's text: that may hold the key."""
     if status == 429:
-        return BarsError(RATE_LIMIT, 429, seconds_to_wait(retry_after))
+        return PolygonError(RATE_LIMIT, 429, seconds_to_wait(retry_after))
     if status >= 500:
-        return BarsError(IN_TROUBLE, 502)
+        return PolygonError(SERVER_ERROR, 502)
     known = (sentence for phrase, sentence in REFUSALS.items() if phrase.encode() in body)
-    return BarsError(next(known, NONSENSE), 502)
+    return PolygonError(next(known, BAD_ANSWER), 502)
 
 
-def within(seconds, call, turns):
-    """What call() returns or raises; BarsError if that takes longer, or if no turn is left.
+def call_for_at_most(seconds, call, turns):
+    """What call() returns or raises. Raises PolygonError if it takes longer, or if no turn is left.
 
-    No time limit of a socket does this: a server that sends a byte now and then keeps to them all.
-    A call that takes longer goes on in its thread, and keeps one of turns, a semaphore, until then.
+    A socket's time limit is not enough: it starts anew with each byte that a slow server sends.
+    A call that takes longer goes on in its thread. turns is a semaphore: each call holds one of
+    its turns until it ends.
     """
     outcome = Future()
 
@@ -708,65 +708,67 @@ def within(seconds, call, turns):
             turns.release()
 
     if not turns.acquire(blocking=False):
-        raise BarsError(BUSY, 503)
+        raise PolygonError(BUSY, 503)
     Thread(target=run, daemon=True).start()
     if not wait([outcome], seconds).done:
-        raise BarsError(TIMEOUT, 504)
+        raise PolygonError(TIMEOUT, 504)
     return outcome.result()
 
 
-def bounded(request, api_url, timeout):
-    """request, of a urllib3 PoolManager, for one question: within bounds, and raising BarsErrors.
+def with_limits(request, api_url, timeout):
+    """The method request of a urllib3 PoolManager, with limits, for one call of Polygon's client.
 
-    A read may take timeout seconds, an answer has at most MOST_BYTES and a question MOST_REQUESTS,
-    and no request goes to another address than api_url's, is repeated, or follows a redirect.
+    A read may take timeout seconds, an answer has at most LARGEST_ANSWER bytes, and the call may
+    make MOST_REQUESTS requests, to api_url only. None is repeated or redirected. Raises
+    PolygonError.
     """
-    left = list(range(MOST_REQUESTS))
+    requests_left = MOST_REQUESTS
 
-    def bounded_request(method, url, **options):
-        # A next_url of "x:@evil.example/" has the client ask https://api.polygon.io@evil.example/.
-        if not url.startswith(f"{api_url}/") or not left:
-            raise BarsError(NONSENSE, 502)
-        left.pop()
+    def request_with_limits(method, url, **options):
+        nonlocal requests_left
+        # A next_url of "x:@evil.example/" leads the client to https://api.polygon.io@evil.example/.
+        if not url.startswith(f"{api_url}/") or not requests_left:
+            raise PolygonError(BAD_ANSWER, 502)
+        requests_left -= 1
         options.update(timeout=timeout, retries=False, redirect=False, preload_content=False)
         with closing(request(method, url, **options)) as response:
             body = read_body(response)
         if response.status != 200:
-            raise refusal(response.status, response.headers.get("Retry-After"), body)
-        body.decode()  # fails here: the client would take it for an answer without bars
+            raise error_of_status(response.status, response.headers.get("Retry-After"), body)
+        body.decode()  # raises ValueError; the client would see an answer without bars
         return SimpleNamespace(status=200, headers=response.headers, data=body)
 
-    return bounded_request
+    return request_with_limits
 
 
 def read_body(response):
-    """The unpacked body of a urllib3 response. Raises BarsError if it is cut short or too long."""
-    body = response.read(MOST_BYTES + 1, decode_content=False)
+    """The unpacked body of a urllib3 response. Raises PolygonError if it is cut or too long."""
+    body = response.read(LARGEST_ANSWER + 1, decode_content=False)
     length = response.headers.get("Content-Length", "")
-    is_whole = len(body) <= MOST_BYTES and not (length.isdecimal() and len(body) < int(length))
+    is_whole = len(body) <= LARGEST_ANSWER and not (length.isdecimal() and len(body) < int(length))
     if is_whole and response.headers.get("Content-Encoding") == "gzip":
-        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with gzip's header
+        unpacker = zlib.decompressobj(wbits=31)  # 31: gzip with the largest window
         with suppress(zlib.error):
-            body = unpacker.decompress(body, MOST_BYTES)
+            body = unpacker.decompress(body, LARGEST_ANSWER)
         is_whole = unpacker.eof
     if not is_whole:
-        raise BarsError(NONSENSE, 502)
+        raise PolygonError(BAD_ANSWER, 502)
     return body
 
 
-def explain(error):
-    """The BarsError for what the client raised, whose own text may hold the key."""
-    if isinstance(error, BarsError):
+def as_polygon_error(error):
+    """The PolygonError for what the client raised, without error's text: that may hold the key."""
+    if isinstance(error, PolygonError):
         return error
     from urllib3 import exceptions
 
     # In urllib3 1 a refused connection is a kind of timeout.
     is_refused = isinstance(error, exceptions.NewConnectionError)
     if isinstance(error, exceptions.TimeoutError) and not is_refused:
-        return BarsError(TIMEOUT, 504)
+        return PolygonError(TIMEOUT, 504)
     if isinstance(error, exceptions.HTTPError):
-        return BarsError(NO_CONNECTION, 502)
-    return BarsError(NONSENSE, 502)
+        return PolygonError(NO_CONNECTION, 502)
+    return PolygonError(BAD_ANSWER, 502)
 
 
 class PolygonBars:
@@ -775,26 +777,26 @@ class PolygonBars:
     The client (polygon-api-client 1.16) has faults, which this class works around:
     - It never applies the timeouts that its constructor takes, sleeps for as long as a Retry-After
       says, reads answers of any length, follows redirects, and appends what stands in next_url to
-      its server's address, wherever that leads: its pool's request becomes a bounded one.
-    - Broken JSON and an answer without bars are both an empty iterator: read_answer tells them
-      apart. The bars in it may be anything: sound_bars looks at them.
-    - It puts the ticker into the path as it is, "../" included: it gets quoted tickers.
-    - An article without insights is a TypeError: headlines are read from the raw answer.
-    - It reads POLYGON_API_KEY at import, and takes an empty key: the key is read at each question.
+      its server's address, wherever that leads. So its requests are made with_limits.
+    - It takes broken JSON for an answer without bars, so read_answer reads the JSON instead.
+    - It does not check the bars, so bars_of_day does.
+    - It puts the ticker into the path as it is, "../" included, so it gets quoted tickers.
+    - It raises TypeError for an article without insights, so headlines come from the raw answer.
+    - It reads POLYGON_API_KEY at import and accepts an empty key, so ask reads the key each time.
     """
 
-    def __init__(self, api_url, timeout=10, total=15):
+    def __init__(self, api_url, timeout=10, total=15):  # seconds for a read, for a whole call
         self.api_url, self.timeout, self.total = api_url, timeout, total
         self.turns = BoundedSemaphore(CALLS_AT_ONCE)
-        self.limited_until = 0  # of time.monotonic()
+        self.limited_until = 0  # when to ask again after a 429, by time.monotonic()
 
     def fetch_minute_bars(self, ticker, date):
-        """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises BarsError.
+        """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises PolygonError.
 
-        timestamp is in milliseconds UTC; vwap and transactions may be None.
+        timestamp is in milliseconds UTC. vwap and transactions may be None.
         """
 
-        # One part of the path; of dots alone it would be a step up in it.
+        # The ticker is one part of the path. A part of dots alone would lead up from there.
         part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
 
         def list_bars(client):
@@ -804,16 +806,17 @@ class PolygonBars:
                 for agg in islice(aggs, MINUTES_A_DAY + 1)
             ]
 
-        bars = sound_bars(self.ask(list_bars), date)
+        bars = bars_of_day(self.ask(list_bars), date)
         if not bars:
-            raise BarsError(f"Polygon has no minute bars of {ticker} on {date}.", 404)
+            raise PolygonError(f"Polygon has no minute bars of {ticker} on {date}.", 404)
         return bars
 
     def fetch_headlines(self, ticker, date, start, end):
-        """The headlines on a ticker from start to end, texts as in 2024-10-18T20:00:00Z.
+        """The headlines on a ticker from start to end, two times such as 2024-10-18T20:00:00Z.
 
-        Oldest first, at most MOST_HEADLINES, so that it is one request: dicts of title, publisher,
-        published_utc and url; the last three may be None. Raises BarsError.
+        They are dicts of title, publisher, published_utc and url, of which the last three may be
+        None. The oldest comes first. There are at most MOST_HEADLINES, which takes one request.
+        Raises PolygonError. date is for AnswerCache only.
         """
 
         def list_news(client):
@@ -830,7 +833,7 @@ class PolygonBars:
 
         articles = self.ask(list_news).get("results", [])
         if not isinstance(articles, list):
-            raise BarsError(NONSENSE, 502)
+            raise PolygonError(BAD_ANSWER, 502)
         headlines = [as_headline(article) for article in articles if isinstance(article, dict)]
         headlines = [
             headline
@@ -841,49 +844,47 @@ class PolygonBars:
         return headlines[:MOST_HEADLINES]
 
     def ask(self, question):
-        """question(client); whatever goes wrong is a BarsError without the client's own text."""
+        """What question(client) returns. Raises PolygonError, whatever the client raises."""
         key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
         if not key:
-            raise BarsError(NO_KEY, 503)
+            raise PolygonError(NO_KEY, 503)
         if not re.fullmatch("[ -~]+", key):
-            raise BarsError(REFUSALS["API Key"], 502)
+            raise PolygonError(REFUSALS["API Key"], 502)
         left = self.limited_until - time.monotonic()
         if left > 0:
-            raise BarsError(RATE_LIMIT, 429, left)
+            raise PolygonError(RATE_LIMIT, 429, left)
         try:
             from polygon import RESTClient
         except ImportError:
-            raise BarsError(NO_CLIENT, 503) from None
+            raise PolygonError(NO_CLIENT, 503) from None
         json_reader = SimpleNamespace(loads=read_answer)
         client = RESTClient(key, base=self.api_url, custom_json=json_reader)
-        client.client.request = bounded(client.client.request, self.api_url, self.timeout)
+        client.client.request = with_limits(client.client.request, self.api_url, self.timeout)
         try:
-            return within(self.total, lambda: question(client), self.turns)
+            return call_for_at_most(self.total, lambda: question(client), self.turns)
         except Exception as error:  # what the client raises has no common base
-            error = explain(error)
+            error = as_polygon_error(error)
             if error.status == 429:
                 self.limited_until = time.monotonic() + error.retry_after
             raise error from None
 
 
 def is_bar(bar):
-    """Whether the dict has a number for each of BAR_FIELDS; the last two may be None."""
+    """Whether bar, a dict of BAR_FIELDS, has numbers in it; vwap and transactions may be None."""
     *needed, vwap, transactions = bar.values()
     numbers = needed + [value for value in (vwap, transactions) if value is not None]
-    return all(
-        type(value) in (int, float) and -MOST_NUMBER < value < MOST_NUMBER for value in numbers
-    )
+    return all(type(value) in (int, float) and abs(value) < LARGEST_NUMBER for value in numbers)
 
 
-def sound_bars(bars, date):
-    """The bars by time, one a minute (the last one sent), those of other days left out.
+def bars_of_day(bars, date):
+    """The bars by time, without those of other days. Of several for one minute the last one counts.
 
-    Raises BarsError where there are too many, or where one is no bar.
+    Raises PolygonError if there are too many of them, or if something else is among them.
     """
     if len(bars) > MINUTES_A_DAY or not all(map(is_bar, bars)):
-        raise BarsError(NONSENSE, 502)
-    start = new_york(date, 0).timestamp() * 1000
-    end = new_york(date, 24).timestamp() * 1000
+        raise PolygonError(BAD_ANSWER, 502)
+    start = new_york_time(date, 0).timestamp() * 1000
+    end = new_york_time(date, 24).timestamp() * 1000
     minutes = {
         bar["timestamp"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["timestamp"] < end
     }
@@ -891,7 +892,7 @@ def sound_bars(bars, date):
 
 
 def as_headline(article):
-    """A headline from an article as Polygon has it, whatever that holds; title may be empty."""
+    """The headline of Polygon's article, a dict that may hold anything. title may be empty."""
     publisher, url = article.get("publisher"), article.get("article_url")
     name = publisher.get("name") if isinstance(publisher, dict) else None
     published = article.get("published_utc")
@@ -908,34 +909,35 @@ def as_headline(article):
 
 
 def one_line(text):
-    """A foreign text on one line, cut to MOST_LETTERS; empty for what is no text."""
+    """text on one line, cut to MOST_LETTERS; empty if text is no str."""
     if not isinstance(text, str):
         return ""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(text.split())[:MOST_LETTERS]
 
 
-class BarsCache:
-    """Remembers what fetch(ticker, date, *more) returned, as JSON text.
+class AnswerCache:
+    """Remembers what fetch(ticker, date, *more) returned.
 
-    A past day's answers are kept, the KEPT_DAYS_OF_BARS that were asked for last; simultaneous
-    equal requests make one call; failures are forgotten. A request that waits for an answer holds
-    one of the turns (a semaphore); when none is left, get raises BarsError.
+    It keeps the KEPT_ANSWERS that were asked for last, of past days only, and no failures. Equal
+    requests at the same time make one call. turns is a semaphore: a request that waits for an
+    answer holds one of its turns.
     """
 
     def __init__(self, fetch, turns):
         self.fetch, self.turns = fetch, turns
         self.kept, self.under_way, self.lock = {}, {}, Lock()
 
-    def get(self, ticker, date, *more):
-        """The JSON text. Raises BarsError."""
+    def json_text(self, ticker, date, *more):
+        """What fetch returns, as JSON. Raises PolygonError, also if no turn is left."""
         asked = (ticker, date, *more)
         with self.lock:
             if asked in self.kept:
-                self.kept[asked] = self.kept.pop(asked)  # to the end: the first is dropped first
+                # Move it to the end, because what is first is dropped first.
+                self.kept[asked] = self.kept.pop(asked)
                 return self.kept[asked]
             if not self.turns.acquire(blocking=False):
-                raise BarsError(BUSY, 503)
+                raise PolygonError(BUSY, 503)
             is_first = asked not in self.under_way
             answer = self.under_way.setdefault(asked, Future())
         try:
@@ -946,6 +948,7 @@ class BarsCache:
             self.turns.release()
 
     def fetch_into(self, answer, asked):
+        """Call fetch with asked, its arguments, and put the JSON or the error into a Future."""
         try:
             answer.set_result(json.dumps(self.fetch(*asked)))
         except Exception as error:
@@ -954,15 +957,15 @@ class BarsCache:
             del self.under_way[asked]
             if not answer.exception() and is_past(asked[1]):
                 self.kept[asked] = answer.result()
-            if len(self.kept) > KEPT_DAYS_OF_BARS:
+            if len(self.kept) > KEPT_ANSWERS:
                 del self.kept[next(iter(self.kept))]
 
 
-# What an address says, and the address of a listing.
+# Options from an address, and an address from options.
 
 
 def parameter(name, parse=str, default=None):
-    """The request's parameter of that name; BadRequest if it is malformed or missing."""
+    """The request's parameter, parsed, or default if it is empty. Raises BadRequest."""
     text = request.args.get(name, "")
     if not text and default is not None:
         return default
@@ -995,7 +998,7 @@ def threshold_parameter():
 
 
 def skip_parameter():
-    """The set of marks; a form's checkboxes send a parameter each."""
+    """The set of marks to leave out. A form sends a parameter for each of its checkboxes."""
     names = ",".join(filter(None, request.args.getlist("skip")))
     try:
         return frozenset(querier.marks_argument(names) if names else ())
@@ -1004,18 +1007,19 @@ def skip_parameter():
 
 
 def skip_text(marks):
-    """What an address says for a set of marks, as on the querier's command line."""
+    """A set of marks as an address and the querier's command line write it: "split,new"."""
     return ",".join(mark.rstrip("?") for mark in querier.MARKS if mark in marks)
 
 
-def requested_listing():
-    """The Listing that the request's address stands for, as listing_address writes it."""
-    sort, many = choice_parameter("sort", COLUMNS, "trades"), querier.whole_number(0, 999_999_999)
-    return Listing(
+def requested_options():
+    """The Options in the request's address."""
+    sort = choice_parameter("sort", SORT_COLUMNS, "trades")
+    many = querier.whole_number(0, 999_999_999)
+    return Options(
         date=date_parameter(""),
         threshold=threshold_parameter(),
         sort=sort,
-        order=choice_parameter("order", ["asc", "desc"], COLUMNS[sort].order),
+        order=choice_parameter("order", ["asc", "desc"], SORT_COLUMNS[sort].order),
         filter=parameter("filter", str, ""),
         ticker=parameter("ticker", str, ""),
         min_price=number_parameter("min_price", 0),
@@ -1025,65 +1029,66 @@ def requested_listing():
     )
 
 
-def listing_address(listing, route="scanner", **changes):
-    """The address of a listing with changes; what is as usual is left out."""
-    listing = listing._replace(**changes)
-    usual = Listing(order=COLUMNS[listing.sort].order)._asdict()
-    state = {
+def address_of(options, route="scanner", **changes):
+    """The address of options with changes. Parameters that have their defaults are left out."""
+    options = options._replace(**changes)
+    defaults = Options(order=SORT_COLUMNS[options.sort].order)._asdict()
+    parameters = {
         name: skip_text(value) if name == "skip" else value
-        for name, value in listing._asdict().items()
-        if value not in (None, usual[name])
+        for name, value in options._asdict().items()
+        if value not in (None, defaults[name])
     }
-    return url_for(route, **state)
+    return url_for(route, **parameters)
 
 
 # The routes.
 
 
 def sources():
-    """What the app shows, and for whom, as create_app puts it together."""
+    """What create_app gave the app: table (a path), bars, headlines, hosts and plotly (a path)."""
     return current_app.extensions["sources"]
 
 
-def render_listing(template, listing, allows_problem=False):
-    """A template filled in with the views of a listing; 404 where the table lacks the date."""
-    version = version_of(sources().table)
-    with LISTING, open_table(sources().table) as table:
-        day = read_day_view(table, listing)
+def render_view(template, options, allows_problem=False):
+    """(HTML, status) of a template with the views of options; 404 if the table lacks the date."""
+    version = table_version(sources().table)
+    with LIST_LOCK, open_table(sources().table) as table:
+        day = read_day_view(table, options)
         if not allows_problem:
-            refuse_problem(day)
+            raise_problem(day)
+        heading = f"{options.ticker} on {day.date}" if options.ticker else day.date
         pieces = stream_template(
             template,
             **day._asdict(),
-            detail=read_ticker_view(table, listing, day),
-            listing=listing._replace(date=day.date),
-            title=f"{listing.ticker and f'{listing.ticker} on '}{day.date} · anomalies",
+            detail=read_ticker_view(table, options, day),
+            options=options._replace(date=day.date),
+            title=f"{heading} · anomalies",
             table_version=version,
         )
-        # A long list has half a million pieces: as strings of their own they would take 50 MB.
+        # A long list has half a million pieces. As separate strings they would take 50 MB.
         html = io.BytesIO()
         html.writelines(piece.encode() for piece in pieces)
         return html.getvalue(), 200 if day.tickers else 404
 
 
 def scanner():
-    """The anomalies of a day; 400, or 404 where the table lacks the date."""
-    return render_listing("scanner.html", requested_listing(), allows_problem=True)
+    """The view of a day; 400, or 404 if the table does not have the date."""
+    return render_view("scanner.html", requested_options(), allows_problem=True)
 
 
 def chart():
-    """One ticker's day; 400, or 404 where the table lacks it."""
-    listing = requested_listing()
-    listing = listing._replace(date=date_parameter(), ticker=parameter("ticker"))
-    return render_listing("chart.html", listing)
+    """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
+    options = requested_options()
+    options = options._replace(date=date_parameter(), ticker=parameter("ticker"))
+    return render_view("chart.html", options)
 
 
 def anomalies_csv():
-    """The list as the querier writes it; 400, or 404 where the table lacks the date."""
-    listing = requested_listing()._replace(ticker="")
-    with LISTING, open_table(sources().table) as table:
-        day = read_day_view(table, listing, needs_after=True)
-        refuse_problem(day)
+    """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
+    options = requested_options()._replace(ticker="")
+    with LIST_LOCK, open_table(sources().table) as table:
+        day = read_day_view(table, options, needs_after=True)
+        raise_problem(day)
         csv = "".join(querier.as_csv([querier.Listing(day.date, day.rows, [])]))
     headers = {"Content-Disposition": f'attachment; filename="anomalies-{day.date}.csv"'}
     return Response(csv, 200, headers, mimetype="text/csv")
@@ -1096,76 +1101,76 @@ def api_days():
 
 
 def api_table():
-    """Which table it is: a version that changes with the file, and its last date."""
-    version = version_of(sources().table)
+    """The table's version, a text that changes with the file, and its last date."""
+    version = table_version(sources().table)
     with open_table(sources().table) as table:
         return {"version": version, "last": table.dates[-1]}
 
 
 def api_anomalies():
-    """A day's anomalies as the querier has them; 400, 404."""
-    listing = Listing(date_parameter(""), threshold_parameter())
+    """A day's anomalies with the querier's fields; 400, 404."""
+    options = Options(date_parameter(""), threshold_parameter())
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks"]
-    with LISTING, open_table(sources().table) as table:
-        day = read_day_view(table, listing)
-        refuse_problem(day)
+    with LIST_LOCK, open_table(sources().table) as table:
+        day = read_day_view(table, options)
+        raise_problem(day)
         rows = ({field: row[field] for field in fields} for row in day.anomalies)
         text = json.dumps(list(map(querier.without_nan, rows)))
-    head = {"date": day.date, "threshold": listing.threshold, "tickers": day.tickers}
-    return json_with(head, "anomalies", text)
+    head = {"date": day.date, "threshold": options.threshold, "tickers": day.tickers}
+    return json_response(head, "anomalies", text)
 
 
 def api_history():
-    """A ticker's days around a date; 400, 404."""
+    """A ticker's rows around a date; 400, 404."""
     ticker, date, threshold = parameter("ticker"), date_parameter(), threshold_parameter()
     sessions = sys.maxsize
     if request.args.get("sessions") != "all":
         sessions = parameter("sessions", querier.whole_number(1, MOST_SESSIONS), SESSIONS)
     with open_table(sources().table) as table:
-        rows = read_history(table, ticker, date, sessions, threshold)
+        rows = read_rows_around(table, ticker, date, sessions, threshold)
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
 
 def api_after():
-    """What came after a ticker's day, and what the median ticker did then; 400, 404."""
+    """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
     ticker, date = parameter("ticker"), date_parameter()
-    with LISTING, open_table(sources().table) as table:
+    with LIST_LOCK, open_table(sources().table) as table:
         horizons = read_after(table, ticker, date)
-    words = after_words(horizons)
+    words = after_text(horizons)
     return {"ticker": ticker, "date": date, "horizons": horizons, "words": words}
 
 
 def api_bars():
-    """A ticker's minute bars of a date; 400, 404, and BarsError's 429, 502, 503, 504."""
+    """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
     ticker, date = parameter("ticker"), date_parameter()
     with open_table(sources().table) as table:
-        _, close = read_previous(table, ticker, date)
+        _, close = read_previous_close(table, ticker, date)
     session = {name: int(at.timestamp()) * 1000 for name, at in session_times(date).items()}
     head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
-    return json_with(head, "bars", sources().bars.get(ticker, date))
+    return json_response(head, "bars", sources().bars.json_text(ticker, date))
 
 
 def api_headlines():
-    """What Polygon's feed had on a ticker between the closes of its previous row and of a date.
+    """A ticker's headlines from the close of its previous row, if any, to 20:00 of a date.
 
-    400, 404, and BarsError's 429, 502, 503, 504.
+    400, 404, and PolygonError's 429, 502, 503, 504.
     """
     ticker, date = parameter("ticker"), date_parameter()
     with open_table(sources().table) as table:
-        previous, _ = read_previous(table, ticker, date)
-    start = session_times(previous)["close"] if previous else new_york(date, 0)
-    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york(date, 20)))
+        previous, _ = read_previous_close(table, ticker, date)
+    start = session_times(previous)["close"] if previous else new_york_time(date, 0)
+    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york_time(date, 20)))
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
-    return json_with(head, "headlines", sources().headlines.get(ticker, date, start, end))
+    return json_response(head, "headlines", sources().headlines.json_text(ticker, date, start, end))
 
 
-def json_with(head, name, text):
-    """The response with head, a dict, and under name the JSON that text already is."""
+def json_response(head, name, text):
+    """A response of JSON: head, a dict, to which text, itself JSON, is added under name."""
     return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
 
 
 def plotly_js():
-    """plotly's JavaScript as its Python package has it; 404 where that is missing."""
+    """The JavaScript in the Python package plotly; 404 if that is not installed."""
     path = sources().plotly
     if not path:
         raise NotFound
@@ -1187,35 +1192,35 @@ ROUTES = {
 }
 
 
-def refuse_problem(day):
-    """Raise the NoDataError that a DayView has for a problem."""
+def raise_problem(day):
+    """Raise a NoDataError, with the nearest date, if a DayView has a problem."""
     if day.problem:
         error = querier.NoDataError(day.problem)
         error.nearest = day.nearest
         raise error
 
 
-def refuse_foreign_requests():
-    """Before each request: refuse those that a foreign site may have made.
+def refuse_unwanted_request():
+    """Before each request: refuse what a foreign site may have made, and all but GET and HEAD.
 
-    A site can make its own name lead to this server, and its scripts could then read the answers.
-    So only the app's hosts are answered, or any address where they hold one of ANY_ADDRESS: an
-    address cannot be made to lead elsewhere. A foreign page can also ask for /api without
-    reading the answer, and so spend the user's requests to Polygon. Browsers tell of that in
-    Sec-Fetch-Site.
+    A site can make its own host name lead to this server. Its scripts could then read the answers.
+    So a request must name one of the app's hosts. If these include one of ALL_ADDRESSES, any IP
+    address will do, because no site can make an address lead elsewhere. A site can also have a
+    browser request /api without reading the answer, which would use up the user's requests to
+    Polygon. The browser's header Sec-Fetch-Site tells that a site did so.
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
-    if host not in hosts and not (ANY_ADDRESS & {*hosts} and re.fullmatch(ADDRESS, host)):
+    if host not in hosts and not (ALL_ADDRESSES & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
         raise BadRequest("this server does not go by that host name")
     site = request.headers.get("Sec-Fetch-Site", "none")
     if request.path.startswith("/api/") and site not in ("same-origin", "none"):
-        raise Forbidden("only this server's own pages may ask for this")
+        raise Forbidden("only this server's own views may ask for this")
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed
 
 
-def add_policies(response):
-    """After each request: what browsers may do with the answer."""
+def add_security_headers(response):
+    """After each request: add headers that limit what a browser does with the answer."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -1223,20 +1228,20 @@ def add_policies(response):
     return response
 
 
-def tell_error(error):
-    """The page, or below /api the JSON, that says what is wrong."""
+def error_response(error):
+    """The response that says what is wrong: JSON for an address below /api, else a view."""
     status, headers, answer = 503, {}, {"error": str(error)}
     if isinstance(error, querier.NoDataError):
         status = 404
-    elif isinstance(error, BarsError):
+    elif isinstance(error, PolygonError):
         status = error.status
         if error.retry_after is not None:
             answer["retry_after"] = ceil(error.retry_after)
             headers["Retry-After"] = str(answer["retry_after"])
     elif isinstance(error, HTTPException):
         status = error.code
-        told = status in (400, 403)
-        answer["error"] = error.description if told else f"{error.name}: {request.path}"
+        is_ours = status in (400, 403)
+        answer["error"] = error.description if is_ours else f"{error.name}: {request.path}"
         headers = {"Allow": "GET, HEAD"} if status == 405 else {}
     if request.path.startswith("/api/"):
         return answer, status, headers
@@ -1245,33 +1250,36 @@ def tell_error(error):
 
 
 def create_app(table_path, polygon, hosts=LOOPBACK):
-    """The web application: a table's path, a PolygonBars, and the names that it goes by."""
+    """The Flask app that shows the table at table_path, with the bars of polygon, a PolygonBars.
+
+    It answers requests for hosts only: names and addresses in lower case, without a port.
+    """
     app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
-    # plotly itself is not imported, which would take a second.
+    # find_spec does not import plotly, which would take a second.
     package, turns = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
     plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
     app.extensions["sources"] = SimpleNamespace(
         table=table_path,
-        bars=BarsCache(polygon.fetch_minute_bars, turns),
-        headlines=BarsCache(polygon.fetch_headlines, turns),
+        bars=AnswerCache(polygon.fetch_minute_bars, turns),
+        headlines=AnswerCache(polygon.fetch_headlines, turns),
         hosts=hosts,
         plotly=plotly,
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
-    app.before_request(refuse_foreign_requests)
-    app.after_request(add_policies)
-    for kind in (querier.TableError, querier.NoDataError, BarsError, HTTPException):
-        app.register_error_handler(kind, tell_error)
+    app.before_request(refuse_unwanted_request)
+    app.after_request(add_security_headers)
+    for kind in (querier.TableError, querier.NoDataError, PolygonError, HTTPException):
+        app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals.update(
         columns=LIST_COLUMNS,
         cell=cell,
         direction=direction,
-        address=listing_address,
-        chart_address=partial(listing_address, route="chart"),
-        csv_address=partial(listing_address, route="anomalies_csv"),
+        address=address_of,
+        chart_address=partial(address_of, route="chart"),
+        csv_address=partial(address_of, route="anomalies_csv"),
         skip_text=skip_text,
         mark_reasons=MARK_REASONS,
         z_threshold=querier.Z_THRESHOLD,
@@ -1282,11 +1290,11 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
 
 class CannotServeError(Exception):
-    """Why this server cannot start, in one line for the user."""
+    """Why the server cannot start, in one sentence for the user."""
 
 
 def listening_socket(host, port):
-    """A socket that listens there. Raises CannotServeError."""
+    """A socket that listens at host and port. Raises CannotServeError."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
@@ -1298,18 +1306,19 @@ def listening_socket(host, port):
 
 
 def share_one_heap():
-    """Have glibc use one heap: with one for each thread, each keeps what a long list once took.
+    """Make glibc use one heap for all threads.
 
-    (Lists of 10,800 rows to 8 clients at once, measured: at most 71 MB, and 126 MB without this.)
+    Otherwise each thread has a heap, which keeps the memory that a long list once took. Measured
+    with 8 clients at once and lists of 10,800 rows: at most 71 MB, and 126 MB without this.
     """
-    with suppress(ImportError, OSError, AttributeError, TypeError):  # where there is no glibc
+    with suppress(ImportError, OSError, AttributeError, TypeError):  # not every system has glibc
         from ctypes import CDLL
 
         CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def serve(app, listening, url):
-    """Answer requests at a listening socket until Ctrl-C. Raises CannotServeError."""
+    """Print url, and answer requests at listening, a socket. Raises CannotServeError."""
     try:
         from waitress.server import create_server
     except ImportError as error:
@@ -1324,8 +1333,8 @@ def serve(app, listening, url):
         sockets=[listening],
         threads=THREADS,
         ident=None,
-        # Only GET is answered: refuse a body before waitress writes it to a file. Close silent
-        # connections before they fill the limit and keep everyone else out.
+        # No request needs a body: refuse large ones before waitress writes them to a file. Close
+        # silent connections before they reach the limit and keep everyone else out.
         max_request_body_size=2**16,
         max_request_header_size=2**15,
         connection_limit=200,
@@ -1333,51 +1342,42 @@ def serve(app, listening, url):
         cleanup_interval=2,
         asyncore_use_poll=True,
     )
-    with unless_lost(sys.stdout):
+    with ignoring_write_errors(sys.stdout):
         print(url, flush=True)
     server.run()
 
 
 @contextmanager
-def unless_lost(stream):
-    """Writing to a stream whose reader has gone, or whose disk is full, is no reason to stop."""
+def ignoring_write_errors(stream):
+    """In this context it is no error if stream's reader has ended or its disk is full."""
     try:
         yield
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        querier.silence(stream)
 
 
-def complain(message):
-    if sys.stderr:
-        with unless_lost(sys.stderr):
-            querier.complain(message)
-
-
-def api_address(text):
-    """An argument's type: the address of an API, without a slash at its end."""
+def url_argument(text):
+    """An argument's type: an API's URL. It is returned without a slash at its end."""
     if not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./\-]*)?", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no address such as {API_URL}")
     return text.rstrip("/")
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        description="Show the lookup table in a browser: each day's anomalies, and charts of each."
+    )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
     add("--port", type=querier.whole_number(0, 65_535), default=8888, help="default 8888")
     add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
-    add(
-        "--api-url",
-        type=api_address,
-        default=API_URL,
-        metavar="URL",
-        help=f"where bars come from (default {API_URL})",
-    )
+    url = f"where bars come from (default {API_URL})"
+    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     try:
         args = parser.parse_args(argv)
     finally:  # --help may have been printed on a full disk
         if sys.stdout:
-            with unless_lost(sys.stdout):
+            with ignoring_write_errors(sys.stdout):
                 sys.stdout.flush()
     if not args.host:
         parser.error("--host is empty: name an address")
@@ -1385,7 +1385,7 @@ def parse_arguments(argv):
 
 
 def interrupt_once(*_):
-    """For a Ctrl-C: the server ends; another one while it does so changes nothing."""
+    """Handle Ctrl-C: end the server, and ignore any further Ctrl-C while it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -1396,14 +1396,15 @@ def main(argv=None):
     try:
         # Report a bad table at start-up, not on the first request.
         with open_table(args.table) as table:
-            read_day_view(table, Listing())
+            read_day_view(table, Options())
         listening = listening_socket(args.host, args.port)
         name = f"[{args.host}]" if ":" in args.host else args.host
         app = create_app(args.table, PolygonBars(args.api_url), {*LOOPBACK, name.lower()})
         url_name = "localhost" if args.host in LOOPBACK else name
         serve(app, listening, f"http://{url_name}:{listening.getsockname()[1]}")
     except (querier.TableError, CannotServeError) as error:
-        complain(str(error))
+        if sys.stderr:
+            querier.complain(error)
         return 1
     except KeyboardInterrupt:
         pass
