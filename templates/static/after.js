@@ -1,21 +1,22 @@
-// What came after a ticker's day. It is asked for last: the list and the charts do not wait for it.
+// The sentence about what came after a ticker's day. It is fetched last: the list and the charts do
+// not wait for it.
 
 import { fetchJson } from "./answers.js";
 
-const WAIT = 250; // ms: someone who is on the way to another row asks nothing
+const WAIT = 250; // ms: a row that the user only passes on the way to another costs no request
 
-let asking = new AbortController(); // ends the request that is no longer wanted
+let loading = new AbortController(); // aborts the request for the detail shown before
 
-/** Fill in the sentence of a detail once the charts have been asked for. */
-export function connectAfter(detail) {
-  asking.abort();
-  asking = new AbortController();
-  const { signal } = asking;
+/** Fetch the sentence of a detail, an element, and show it there. */
+export function showAfter(detail) {
+  loading.abort();
+  loading = new AbortController();
+  const { signal } = loading;
   const sentence = detail.querySelector(".after");
-  if (sentence) setTimeout(() => signal.aborted || tell(sentence, signal), WAIT);
+  if (sentence) setTimeout(() => signal.aborted || fillIn(sentence, signal), WAIT);
 }
 
-async function tell(sentence, signal) {
+async function fillIn(sentence, signal) {
   try {
     const { words } = await fetchJson(sentence.dataset.url, signal);
     sentence.textContent = `What came after: ${words}.`;

@@ -1,19 +1,22 @@
-// How this server is asked for JSON, and how times and numbers are written.
+// Fetches JSON from this server, and writes times and numbers as people read them.
 
 export const SERVER_IS_GONE = "The server does not answer: is gui-lookup-table.py still running?";
 
-/** The JSON behind a URL. Throws an Error with a sentence, and retryAfter (seconds) after a 429. */
+/**
+ * The JSON at a URL. Throws an Error whose message is a sentence for the user. Where the server says
+ * when to try again (status 429), the Error's retryAfter says in how many seconds.
+ */
 export async function fetchJson(url, signal) {
-  let answer;
+  let response;
   try {
-    answer = await fetch(url, { signal });
+    response = await fetch(url, { signal });
   } catch {
     throw new Error(SERVER_IS_GONE);
   }
-  const json = await answer.json().catch(() => ({}));
-  if (answer.ok) return json;
+  const json = await response.json().catch(() => ({}));
+  if (response.ok) return json;
   const error = new Error(json.error ?? "The server's answer makes no sense.");
-  if (answer.status === 429) error.retryAfter = json.retry_after ?? 60;
+  if (response.status === 429) error.retryAfter = json.retry_after ?? 60;
   throw error;
 }
 

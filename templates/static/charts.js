@@ -1,24 +1,28 @@
-// The two charts of a ticker's day, drawn by plotly.js from this server's JSON. Each has a line
-// above it, the readout, which tells the figures of the minute or day that is pointed at.
+// The two charts of a ticker's day, drawn by plotly.js from this server's JSON. Above each chart
+// stands its readout, a line with the figures of the minute or day under the pointer.
+//
+// Many functions take a box, an element of the class chart-box: it holds a heading, the readout, the
+// chart, and the message shown while there is no chart.
 
 import { fetchJson, formatCount, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
 
 const MINUTE = 60_000; // ms
-const FAST_STEP = 700; // ms: someone who chooses again within this time is on the way to another row
-// How many ms to wait before a chart is asked for. Polygon answers few requests a minute, so a row
-// that is only passed by must not cost one.
+const STEPPING_TIME = 700; // ms: a user who chooses again within this time is on the way to another row
+// How many ms a chart then waits before it is fetched. Polygon allows few requests a minute, so a row
+// that the user only passes must not cost one.
 const WAIT_WHILE_STEPPING = { "day-chart-box": 500, "history-chart-box": 60 };
-const WAIT_AFTER_LIMIT = 1000; // ms a row must have been chosen before bars are asked for
-const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
+const WAIT_AFTER_LIMIT = 1000; // ms: how long bars wait once Polygon has refused a request
+// How each box's chart is drawn: functions that return a drawing, as drawChart describes it.
+const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
 
 let plotly; // a promise of plotly.js
-let loading = new AbortController(); // ends the requests for charts that are no longer wanted
-let lastChoice = -Infinity; // when charts were last asked for, ms
-let limitWasReached = false; // Polygon has refused a request with a 429
-let goToDay = () => {}; // what a click on a day of the history does
-let zoom = null; // { date, range }: the part of the day that the user zoomed to
-const answers = new Map(); // box id: the answer that its chart shows
-const countdowns = new Map(); // box id: the timer that tries again
+let loading = new AbortController(); // aborts the requests for the charts shown before
+let lastChoice = -Infinity; // when charts were last asked for, in ms
+let limitWasReached = false; // whether Polygon has refused a request with a 429
+let goToDay = () => {}; // goToDay(date) shows another day of the ticker
+let zoom = null; // { date, range }: the times of the day that the user zoomed to
+const answers = new Map(); // a box's id: the JSON that its chart shows
+const countdowns = new Map(); // a box's id: the timer of its countdown
 
 /** plotly.js, loaded once. */
 export function loadPlotly() {
@@ -35,12 +39,12 @@ export function loadPlotly() {
   return plotly;
 }
 
-/** The drawn charts of a detail that is about to be replaced. */
+/** The charts that are drawn in a detail, an element. */
 export function drawnCharts(detail) {
   return [...detail.querySelectorAll(".chart.js-plotly-plot")];
 }
 
-/** Put the old charts into the new detail, to be seen until the new ones are there; drop the others. */
+/** Show old charts in a new detail until its own are drawn; remove those that it has no box for. */
 export function keepOldCharts(charts, detail) {
   for (const chart of charts) {
     const empty = detail.querySelector(`#${chart.id}`);
@@ -54,13 +58,13 @@ export function keepOldCharts(charts, detail) {
   }
 }
 
-/** Load and draw the charts of a detail; onDay(date) is called when the user chooses a day. */
+/** Load and draw the charts of a detail. onDay(date) is called when the user chooses another day. */
 export function showCharts(detail, onDay) {
   loading.abort();
   loading = new AbortController();
   goToDay = onDay;
   const { signal } = loading;
-  const isStepping = performance.now() - lastChoice < FAST_STEP;
+  const isStepping = performance.now() - lastChoice < STEPPING_TIME;
   lastChoice = performance.now();
   for (const box of detail.querySelectorAll(".chart-box")) {
     answers.delete(box.id);
@@ -70,73 +74,85 @@ export function showCharts(detail, onDay) {
     box.querySelector(".retry").onclick = () => retry(box, signal);
     setTimeout(() => signal.aborted || loadChart(box, signal), wait);
   }
-  connectRanges(detail.querySelector(".ranges"), signal);
+  enableHistoryLengths(detail.querySelector(".history-lengths"), signal);
 }
 
 async function loadChart(box, signal) {
   clearTimeout(countdowns.get(box.id));
   try {
-    const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${chosenSessions()}` : box.dataset.url;
+    const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historySessions}` : box.dataset.url;
     const [answer, Plotly] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
     if (signal.aborted) return;
     answers.set(box.id, answer);
     await drawChart(Plotly, box);
-    showDrawn(box);
+    hideMessage(box);
   } catch (error) {
     if (!signal.aborted) showFailure(box, error, signal);
   }
 }
 
+/**
+ * Draw a box's chart from its answer. The drawing holds traces, layout and config for plotly, and
+ * length      how many minutes or days the chart shows
+ * figures(i)  what the readout says of the i-th: for each figure [name, text, class or nothing]
+ * shown       the index of the minute or day that the readout shows while none is pointed at
+ * hoverTrace  the index of the trace that has a point for each minute or day
+ * onEnter(i)  what the Enter key does in the readout; optional
+ */
 async function drawChart(Plotly, box) {
   const chart = box.querySelector(".chart");
   const answer = answers.get(box.id);
   const isNew = !chart.classList.contains("js-plotly-plot");
-  const draw = DRAW[box.id];
-  const { traces, layout, config, items, describe, start, onEnter, pointedTrace } = draw(Plotly, chart, answer);
-  await Plotly.react(chart, traces, layout, config);
+  const drawing = DRAWINGS[box.id](Plotly, chart, answer);
+  await Plotly.react(chart, drawing.traces, drawing.layout, drawing.config);
   chart.classList.remove("old");
   chart.dataset.ticker = answer.ticker;
   chart.dataset.date = answer.date;
   if (isNew) listenToChart(chart);
-  connectReadout(Plotly, box, { length: items, describe, start, onEnter, pointedTrace });
+  enableReadout(Plotly, box, drawing);
 }
 
 function listenToChart(chart) {
-  const boxOf = () => chart.closest(".chart-box");
-  chart.on("plotly_hover", ({ points }) => readouts.get(boxOf())?.tell(points[0].pointIndex ?? points[0].pointNumber));
-  chart.on("plotly_unhover", () => readouts.get(boxOf())?.reset());
+  // Look the box up each time: keepOldCharts moves a chart to another one.
+  const readout = () => readouts.get(chart.closest(".chart-box"));
+  chart.on("plotly_hover", ({ points }) => readout()?.show(points[0].pointIndex ?? points[0].pointNumber));
+  chart.on("plotly_unhover", () => readout()?.reset());
   if (chart.id === "day-chart") {
-    chart.on("plotly_relayout", (change) => followTime(chart, change));
+    chart.on("plotly_relayout", (change) => fitToZoom(chart, change));
     chart.on("plotly_doubleclick", () => showWholeDay(chart));
   } else {
     chart.on("plotly_click", ({ points }) => goToDay(points[0].x));
   }
 }
 
-// What a chart's box says while there is no chart.
+// The message of a box, shown while it has no chart.
 
-function setState(box, kind, sentence) {
-  const state = box.querySelector(".state");
-  state.className = `state ${kind}`;
-  state.querySelector(".sentence").textContent = sentence;
-  state.querySelector(".countdown").textContent = "";
+/** Show a sentence in a box; kind, "loading" or "message", is its class. */
+function showMessage(box, kind, sentence) {
+  const message = box.querySelector(".instead-of-chart");
+  message.hidden = false;
+  message.className = `instead-of-chart ${kind}`;
+  message.querySelector(".sentence").textContent = sentence;
+  message.querySelector(".countdown").textContent = "";
 }
 
 function showLoading(box) {
   clearTimeout(countdowns.get(box.id));
   box.querySelector(".chart").setAttribute("aria-busy", "true");
-  setState(box, "loading", "Loading …");
+  showMessage(box, "loading", "Loading …");
 }
 
-function showDrawn(box) {
-  const button = box.querySelector(".retry");
-  const hadFocus = document.activeElement === button;
+function hideMessage(box) {
+  const message = box.querySelector(".instead-of-chart");
+  const hadFocus = message.contains(document.activeElement);
   box.querySelector(".chart").removeAttribute("aria-busy");
-  setState(box, "", "");
-  button.hidden = true;
+  box.querySelector(".retry").hidden = true;
+  message.className = "instead-of-chart";
+  message.hidden = true;
   if (hadFocus) box.querySelector(".chart").focus({ preventScroll: true });
 }
 
+/** Show an error instead of a box's chart, and try again after its retryAfter, if it has one. */
 function showFailure(box, error, signal) {
   const chart = box.querySelector(".chart");
   if (chart.classList.contains("js-plotly-plot")) {
@@ -146,7 +162,7 @@ function showFailure(box, error, signal) {
     chart.replaceWith(empty);
   }
   box.querySelector(".chart").removeAttribute("aria-busy");
-  setState(box, "message", error.message);
+  showMessage(box, "message", error.message);
   const button = box.querySelector(".retry");
   button.hidden = false;
   button.ariaDisabled = "false";
@@ -156,7 +172,7 @@ function showFailure(box, error, signal) {
   }
 }
 
-/** Try again; the button stays where it is, so that it keeps the focus. */
+/** Load a box's chart again. The button stays in sight, so that it keeps the focus. */
 function retry(box, signal) {
   if (box.querySelector(".retry").ariaDisabled === "true") return;
   showLoading(box);
@@ -164,7 +180,7 @@ function retry(box, signal) {
   loadChart(box, signal);
 }
 
-/** Say how long it takes until time, and then try again. */
+/** Show how many seconds are left until time, which is in ms, and then try again. */
 function countDown(box, time, signal) {
   if (signal.aborted) return;
   const seconds = Math.ceil((time - Date.now()) / 1000);
@@ -176,61 +192,66 @@ function countDown(box, time, signal) {
   countdowns.set(box.id, setTimeout(() => countDown(box, time, signal), 250));
 }
 
-// The readout: the figures of one minute or day. It is a slider, so that the keyboard reaches
-// each of them as the pointer does.
+// The readout. It is a slider, so that the keyboard reaches each minute or day as the pointer does.
 
-const readouts = new WeakMap(); // box: { tell(index), reset() }
+const readouts = new WeakMap(); // a box: { show(index), reset() }
 
-function connectReadout(Plotly, box, { length, describe, start, onEnter, pointedTrace }) {
+const READOUT_STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity };
+
+/** Fill a box's readout from a drawing, and let the keyboard move it. */
+function enableReadout(Plotly, box, drawing) {
+  const { length, shown, hoverTrace, onEnter } = drawing;
   const readout = box.querySelector(".readout");
   const chart = box.querySelector(".chart");
-  let index = start;
-  const tell = (to) => {
-    index = Math.min(Math.max(to, 0), length - 1);
-    const figures = describe(index);
-    readout.replaceChildren(...figures.map(([name, value, className]) => figureElement(name, value, className)));
+  let index = shown;
+  const show = (i) => {
+    index = Math.min(Math.max(i, 0), length - 1);
+    const figures = drawing.figures(index);
+    readout.replaceChildren(...figures.map(([name, text, className]) => figureElement(name, text, className)));
     readout.setAttribute("aria-valuenow", index);
-    readout.setAttribute("aria-valuetext", figures.map(([name, value]) => `${name} ${value}`.trim()).join(", "));
+    readout.setAttribute("aria-valuetext", figures.map(([name, text]) => `${name} ${text}`.trim()).join(", "));
   };
-  const pointAt = (to) => {
-    tell(to);
-    Plotly.Fx.hover(chart, [{ curveNumber: pointedTrace, pointNumber: index }]);
-  };
-  const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity };
+  const reset = () => show(shown);
   Object.assign(readout, { role: "slider", tabIndex: 0, ariaLabel: readout.dataset.label, ariaValueMin: 0, ariaValueMax: length - 1 });
   readout.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (Object.hasOwn(steps, event.key)) pointAt(index + steps[event.key]);
-    else if (event.key === "Enter" && onEnter) onEnter(index);
-    else return;
+    if (Object.hasOwn(READOUT_STEPS, event.key)) {
+      show(index + READOUT_STEPS[event.key]);
+      Plotly.Fx.hover(chart, [{ curveNumber: hoverTrace, pointNumber: index }]);
+    } else if (event.key === "Enter" && onEnter) {
+      onEnter(index);
+    } else {
+      return;
+    }
     event.preventDefault();
     event.stopPropagation();
   };
   readout.onblur = () => {
     Plotly.Fx.unhover(chart);
-    tell(start);
+    reset();
   };
-  readouts.set(box, { tell, reset: () => tell(start) });
-  tell(start);
+  readouts.set(box, { show, reset });
+  reset();
 }
 
-function figureElement(name, value, className = "") {
+function figureElement(name, text, className = "") {
   const element = document.createElement("span");
   const label = document.createElement("i");
   label.textContent = name;
   const figure = document.createElement("b");
-  figure.textContent = value;
+  figure.textContent = text;
   figure.className = className;
   element.append(...(name ? [label, " "] : []), figure);
   return element;
 }
 
-// The day: candles, volume and trades of each minute.
+// The chart of the day: candles, volume and trades of each minute.
 
-const WHOLE_DAY = (date) => [`${date} 04:00`, `${date} 20:00`];
+/** The times at which a day's early trading begins and its late trading ends. */
+const wholeDay = (date) => [`${date} 04:00`, `${date} 20:00`];
 
-/** For each bar the volume-weighted average price since the day's first bar. */
-export function runningVwap(bars) {
+/** For each bar, the volume-weighted average price (VWAP) since the day's first bar. */
+function runningVwap(bars) {
   let volume = 0, dollars = 0;
   return bars.map((bar) => {
     volume += bar.volume;
@@ -239,21 +260,21 @@ export function runningVwap(bars) {
   });
 }
 
-function drawDay(Plotly, chart, answer) {
+function dayDrawing(Plotly, chart, answer) {
   const { ticker, date, bars, previous_close: previousClose } = answer;
-  const color = readColors();
+  const color = styleSheetColors();
   const times = bars.map((bar) => newYorkTime(bar.timestamp));
   const vwap = runningVwap(bars);
   if (zoom?.date !== date) zoom = null;
-  const range = zoom?.range ?? WHOLE_DAY(date);
+  const range = zoom?.range ?? wholeDay(date);
   return {
     traces: dayTraces(answer, times, vwap, color),
     layout: dayLayout(answer, times, range, color),
     config: chartConfig(`${ticker}-${date}`, ["zoom2d", "pan2d", wholeDayButton(Plotly, chart), "toImage"], true),
-    items: bars.length,
-    start: bars.length - 1,
-    pointedTrace: 3, // VWAP
-    describe: (i) => {
+    length: bars.length,
+    shown: bars.length - 1,
+    hoverTrace: 3, // VWAP
+    figures: (i) => {
       const bar = bars[i];
       return [
         ["", times[i].slice(11)],
@@ -269,9 +290,9 @@ function drawDay(Plotly, chart, answer) {
 
 function dayTraces({ date, bars, previous_close: previousClose }, times, vwap, color) {
   const column = (name) => bars.map((bar) => bar[name]);
-  // A bar's time is the start of its minute; plotly puts it into the middle.
+  // A bar's timestamp is the start of its minute: have plotly draw it in the minute's middle.
   const minute = { x: times, xperiod: MINUTE, xperiodalignment: "middle" };
-  const panel = { ...minute, type: "bar", width: MINUTE, hoverinfo: "none", showlegend: false };
+  const columns = { ...minute, type: "bar", width: MINUTE, hoverinfo: "none", showlegend: false };
   const traces = [
     {
       ...minute, type: "candlestick", name: "price", hoverinfo: "none", showlegend: false,
@@ -280,14 +301,14 @@ function dayTraces({ date, bars, previous_close: previousClose }, times, vwap, c
       decreasing: { line: { color: color.down, width: 1 }, fillcolor: color.down },
     },
     {
-      ...panel, name: "volume", y: column("volume"), yaxis: "y2",
+      ...columns, name: "volume", y: column("volume"), yaxis: "y2",
       // Like the candles: hollow where the price rose, filled where it fell.
       marker: {
         color: bars.map((bar) => (bar.close < bar.open ? color.down : color.ground)),
         line: { width: 1, color: bars.map((bar) => (bar.close < bar.open ? color.down : color.up)) },
       },
     },
-    { ...panel, name: "trades", y: column("transactions"), yaxis: "y3", marker: { color: color.bar, line: { width: 0 } } },
+    { ...columns, name: "trades", y: column("transactions"), yaxis: "y3", marker: { color: color.trades, line: { width: 0 } } },
     {
       type: "scatter", mode: "lines", name: "VWAP", x: times.map((time) => `${time}:30`), y: vwap, hoverinfo: "none",
       line: { color: color.accent, width: 1.5 },
@@ -297,15 +318,15 @@ function dayTraces({ date, bars, previous_close: previousClose }, times, vwap, c
   if (previousClose !== null) {
     traces.push({
       type: "scatter", mode: "lines", name: `previous close ${formatPrice(previousClose)}`, hoverinfo: "skip",
-      x: WHOLE_DAY(date), y: [previousClose, previousClose], line: { color: color.text, width: 1, dash: "dash" },
+      x: wholeDay(date), y: [previousClose, previousClose], line: { color: color.text, width: 1, dash: "dash" },
     });
   }
   return traces;
 }
 
 /**
- * Two empty candles, a minute apart. plotly makes candles as wide as the smallest gap between any
- * two; without these, the only two trades of a day would be two candles hours wide.
+ * Two empty candles, a minute apart, the first at time. plotly makes all candles as wide as the
+ * smallest gap between two of them: without these, a day of two bars would have candles hours wide.
  */
 function oneMinuteCandles(time) {
   const next = new Date(Date.parse(`${time.replace(" ", "T")}:00Z`) + MINUTE).toISOString().slice(0, 16).replace("T", " ");
@@ -318,32 +339,31 @@ function oneMinuteCandles(time) {
 
 function dayLayout(answer, times, range, color) {
   const { date, session } = answer;
-  const [start, end] = WHOLE_DAY(date);
+  const [start, end] = wholeDay(date);
   const shade = (from, to) => ({
     type: "rect", xref: "x", x0: from, x1: to, yref: "paper", y0: 0, y1: 1,
     fillcolor: color.shade, line: { width: 0 }, layer: "below",
   });
-  const scales = visibleScales(answer, times, range);
-  const cursor = { spikethickness: 1, spikedash: "dot", spikecolor: color.muted };
-  const panel = { ...axisStyle(color), fixedrange: true, automargin: true };
+  const ranges = fittingRanges(answer, times, range);
+  const verticalAxis = { ...axisStyle(color), fixedrange: true, automargin: true };
   const title = (text) => ({ text, font: { size: 10 } });
   return {
     ...commonLayout(color),
     xaxis: {
       ...axisStyle(color), type: "date", range, minallowed: start, maxallowed: end, rangeslider: { visible: false },
-      tickformat: "%H:%M", anchor: "y3", ...cursor, showspikes: true, spikemode: "across", spikesnap: "hovered data",
+      tickformat: "%H:%M", anchor: "y3", ...cursorLine(color),
     },
     yaxis: {
-      ...panel, range: scales.price, domain: [0.48, 1], title: title("price, $"),
-      ...cursor, showspikes: true, spikemode: "across", spikesnap: "cursor",
+      ...verticalAxis, range: ranges.price, domain: [0.48, 1], title: title("price, $"),
+      ...cursorLine(color), spikesnap: "cursor",
     },
-    yaxis2: { ...panel, range: scales.volume, domain: [0.24, 0.44], nticks: 3, title: title("volume") },
-    yaxis3: { ...panel, range: scales.trades, domain: [0, 0.2], nticks: 3, title: title("trades") },
+    yaxis2: { ...verticalAxis, range: ranges.volume, domain: [0.24, 0.44], nticks: 3, title: title("volume") },
+    yaxis3: { ...verticalAxis, range: ranges.trades, domain: [0, 0.2], nticks: 3, title: title("trades") },
     bargap: 0,
     boxgap: 0.2,
     boxmode: "overlay",
-    // Of a line, plotly finds the point next to the pointer; of candles and bars only one below it.
-    // So the line of VWAP finds the minute in each panel, however thin the day.
+    // Wherever the pointer is, plotly finds the nearest point of a line, but a candle or column only
+    // when the pointer is on it. So VWAP, which is a line, finds the minute for the whole chart.
     hoversubplots: "axis",
     hoverdistance: 1000,
     spikedistance: -1,
@@ -351,64 +371,64 @@ function dayLayout(answer, times, range, color) {
   };
 }
 
-/** The ranges of the three axes that fit the bars within a range of times. */
-function visibleScales({ date, bars, previous_close: previousClose }, times, [from, to]) {
-  // Texts compare like times. A minute that begins before the range may still reach into it.
+/** The ranges of the three vertical axes that fit the bars between two times. */
+function fittingRanges({ date, bars, previous_close: previousClose }, times, [from, to]) {
+  // Times as texts compare like times. A minute that begins before from may reach into the range.
   const isVisible = (time) => `${time}:59` >= from && time <= to;
   const visible = bars.filter((_, i) => isVisible(times[i]));
-  const some = visible.length ? visible : bars;
-  let low = Math.min(...some.map((bar) => bar.low));
-  let high = Math.max(...some.map((bar) => bar.high));
+  const fitted = visible.length ? visible : bars;
+  let low = Math.min(...fitted.map((bar) => bar.low));
+  let high = Math.max(...fitted.map((bar) => bar.high));
   const height = high - low;
   const isNear = previousClose !== null && previousClose > low - height / 2 && previousClose < high + height / 2;
-  if (isNear && from <= WHOLE_DAY(date)[0]) {
+  if (isNear && from <= wholeDay(date)[0]) {
     low = Math.min(low, previousClose);
     high = Math.max(high, previousClose);
   }
   const margin = (high - low) * 0.04 || high * 0.01 || 1;
-  const most = (name) => Math.max(...some.map((bar) => bar[name] ?? 0)) * 1.06 || 1;
-  return { price: [low - margin, high + margin], volume: [0, most("volume")], trades: [0, most("transactions")] };
+  const top = (name) => Math.max(...fitted.map((bar) => bar[name] ?? 0)) * 1.06 || 1;
+  return { price: [low - margin, high + margin], volume: [0, top("volume")], trades: [0, top("transactions")] };
 }
 
-/** After a zoom in time: remember it, and fit the other axes to what is seen. */
-function followTime(chart, change) {
-  const isTime = Object.keys(change).some((name) => name.startsWith("xaxis.range"));
+/** After a zoom in time: remember it, and fit the vertical axes. change is plotly's. */
+function fitToZoom(chart, change) {
+  const isZoom = Object.keys(change).some((name) => name.startsWith("xaxis.range"));
   const answer = answers.get("day-chart-box");
-  if (!isTime || !answer) return;
+  if (!isZoom || !answer) return;
   const range = chart.layout.xaxis.range.map(String);
-  const [start, end] = WHOLE_DAY(answer.date);
+  const [start, end] = wholeDay(answer.date);
+  // A range that begins within a second of start is not zoomed.
   zoom = range[0] > `${start}:01` || range[1] < end ? { date: answer.date, range } : null;
-  const scales = visibleScales(answer, answer.bars.map((bar) => newYorkTime(bar.timestamp)), range);
-  window.Plotly.relayout(chart, { "yaxis.range": scales.price, "yaxis2.range": scales.volume, "yaxis3.range": scales.trades });
+  const { price, volume, trades } = fittingRanges(answer, answer.bars.map((bar) => newYorkTime(bar.timestamp)), range);
+  window.Plotly.relayout(chart, { "yaxis.range": price, "yaxis2.range": volume, "yaxis3.range": trades });
 }
 
 function showWholeDay(chart) {
   const answer = answers.get("day-chart-box");
-  if (answer) window.Plotly.relayout(chart, { "xaxis.range": WHOLE_DAY(answer.date) });
+  if (answer) window.Plotly.relayout(chart, { "xaxis.range": wholeDay(answer.date) });
 }
 
 const wholeDayButton = (Plotly, chart) => ({
   name: "wholeDay", title: "Whole day", icon: Plotly.Icons.home, click: () => showWholeDay(chart),
 });
 
-// The history: trades of each day, with the baseline that they are compared with.
+// The chart of the history: trades of each day, with the baseline that they are compared with.
 
-const SESSIONS_KEY = "history-sessions";
-let sessions = readSetting(SESSIONS_KEY) ?? "60";
+const HISTORY_SESSIONS = "history-sessions"; // the key of the length that the browser stores
+let historySessions = storedHistorySessions() ?? "60"; // how many sessions the chart shows, or "all"
 
-const chosenSessions = () => sessions;
-
-function connectRanges(ranges, signal) {
-  if (!ranges) return;
-  ranges.hidden = false;
-  const buttons = [...ranges.querySelectorAll("button")];
-  const markPressed = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.sessions === sessions));
+/** Make the buttons work that choose the length of the history. */
+function enableHistoryLengths(group, signal) {
+  if (!group) return;
+  group.hidden = false;
+  const buttons = [...group.querySelectorAll("button")];
+  const markPressed = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.sessions === historySessions));
   for (const button of buttons) {
     button.onclick = () => {
-      sessions = button.dataset.sessions;
-      writeSetting(SESSIONS_KEY, sessions);
+      historySessions = button.dataset.sessions;
+      storeHistorySessions();
       markPressed();
-      const box = ranges.closest(".chart-box");
+      const box = group.closest(".chart-box");
       showLoading(box);
       loadChart(box, signal);
     };
@@ -416,41 +436,41 @@ function connectRanges(ranges, signal) {
   markPressed();
 }
 
-/** A setting that this browser keeps, null where it keeps none. */
-function readSetting(name) {
+/** The length that this browser stores, null where it stores none. */
+function storedHistorySessions() {
   try {
-    const value = localStorage.getItem(name);
-    return /^(\d{1,3}|all)$/.test(value) ? value : null;
+    const stored = localStorage.getItem(HISTORY_SESSIONS);
+    return /^(\d{1,3}|all)$/.test(stored) ? stored : null;
   } catch {
     return null;
   }
 }
 
-function writeSetting(name, value) {
+function storeHistorySessions() {
   try {
-    localStorage.setItem(name, value);
+    localStorage.setItem(HISTORY_SESSIONS, historySessions);
   } catch {
-    // A browser that keeps nothing: the choice lasts as long as the page.
+    // The browser stores nothing: the choice holds until the page is reloaded.
   }
 }
 
-function drawHistory(Plotly, chart, { ticker, date, threshold, rows }) {
-  const color = readColors();
+function historyDrawing(Plotly, chart, { ticker, date, threshold, rows }) {
+  const color = styleSheetColors();
   const days = rows.map((row) => row.date);
-  const limits = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + threshold * row.std_trades));
+  const bounds = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + threshold * row.std_trades));
   return {
-    traces: historyTraces(rows, days, limits, threshold, color),
+    traces: historyTraces(rows, days, bounds, threshold, color),
     layout: historyLayout(rows, days, date, color),
     config: chartConfig(`${ticker}-${date}-history`, ["toImage"], false),
-    items: rows.length,
-    start: days.indexOf(date),
-    pointedTrace: 0,
+    length: rows.length,
+    shown: days.indexOf(date),
+    hoverTrace: 0, // trades
     onEnter: (i) => goToDay(days[i]),
-    describe: (i) => {
+    figures: (i) => {
       const row = rows[i];
       return [
-        ["", row.date], ["trades", formatCount(row.trades)], ["z-score", formatZScore(row.z_score), row.anomaly ? "spike" : ""],
-        ["mean", formatCount(row.avg_trades)], [`mean + ${threshold} std`, formatCount(limits[i])],
+        ["", row.date], ["trades", formatCount(row.trades)], ["z-score", formatZScore(row.z_score), row.anomaly ? "anomaly" : ""],
+        ["mean", formatCount(row.avg_trades)], [`mean + ${threshold} std`, formatCount(bounds[i])],
         ["close", formatPrice(row.close_price)],
         ["change", formatPercent(row.price_diff), row.price_diff < 0 ? "down" : "up"],
       ];
@@ -458,9 +478,10 @@ function drawHistory(Plotly, chart, { ticker, date, threshold, rows }) {
   };
 }
 
-function historyTraces(rows, days, limits, threshold, color) {
+/** bounds: for each row the number of trades above which it is an anomaly, or null. */
+function historyTraces(rows, days, bounds, threshold, color) {
   const column = (name) => rows.map((row) => row[name]);
-  const step = (name, y, dash) => ({
+  const stepLine = (name, y, dash) => ({
     type: "scatter", mode: "lines", name, x: days, y, hoverinfo: "skip",
     line: { shape: "hvh", color: color.text, width: 1.2, dash },
   });
@@ -468,15 +489,15 @@ function historyTraces(rows, days, limits, threshold, color) {
   return [
     {
       type: "bar", name: "trades", x: days, y: column("trades"), hoverinfo: "none", showlegend: false,
-      marker: { color: rows.map((row) => (row.anomaly ? color.spike : color.bar)), line: { width: 0 } },
+      marker: { color: rows.map((row) => (row.anomaly ? color.anomaly : color.trades)), line: { width: 0 } },
     },
     {
       type: "scatter", mode: "markers", name: "anomaly", x: anomalies.map((row) => row.date),
       y: anomalies.map((row) => row.trades), hoverinfo: "skip", cliponaxis: false,
-      marker: { symbol: "triangle-down", size: 9, color: color.spike, line: { color: color.ground, width: 1 } },
+      marker: { symbol: "triangle-down", size: 9, color: color.anomaly, line: { color: color.ground, width: 1 } },
     },
-    step("mean", column("avg_trades"), "solid"),
-    step(`mean + ${threshold} std`, limits, "dot"),
+    stepLine("mean", column("avg_trades"), "solid"),
+    stepLine(`mean + ${threshold} std`, bounds, "dot"),
     {
       type: "scatter", mode: "lines", name: "close", x: days, y: column("close_price"), yaxis: "y2", hoverinfo: "skip",
       line: { color: color.accent, width: 1.5 },
@@ -488,14 +509,14 @@ function historyLayout(rows, days, date, color) {
   const index = days.indexOf(date);
   const every = Math.ceil(days.length / 9);
   const ticks = days.filter((_, i) => (i - index) % every === 0);
-  const withYear = days[0].slice(0, 4) !== days[days.length - 1].slice(0, 4);
+  const withYear = days[0].slice(0, 4) !== days.at(-1).slice(0, 4);
   return {
     ...commonLayout(color),
     dragmode: false,
     xaxis: {
       ...axisStyle(color), type: "category", range: [-0.6, days.length - 0.4], showgrid: false, fixedrange: true,
       tickmode: "array", tickvals: ticks, ticktext: ticks.map((day) => (withYear ? day.slice(2) : day.slice(5))),
-      showspikes: true, spikemode: "across", spikesnap: "hovered data", spikethickness: 1, spikedash: "dot", spikecolor: color.muted,
+      ...cursorLine(color),
     },
     yaxis: { ...axisStyle(color), ...tradesScale(rows), automargin: true, fixedrange: true },
     yaxis2: {
@@ -512,23 +533,27 @@ function historyLayout(rows, days, date, color) {
   };
 }
 
-/** Linear, unless that would flatten every other day and the baseline with them. */
+/** The scale of the trades: logarithmic where a linear one would flatten all days but the highest. */
 function tradesScale(rows) {
   const trades = rows.map((row) => row.trades).filter((n) => n > 0).sort((a, b) => a - b);
-  const most = trades[trades.length - 1];
-  if (!(most > 20 * trades[trades.length >> 1])) return { rangemode: "tozero", title: { text: "trades" } };
-  return { type: "log", dtick: 1, range: [Math.log10(trades[0] / 2), Math.log10(most * 1.5)], title: { text: "trades, log scale" } };
+  const most = trades.at(-1);
+  const median = trades[Math.floor(trades.length / 2)];
+  if (most > 20 * median) {
+    const range = [Math.log10(trades[0] / 2), Math.log10(most * 1.5)];
+    return { type: "log", dtick: 1, range, title: { text: "trades, log scale" } };
+  }
+  return { rangemode: "tozero", title: { text: "trades" } };
 }
 
 // What both charts share.
 
-/** The style sheet's colours as plotly understands them; with forced colours, the system's. */
-function readColors() {
+/** The colours of style.css by name, as plotly understands them. */
+function styleSheetColors() {
   const probe = document.createElement("span");
   probe.style.forcedColorAdjust = "none";
   document.body.append(probe);
   const colors = {};
-  for (const name of ["ground", "panel", "line", "text", "muted", "accent", "chosen", "up", "down", "spike", "bar", "shade"]) {
+  for (const name of ["ground", "line", "text", "muted", "accent", "chosen", "up", "down", "anomaly", "trades", "shade"]) {
     probe.style.color = `var(--${name})`;
     colors[name] = getComputedStyle(probe).color;
   }
@@ -536,16 +561,22 @@ function readColors() {
   return colors;
 }
 
+/** The settings of an axis that has a dotted line through the minute or day under the pointer. */
+const cursorLine = (color) => ({
+  showspikes: true, spikemode: "across", spikesnap: "hovered data",
+  spikethickness: 1, spikedash: "dot", spikecolor: color.muted,
+});
+
 const axisStyle = (color) => ({ gridcolor: color.line, linecolor: color.line, zeroline: false });
 
-const family = getComputedStyle(document.body).fontFamily;
+const fontFamily = getComputedStyle(document.body).fontFamily;
 
 const commonLayout = (color) => ({
   autosize: true,
   margin: { l: 52, r: 12, t: 26, b: 26 },
   paper_bgcolor: color.ground,
   plot_bgcolor: color.ground,
-  font: { family, size: 11, color: color.muted },
+  font: { family: fontFamily, size: 11, color: color.muted },
   hovermode: "x",
   modebar: { bgcolor: "transparent", color: color.muted, activecolor: color.accent },
   legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "transparent", itemclick: false, itemdoubleclick: false },
@@ -561,7 +592,7 @@ const chartConfig = (filename, buttons, scrollZoom) => ({
   toImageButtonOptions: { filename, scale: 2 },
 });
 
-/** Draw both charts anew from the answers that they show. */
+/** Draw the charts again in the colours that hold now. */
 async function redrawCharts() {
   const Plotly = await loadPlotly();
   for (const id of answers.keys()) {

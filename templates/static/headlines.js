@@ -1,9 +1,10 @@
-// The headlines on a ticker, asked for by a click alone: each request counts against the user's quota.
+// The headlines on a ticker. Only a click fetches them, because each request counts against the
+// user's limit of requests.
 
 import { fetchJson, newYorkTime } from "./answers.js";
 
-/** Make the Headlines button of a detail work: one click is one request. */
-export function connectHeadlines(detail) {
+/** Show the Headlines button of a detail and make it work. Without JavaScript it stays hidden. */
+export function enableHeadlinesButton(detail) {
   const button = detail.querySelector(".headlines-button");
   const section = detail.querySelector(".headlines");
   if (!button) return;
@@ -14,7 +15,7 @@ export function connectHeadlines(detail) {
     section.hidden = false;
     section.replaceChildren(paragraph("Loading …"));
     try {
-      section.replaceChildren(...describe(await fetchJson(button.dataset.url)));
+      section.replaceChildren(...headlineElements(await fetchJson(button.dataset.url)));
     } catch (error) {
       section.replaceChildren(paragraph(error.message));
       button.ariaDisabled = "false";
@@ -22,15 +23,16 @@ export function connectHeadlines(detail) {
   };
 }
 
-function describe({ ticker, from, to, headlines }) {
+/** A sentence about the answer of /api/headlines, and the list of its headlines. */
+function headlineElements({ ticker, from, to, headlines }) {
   const span = `from ${newYorkTime(Date.parse(from))} to ${newYorkTime(Date.parse(to))} New York time`;
-  if (!headlines.length) return [paragraph(`No headline in Polygon's feed on ${ticker} ${span}.`)];
+  if (!headlines.length) return [paragraph(`No headline on ${ticker} in Polygon's feed ${span}.`)];
   const list = document.createElement("ul");
-  list.append(...headlines.map(listItem));
-  return [paragraph(`Polygon's feed ${span}. A headline is not a cause.`), list];
+  list.append(...headlines.map(headlineItem));
+  return [paragraph(`Headlines in Polygon's feed ${span}. A headline is not a cause.`), list];
 }
 
-function listItem({ title, publisher, published_utc, url }) {
+function headlineItem({ title, publisher, published_utc, url }) {
   const item = document.createElement("li");
   const time = document.createElement("span");
   time.textContent = published_utc ? newYorkTime(Date.parse(published_utc)).slice(5) : "";
@@ -40,7 +42,7 @@ function listItem({ title, publisher, published_utc, url }) {
   return item;
 }
 
-/** The title, as a link where its address is one of the web. */
+/** A headline's title, as a link if url is a web address. */
 function titleElement(title, url) {
   const isWebAddress = /^https?:\/\//i.test(url ?? "");
   const element = document.createElement(isWebAddress ? "a" : "b");

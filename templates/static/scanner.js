@@ -1,15 +1,15 @@
-// Moves about the pages without loading them anew. The server renders everything; this fetches
-// the page of an address and replaces the parts that differ. The address holds the whole state,
-// so the same links and forms work without this file.
+// Shows another view without loading the page anew. The server renders every view; this script
+// fetches the one at an address and replaces the parts that differ. The address holds everything that
+// the user has chosen, so the same links and forms work without JavaScript.
 
-import { connectAfter } from "./after.js";
+import { showAfter } from "./after.js";
 import { SERVER_IS_GONE } from "./answers.js";
 import { drawnCharts, keepOldCharts, loadPlotly, showCharts } from "./charts.js";
-import { connectHeadlines } from "./headlines.js";
+import { enableHeadlinesButton } from "./headlines.js";
 
 const PARTS = ["steps", "summary", "csv", "filters-summary", "clear-filters", "list", "detail"];
 const LOOK_FOR_NEW_TABLE_EVERY = 30_000; // ms
-const htmlFromServer = new Map(); // a part's id: its HTML before charts and choices changed it
+const htmlFromServer = new Map(); // a part's id: its HTML as the server sent it
 
 const find = (selector, root = document) => root.querySelector(selector);
 const listRows = () => [...document.querySelectorAll("#anomalies tbody tr")];
@@ -18,16 +18,16 @@ const rowOf = (ticker) => listRows().find((row) => row.dataset.ticker === ticker
 const currentAddress = () => new URL(location.href);
 const tickerInAddress = () => currentAddress().searchParams.get("ticker");
 
-let shownAddress = location.href; // the address of what is seen
-let lastTicker = tickerInAddress(); // the place in the list, also once its row is no longer chosen
-let choosing = new AbortController(); // ends the request for a detail that is no longer wanted
+let shownAddress = location.href; // the address of the view that is shown
+let lastTicker = tickerInAddress(); // the one chosen last: the arrow keys go on from its row
+let choosing = new AbortController(); // aborts the request for the detail of a row chosen before
 
-// One action after the other, so that three quick presses of a key are three days.
+// Actions run one after the other, so that three quick presses of a key go on by three days.
 
 let lastAction = Promise.resolve();
 const enqueue = (action) => (lastAction = lastAction.then(() => run(action)));
 
-/** Run an action and say whether the server answered it. */
+/** Run an action. If the server did not answer it, say so. */
 async function run(action) {
   let notice = "";
   try {
@@ -35,81 +35,95 @@ async function run(action) {
   } catch (error) {
     if (error.name === "AbortError") return;
     notice = SERVER_IS_GONE;
-    // The way back changes the address before the server is asked.
+    // The browser's Back changes the address before the view is fetched: undo that.
     if (location.href !== shownAddress) history.pushState(null, "", shownAddress);
   }
   find("#notice").textContent = notice;
 }
 
-async function fetchPage(address, signal) {
-  const answer = await fetch(address, { signal });
-  return new DOMParser().parseFromString(await answer.text(), "text/html");
+// Showing a view.
+
+/** The view at an address, as a document. */
+async function fetchView(address, signal) {
+  const response = await fetch(address, { signal });
+  return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-/** Remember an address as that of what is seen; method is pushState, replaceState or null. */
+/** Set the address of the view that is shown. method: "pushState", "replaceState"; null after Back. */
 function setAddress(address, method) {
   if (method) history[method](null, "", address);
   shownAddress = location.href;
 }
 
-/** Show the page of an address. method is pushState, replaceState or, on the way back, null. */
-async function showPage(address, method = "pushState") {
+/** Show the view at an address. method is that of setAddress. */
+async function showView(address, method = "pushState") {
   choosing.abort();
-  const typed = fieldValues();
-  const page = await fetchPage(address);
-  const before = new URL(shownAddress).searchParams;
+  const oldValues = method ? fieldValues() : {};
+  const view = await fetchView(address);
+  const oldParameters = new URL(shownAddress).searchParams;
   setAddress(address, method);
-  document.title = page.title;
+  document.title = view.title;
   const version = find("main").dataset.tableVersion;
-  if (PARTS.some((id) => !find(`#${id}`) !== !find(`#${id}`, page))) {
-    find("main").replaceWith(find("main", page));
+  const hasSameParts = PARTS.every((id) => !find(`#${id}`) === !find(`#${id}`, view));
+  if (hasSameParts) {
+    replaceParts(view, oldParameters, oldValues);
+  } else {
+    find("main").replaceWith(find("main", view));
     htmlFromServer.clear();
     start();
-  } else {
-    replaceParts(page, before, method === null ? {} : typed);
   }
-  reportNewTable(version, page);
+  reportNewTable(version, view);
+}
+
+/** Replace the parts that differ in a view. oldParameters are those of the address shown before. */
+function replaceParts(view, oldParameters, oldValues) {
+  const list = find("#list");
+  const oldDate = list?.dataset.date;
+  const focused = document.activeElement;
+  const selector = selectorOf(focused);
+  lastTicker = tickerInAddress() ?? lastTicker;
+  PARTS.forEach((id) => replacePart(id, view));
+  updateFields(view, oldValues);
+  if (list) scrollList(list, oldDate, oldParameters);
+  if (!focused.isConnected) (find(selector) ?? list)?.focus({ preventScroll: true });
 }
 
 const fieldValues = () => Object.fromEntries([...document.querySelectorAll("#settings input[id]")].map(({ id, value }) => [id, value]));
 
-/** Replace what differs in a page. A field keeps what was typed since its value in typed was read. */
-function replaceParts(page, before, typed) {
-  const list = find("#list");
-  const date = list?.dataset.date;
-  const focused = document.activeElement;
-  const selector = selectorOf(focused);
-  lastTicker = tickerInAddress() ?? lastTicker;
-  PARTS.forEach((id) => replacePart(id, page));
-  for (const input of page.querySelectorAll("#settings input[id]")) {
-    const mine = find(`#${input.id}`);
-    const isTyping = input.id in typed && (mine === focused || mine.value !== typed[input.id]);
-    if (input.type === "checkbox") mine.checked = input.checked;
-    else if (!isTyping) mine.value = input.value;
-    if (input.min) [mine.min, mine.max] = [input.min, input.max];
+/**
+ * Give the settings' fields the values that they have in a view, except where the user is typing:
+ * in the field that has the focus, and in those that no longer hold their old value. oldValues has no
+ * value for a field that is to be changed in any case.
+ */
+function updateFields(view, oldValues) {
+  for (const input of view.querySelectorAll("#settings input[id]")) {
+    const field = find(`#${input.id}`);
+    const isTyping = input.id in oldValues && (field === document.activeElement || field.value !== oldValues[input.id]);
+    if (input.type === "checkbox") field.checked = input.checked;
+    else if (!isTyping) field.value = input.value;
+    if (input.min) [field.min, field.max] = [input.min, input.max];
   }
-  const select = find("#min_record", page);
-  if (select) replaceOptions(find("#min_record"), select);
-  if (list) scrollList(list, date, before);
-  if (!focused.isConnected) (find(selector) ?? list)?.focus({ preventScroll: true });
+  const select = find("#min_record", view);
+  if (select) copySelect(select, find("#min_record"));
 }
 
-/** Make a select that of another page; with new options alone, Chromium would choose one of them. */
-function replaceOptions(mine, { value, options }) {
-  const texts = (these) => Array.from(these, ({ text }) => text).join();
-  if (texts(mine.options) !== texts(options)) mine.replaceChildren(...options);
-  mine.value = value;
+/** Give a select element the options and the value of another. */
+function copySelect(from, to) {
+  const { value, options } = from;
+  const texts = (select) => Array.from(select.options, ({ text }) => text).join();
+  if (texts(to) !== texts(from)) to.replaceChildren(...options);
+  to.value = value; // otherwise Chromium would choose one of the new options
 }
 
-/** Another order shows its top, everything else the chosen row. */
-function scrollList(list, date, before) {
-  const after = currentAddress().searchParams;
-  const isSorted = ["sort", "order"].some((name) => before.get(name) !== after.get(name));
-  if (isSorted || list.dataset.date !== date) list.scrollTop = 0;
-  if (!isSorted) chosenRow()?.scrollIntoView({ block: "nearest" });
+/** Show the top of the list after a change of day or order. Unless the order changed, show the chosen row. */
+function scrollList(list, oldDate, oldParameters) {
+  const parameters = currentAddress().searchParams;
+  const hasNewOrder = ["sort", "order"].some((name) => oldParameters.get(name) !== parameters.get(name));
+  if (hasNewOrder || list.dataset.date !== oldDate) list.scrollTop = 0;
+  if (!hasNewOrder) chosenRow()?.scrollIntoView({ block: "nearest" });
 }
 
-/** A selector that finds an element's successor in another page. */
+/** A selector that finds the same element after the parts have been replaced. */
 function selectorOf(element) {
   if (element.id) return `#${CSS.escape(element.id)}`;
   const row = element.closest("#anomalies tr[data-ticker]");
@@ -120,53 +134,62 @@ function selectorOf(element) {
   return box && element.className ? `#${box.id} .${element.classList[0]}` : "#list";
 }
 
-/** Make a part what it is in a page, unless it is. The element stays: screen readers watch it. */
-function replacePart(id, page) {
-  const part = find(`#${id}`, page);
-  if (!part || part.outerHTML === htmlFromServer.get(id)) return;
-  htmlFromServer.set(id, part.outerHTML);
-  const mine = find(`#${id}`);
-  const charts = id === "detail" ? drawnCharts(mine) : [];
-  for (const { name } of [...mine.attributes]) mine.removeAttribute(name);
-  for (const { name, value } of part.attributes) mine.setAttribute(name, value);
-  mine.replaceChildren(...part.childNodes);
+/**
+ * Give a part the attributes and the content that it has in a view, if they have changed. The element
+ * itself stays, because screen readers watch it.
+ */
+function replacePart(id, view) {
+  const newPart = find(`#${id}`, view);
+  if (!newPart || newPart.outerHTML === htmlFromServer.get(id)) return;
+  htmlFromServer.set(id, newPart.outerHTML);
+  const part = find(`#${id}`);
+  const oldCharts = id === "detail" ? drawnCharts(part) : [];
+  for (const { name } of [...part.attributes]) part.removeAttribute(name);
+  for (const { name, value } of newPart.attributes) part.setAttribute(name, value);
+  part.replaceChildren(...newPart.childNodes);
   if (id === "list") setTabStop();
-  if (id === "detail") connectDetail(charts);
+  if (id === "detail") activateDetail(oldCharts);
 }
 
-/** Fill the detail with its charts, and make its buttons and links work. */
-function connectDetail(oldCharts) {
+/** Load what the server leaves out of the detail, and make its buttons and links work. */
+function activateDetail(oldCharts) {
   const detail = find("#detail");
   keepOldCharts(oldCharts, detail);
-  // The detail of /chart is shown beside the list too: its links to days lead to the page that is seen.
-  for (const link of detail.querySelectorAll("a.same-page")) link.pathname = location.pathname;
-  const copy = find(".copy", detail);
-  if (copy && navigator.clipboard) {
-    copy.hidden = false;
-    copy.onclick = async () => {
-      await navigator.clipboard.writeText(detail.dataset.ticker);
-      copy.textContent = "Copied";
-    };
-  }
-  connectHeadlines(detail);
+  // A detail that showDetail has fetched comes from /chart: make its links to other days lead to this view.
+  for (const link of detail.querySelectorAll(".anomaly-days a")) link.pathname = location.pathname;
+  enableCopyButton(detail);
+  enableHeadlinesButton(detail);
   showCharts(detail, goToDay);
-  connectAfter(detail);
+  showAfter(detail);
 }
 
-/** Of the rows' links, the tab key reaches one; the arrow keys reach the others. */
+function enableCopyButton(detail) {
+  const button = find(".copy", detail);
+  if (!button || !navigator.clipboard) return;
+  button.hidden = false;
+  button.onclick = async () => {
+    await navigator.clipboard.writeText(detail.dataset.ticker);
+    button.textContent = "Copied";
+  };
+}
+
+// Choosing a row.
+
+/** Let the Tab key reach the link of one row only; the arrow keys reach the other rows. */
 function setTabStop() {
   const stop = chosenRow() ?? rowOf(lastTicker) ?? listRows()[0];
   for (const row of listRows()) find("a", row).tabIndex = row === stop ? 0 : -1;
 }
 
+/** Mark a row as the chosen one; without a row, none is. */
 function markChosen(row) {
   chosenRow()?.setAttribute("aria-selected", "false");
   row?.setAttribute("aria-selected", "true");
-  htmlFromServer.delete("list");
+  htmlFromServer.delete("list"); // the list is no longer as the server sent it: replace it next time
   setTabStop();
 }
 
-/** A link's address with the ticker that is chosen now, of which the link may not know. */
+/** A link's address, with the ticker that is chosen now. (The link may be older than the choice.) */
 function withChosenTicker(href) {
   const address = new URL(href, location.href);
   const ticker = chosenRow()?.dataset.ticker ?? tickerInAddress();
@@ -178,10 +201,10 @@ function withChosenTicker(href) {
 function goToDay(date) {
   const address = withChosenTicker(location.href);
   address.searchParams.set("date", date);
-  if (date !== find("#detail").dataset.date) enqueue(() => showPage(address));
+  if (date !== find("#detail").dataset.date) enqueue(() => showView(address));
 }
 
-/** Mark a row at once; show its detail, and change the address, once the server has answered. */
+/** Mark a row at once; show its detail and change the address once the server has answered. */
 function chooseRow(row, isClick = false) {
   const { ticker } = row.dataset;
   choosing.abort();
@@ -201,39 +224,44 @@ function chooseRow(row, isClick = false) {
   });
 }
 
+/** Show a ticker's detail beside the list. After a click or a first choice, Back undoes that. */
 async function showDetail(ticker, address, isClick, signal) {
-  const isFirst = !tickerInAddress();
+  const isStep = isClick || !tickerInAddress();
   const shown = find("#detail").dataset;
   if (shown.ticker === ticker && shown.date === find("#list").dataset.date) return;
-  const source = new URL(address);
-  source.pathname = "/chart";
-  const page = await fetchPage(source, signal);
+  const chartAddress = new URL(address);
+  chartAddress.pathname = "/chart"; // the same detail, but sent without the list
+  const view = await fetchView(chartAddress, signal);
   if (signal.aborted) return;
-  if (!find("#detail", page)) {
-    enqueue(() => showPage(location.href, "replaceState"));
+  if (!find("#detail", view)) {
+    enqueue(() => showView(location.href, "replaceState"));
     return;
   }
-  setAddress(address, isFirst || isClick ? "pushState" : "replaceState");
-  document.title = page.title;
-  replacePart("detail", page);
-  if ((isFirst || isClick) && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
+  setAddress(address, isStep ? "pushState" : "replaceState");
+  document.title = view.title;
+  replacePart("detail", view);
+  if (isStep && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
 }
 
-/** Go that many rows down; from the place where the list was left, if no row is chosen. */
-function moveBy(steps) {
+/**
+ * Choose the row that is so many rows below the chosen one (a negative number: above), or below the
+ * one chosen last. Where neither is in the list, choose its first row; for a negative number, its last.
+ */
+function chooseRowBelow(steps) {
   const rows = listRows();
   const index = rows.indexOf(chosenRow() ?? rowOf(lastTicker));
   const row = rows[index < 0 ? (steps > 0 ? 0 : rows.length - 1) : index + steps];
   if (row) chooseRow(row);
 }
 
-function moveToEnd(which) {
-  const row = listRows().at(which);
+/** Choose the row at an index of the list; -1 is the last. */
+function chooseRowAt(index) {
+  const row = listRows().at(index);
   if (row) chooseRow(row);
 }
 
-/** Show the ticker that the filter names, anomaly or not; else the first row. */
-function chooseTyped() {
+/** Choose the ticker that the filter means, anomaly or not; if it means none, the first row. */
+function chooseFiltered() {
   const { meant } = find("#list").dataset;
   const row = meant ? rowOf(meant) : listRows()[0];
   if (row) {
@@ -241,45 +269,49 @@ function chooseTyped() {
   } else if (meant) {
     const address = currentAddress();
     address.searchParams.set("ticker", meant);
-    return showPage(address);
+    return showView(address);
   }
   return null;
 }
 
+// Settings and links.
+
 const FIELDS = ["date", "threshold", "filter", "min_price", "min_trades", "min_record"];
 
-/** What the fields say, by name, without what is half typed; an empty text is what is usual. */
+/** The settings by name, as texts, empty for a default; without fields that are half typed. */
 function settings() {
-  const fields = FIELDS.map((id) => find(`#${id}`)).filter(({ id, value, validity }) => validity.valid || (id === "date" && value >= "1000"));
+  // A date outside the table is invalid but complete; while its year is typed, it starts with a 0.
+  const isComplete = ({ id, value, validity }) => validity.valid || (id === "date" && value >= "1000");
+  const fields = FIELDS.map((id) => find(`#${id}`)).filter(isComplete);
   const skip = [...document.querySelectorAll("#filters [name=skip]:checked")].map(({ value }) => value).join();
   return { ...Object.fromEntries(fields.map(({ id, value, dataset }) => [id, value === dataset.default ? "" : value])), skip };
 }
 
-/** Show what the fields say. To change a filter, unlike to begin one, is no step to go back from. */
+/** Show the view that the settings ask for. Back skips the letters of a filter, except the first. */
 function applySettings() {
   const address = withChosenTicker(location.href);
-  const changed = [];
+  let isChanged = false, isStep = false;
   for (const [name, after] of Object.entries(settings())) {
-    const isDefaultDate = name === "date" && after === find("#list").dataset.date;
-    const before = address.searchParams.getAll(name).join() || (isDefaultDate ? after : "");
+    const isShownDate = name === "date" && after === find("#list").dataset.date;
+    const before = address.searchParams.getAll(name).join() || (isShownDate ? after : "");
     if (before === after) continue;
-    changed.push(before && after ? name : "");
+    isChanged = true;
+    isStep ||= name !== "filter" || !before || !after;
     if (after) address.searchParams.set(name, after);
     else address.searchParams.delete(name);
   }
-  if (!changed.length) return null;
-  return showPage(address, changed.every((name) => name === "filter") ? "replaceState" : "pushState");
+  return isChanged ? showView(address, isStep ? "pushState" : "replaceState") : null;
 }
 
-/** Follow a link; those of the header and of the list's headings keep the chosen ticker. */
+/** Show the view that a link leads to. The chosen ticker stays if the link only changes the list or its day. */
 function follow(link) {
   if (!link?.href) return null;
   const keepsTicker = link.closest(".scanner #steps, th, #clear-filters");
-  return showPage(keepsTicker ? withChosenTicker(link.href) : link.href);
+  return showView(keepsTicker ? withChosenTicker(link.href) : link.href);
 }
 
-/** Go to the day before or after. At the table's end, ask whether it has got longer. */
-async function stepDay(id) {
+/** Follow the link to the day before or after. If it leads nowhere, read the table again first. */
+async function followDayLink(id) {
   if (!find(`#${id}`)?.href) await refresh();
   await follow(find(`#${id}`));
 }
@@ -290,20 +322,20 @@ function refresh() {
   const address = withChosenTicker(location.href);
   const { date } = find("#list")?.dataset ?? find("#detail").dataset;
   if (date) address.searchParams.set("date", date);
-  return showPage(address, "replaceState");
+  return showView(address, "replaceState");
 }
 
-/** Leave the ticker's own page, or close the detail, or take the filter away. */
+/** Leave a ticker's own page, or close the detail beside the list, or else clear the filter. */
 function close() {
-  const wayBack = find("#all-anomalies");
-  if (wayBack) return enqueue(() => follow(wayBack));
+  const linkToList = find("#all-anomalies");
+  if (linkToList) return enqueue(() => follow(linkToList));
   choosing.abort();
+  if (!find("#list")) return null;
   const address = currentAddress();
   const name = chosenRow() || address.searchParams.has("ticker") ? "ticker" : "filter";
-  if (!find("#list")) return null;
   if (!address.searchParams.has(name)) return markChosen(null);
   address.searchParams.delete(name);
-  return enqueue(() => showPage(address));
+  return enqueue(() => showView(address));
 }
 
 // A new table.
@@ -311,17 +343,17 @@ function close() {
 async function lookForNewTable() {
   const { tableVersion } = find("main").dataset;
   if (document.hidden || !tableVersion) return;
-  const answer = await fetch(document.body.dataset.tableUrl).catch(() => null);
-  const { version } = answer?.ok ? await answer.json() : {};
+  const response = await fetch(document.body.dataset.tableUrl).catch(() => null);
+  const { version } = response?.ok ? await response.json() : {};
   if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
-/** Say so if a page is of another table than the one before it. */
-function reportNewTable(before, page) {
-  const { tableVersion: after } = find("main", page)?.dataset ?? find("main").dataset;
+/** Say so if a view is of another table than the view before it, whose version is oldVersion. */
+function reportNewTable(oldVersion, view) {
+  const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
   const message = find("#new-table");
-  if (after) find("main").dataset.tableVersion = after;
-  if (before && after && before !== after) {
+  if (tableVersion) find("main").dataset.tableVersion = tableVersion;
+  if (oldVersion && tableVersion && oldVersion !== tableVersion) {
     const last = find("#date")?.max;
     message.replaceChildren(`There is a new table${last ? ` up to ${last}` : ""}. `);
     if (last && last !== find("#list").dataset.date) message.append(linkToDay(last));
@@ -343,14 +375,14 @@ function linkToDay(date) {
 // Keys, clicks and fields.
 
 const KEYS = {
-  ArrowLeft: () => enqueue(() => stepDay("previous-day")),
-  ArrowRight: () => enqueue(() => stepDay("next-day")),
-  ArrowDown: () => enqueue(() => (find("#list") ? moveBy(1) : follow(find("#next-anomaly")))),
-  ArrowUp: () => enqueue(() => (find("#list") ? moveBy(-1) : follow(find("#previous-anomaly")))),
-  Home: () => enqueue(() => moveToEnd(0)),
-  End: () => enqueue(() => moveToEnd(-1)),
-  p: () => enqueue(() => follow(find("#earlier-anomaly"))),
-  n: () => enqueue(() => follow(find("#later-anomaly"))),
+  ArrowLeft: () => enqueue(() => followDayLink("previous-day")),
+  ArrowRight: () => enqueue(() => followDayLink("next-day")),
+  ArrowDown: () => enqueue(() => (find("#list") ? chooseRowBelow(1) : follow(find("#next-ticker")))),
+  ArrowUp: () => enqueue(() => (find("#list") ? chooseRowBelow(-1) : follow(find("#previous-ticker")))),
+  Home: () => enqueue(() => chooseRowAt(0)),
+  End: () => enqueue(() => chooseRowAt(-1)),
+  p: () => enqueue(() => follow(find("#previous-anomaly"))),
+  n: () => enqueue(() => follow(find("#next-anomaly"))),
   "/": () => find("#filter")?.select(),
   Escape: close,
 };
@@ -361,11 +393,11 @@ const FILTER_KEYS = {
   Enter: () => {
     find("#filter").blur();
     enqueue(applySettings);
-    enqueue(chooseTyped);
+    enqueue(chooseFiltered);
   },
   ArrowDown: () => {
     find("#filter").blur();
-    enqueue(() => moveBy(1));
+    enqueue(() => chooseRowBelow(1));
   },
   Escape: () => {
     find("#filter").value = "";
@@ -374,7 +406,7 @@ const FILTER_KEYS = {
   },
 };
 
-/** Close the panel of further filters; the focus goes back to what opened it. */
+/** Close the panel of further filters; a focus in it goes back to the button that opened it. */
 function closeFilters() {
   if (find("#filters").contains(document.activeElement)) find("#filters-summary").focus();
   find("#filters").open = false;
@@ -382,7 +414,7 @@ function closeFilters() {
 
 const PANEL_KEYS = { Escape: closeFilters };
 
-/** The keys that do something where the focus is. */
+/** The keys that do something while an element has the focus: { key: action }. */
 function keysAt(element) {
   if (element.closest("#filters[open]")) return PANEL_KEYS;
   if (!element.closest("input")) return KEYS;
@@ -405,14 +437,14 @@ document.addEventListener("click", (event) => {
   if (row) {
     event.preventDefault();
     chooseRow(row, true);
-  } else if (link && isPageHere(link)) {
+  } else if (link && isLinkToView(link)) {
     event.preventDefault();
-    enqueue(() => (/^(previous|next)-day$/.test(link.id) ? stepDay(link.id) : follow(link)));
+    enqueue(() => (/^(previous|next)-day$/.test(link.id) ? followDayLink(link.id) : follow(link)));
   }
 });
 
-/** Whether a link leads to a page of which this script can replace the parts. */
-function isPageHere(link) {
+/** Whether a link leads to a view that this script can show. */
+function isLinkToView(link) {
   if (link.target || link.hasAttribute("download") || link.origin !== location.origin) return false;
   return ["/", "/chart"].includes(link.pathname) && !link.closest(".error");
 }
@@ -423,18 +455,19 @@ document.addEventListener("submit", (event) => {
   event.preventDefault();
   enqueue(applySettings);
 });
-addEventListener("popstate", () => enqueue(() => showPage(location.href, null)));
+addEventListener("popstate", () => enqueue(() => showView(location.href, null)));
 addEventListener("focus", lookForNewTable);
 document.addEventListener("visibilitychange", lookForNewTable);
 setInterval(lookForNewTable, LOOK_FOR_NEW_TABLE_EVERY);
 
+/** Make a view work after it has been shown as a whole. */
 function start() {
   for (const id of PARTS) if (find(`#${id}`)) htmlFromServer.set(id, find(`#${id}`).outerHTML);
   setTabStop();
   chosenRow()?.scrollIntoView({ block: "nearest" });
-  if (find(".chart-box")) connectDetail([]);
+  if (find(".chart-box")) activateDetail([]);
 }
 
 start();
-// The list comes first; plotly.js is loaded before the first chart is asked for.
+// Show the list first, and load plotly.js before the first chart needs it.
 setTimeout(() => loadPlotly().catch(() => {}), 50);
