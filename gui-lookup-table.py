@@ -252,7 +252,7 @@ def record_text(row):
 
 
 def tide_text(tide):
-    """What the querier's tide_of returns, in words; empty for None."""
+    """What the querier's anomaly_share returns, in words; empty for None."""
     if not tide:
         return ""
     text = "{share:.1f} % of {with_deviation:,} tickers with a baseline; the usual is {usual:.1f} %"
@@ -279,7 +279,7 @@ def after_text(horizons):
 # What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
     "split?": "The open is about a split's ratio, such as 2 or 1/3, times the previous close.",
-    "new": f"It has fewer than {querier.MANY} earlier rows, although the table is older.",
+    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows, although the table is older.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
     "stale": "Its baseline reaches back over more than twice as many days as it has rows.",
     "test": "It is one of the exchanges' test symbols.",
@@ -462,17 +462,17 @@ def read_day(table, date, needs_after):
     (session,) = sessions = querier.select_sessions(table, [date])
     last = session + querier.HORIZONS[-1] if needs_after else session
     to_read = range(session, min(last + 1, table.number_of_days))
-    tickers = max(table.entry(each)[2] for each in to_read)
+    tickers = max(table.index_day(each)[2] for each in to_read)
     if tickers > MOST_TICKERS_A_DAY:
         raise querier.TableError(f"a day has {tickers:,} tickers, more than this server shows")
-    ((_, page, after),) = querier.read_days(table, sessions, needs_after)
+    ((_, page, after),) = querier.read_sessions(table, sessions, needs_after)
     return session, page, after
 
 
 def json_row(page, i, threshold):
     """Row i of a day page or a history, for JSON; its field anomaly says whether it is one."""
     row = querier.row_of(page, i)
-    row["anomaly"] = row["z_score"] > querier.lowest_anomaly(threshold)
+    row["anomaly"] = row["z_score"] > querier.z_limit(threshold)
     return querier.without_nan(row)
 
 
@@ -481,7 +481,7 @@ def find_anomalies(page, session, window, threshold, after):
 
     If after, the page's After, is not None, they also have its facts.
     """
-    found = querier.positions_of_anomalies(page, threshold)
+    found = querier.indexes_of_anomalies(page, threshold)
     if len(found) > MOST_ANOMALIES:
         raise querier.TableError(
             f"{page['date'][0]} has {len(found):,} anomalies, and a list holds "
@@ -493,7 +493,7 @@ def find_anomalies(page, session, window, threshold, after):
         row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
         row["marks"] = querier.marks_of(row, session, window)
         if after:
-            row.update(after.facts(i))
+            row.update(after.of_row(i))
         rows.append(row)
     return querier.sort_anomalies(rows, "trades")
 
@@ -507,7 +507,7 @@ def select_and_sort(anomalies, options):
         if field != "ticker":
             rows.sort(key=lambda row: not is_number(row[field]))
     text = options.filter.lower()
-    return [row for row in querier.select(rows, options) if text in row["ticker"].lower()]
+    return [row for row in querier.select_anomalies(rows, options) if text in row["ticker"].lower()]
 
 
 def find_ticker(tickers, text):
@@ -534,7 +534,7 @@ def read_day_view(table, options, needs_after=False):
         tickers = page["ticker"]
         anomalies = find_anomalies(page, session, table.window, options.threshold, after)
         rows = select_and_sort(anomalies, options)
-        tide = tide_text(querier.tide_of(table, session))
+        tide = tide_text(querier.anomaly_share(table, session))
         if options.ticker and options.ticker in tickers:
             i = tickers.index(options.ticker)
             marks = querier.marks_of(querier.row_of(page, i), session, table.window)
@@ -576,7 +576,7 @@ def read_ticker_view(table, options, day):
     if not day.ticker_row:
         return None
     history, _ = read_history_and_index(table, options.ticker, day.date)
-    dates, found = history["date"], querier.positions_of_anomalies(history, options.threshold)
+    dates, found = history["date"], querier.indexes_of_anomalies(history, options.threshold)
     anomalies = {dates[i] for i in found}
     return TickerView(
         or_dash(day.ticker_row["close_price"], format_price),
@@ -625,7 +625,7 @@ def read_after(table, ticker, date):
     _, page, after = read_day(table, date, needs_after=True)
     if ticker not in page["ticker"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
-    facts, horizons = after.facts(page["ticker"].index(ticker)), []
+    facts, horizons = after.of_row(page["ticker"].index(ticker)), []
     for days in querier.HORIZONS:
         change, state, split, median = facts[f"after_{days}"], "unknown", False, None
         if days in after.last_closes:
@@ -1404,7 +1404,7 @@ def main(argv=None):
         serve(app, listening, f"http://{url_name}:{listening.getsockname()[1]}")
     except (querier.TableError, CannotServeError) as error:
         if sys.stderr:
-            querier.complain(error)
+            querier.print_to_stderr(error)
         return 1
     except KeyboardInterrupt:
         pass

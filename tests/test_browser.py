@@ -483,9 +483,9 @@ def test_the_back_button_goes_back_through_what_one_saw(visitor, sample_table):
 
 def test_the_page_of_its_own_leads_from_anomaly_to_anomaly(visitor):
     visitor.open(f"/chart?ticker=PEGY&date={SAMPLE_DAY}").expect_detail("PEGY")
-    visitor.page.locator("#next-anomaly").click()
+    visitor.page.locator("#next-ticker").click()
     visitor.expect_detail("NFLX")
-    visitor.page.locator("#previous-anomaly").click()
+    visitor.page.locator("#previous-ticker").click()
     visitor.expect_detail("PEGY")
     visitor.trace("day-chart", name="price")
     visitor.trace("history-chart", type="bar")
@@ -1072,7 +1072,7 @@ def test_a_ticker_leads_to_its_previous_and_next_anomaly(visitor):
     visitor.open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
     visitor.press("p")
     visitor.expect_day("2024-10-16").expect_detail("VTAK")
-    visitor.page.locator("#later-anomaly").click()
+    visitor.page.locator("#next-anomaly").click()
     visitor.expect_day(SAMPLE_DAY).expect_detail("VTAK")
     assert urlsplit(visitor.page.url).path == "/"
 
@@ -1333,7 +1333,7 @@ def test_headlines_are_asked_for_by_a_click_alone(visitor, polygon):
     visitor.choose("PEGY")
     visitor.expect(".headlines").to_be_hidden()
     visitor.page.locator(".headlines-button").click()
-    visitor.expect(".headlines").to_contain_text("No headline in Polygon's feed on PEGY")
+    visitor.expect(".headlines").to_contain_text("No headline on PEGY in Polygon's feed")
 
 
 # What went wrong is said, and nothing disagrees.
@@ -1465,11 +1465,11 @@ def test_the_days_of_the_history_are_reached_by_keyboard(visitor):
 def test_the_history_is_one_three_or_twelve_months_or_all(visitor):
     visitor.open().choose("VTAK")
     assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS
-    visitor.page.locator('.ranges button[data-sessions="20"]').click()
+    visitor.page.locator('.history-lengths button[data-sessions="20"]').click()
     wait_until(lambda: visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:])
     visitor.choose("PEGY")
     assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:]
-    visitor.page.locator('.ranges button[data-sessions="all"]').click()
+    visitor.page.locator('.history-lengths button[data-sessions="all"]').click()
     wait_until(lambda: visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS)
 
 
@@ -1510,7 +1510,7 @@ def set_filter(visitor, name, value):
 
 
 def test_a_mark_tells_its_reason_to_pointer_keyboard_and_screen_reader(visitor):
-    reason = "The open differs from the close before it by about a whole ratio, as after a split."
+    reason = "The open is about a split's ratio, such as 2 or 1/3, times the previous close."
     visitor.open()
     row = visitor.page.locator('tr[data-ticker="BIVI"]')
     expect(row.locator(".mark")).to_have_attribute("title", reason)

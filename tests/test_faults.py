@@ -199,7 +199,7 @@ def test_told_to_stop_at_any_moment_it_stops_quietly_and_tidies_up(
         assert TABLE.read_bytes() == new
 
 
-STEPS = ["find_flat_files", "add_facts", "write_tickers", "write_days", "write_directory"]
+STEPS = ["find_flat_files", "add_facts", "write_tickers", "write_day_pages", "write_directory"]
 
 
 def signalled_behind(step, *signal_numbers, handler=signal.SIG_DFL):
@@ -234,7 +234,7 @@ def test_told_to_stop_behind_each_step_it_leaves_no_unfinished_file(signal_numbe
 
 def test_told_to_stop_twice_it_leaves_no_unfinished_file():
     def prepare():
-        signalled_behind("write_days", signal.SIGTERM)()
+        signalled_behind("write_day_pages", signal.SIGTERM)()
         unlink = Path.unlink
 
         def signalled_before(path):
@@ -252,7 +252,7 @@ def test_told_to_stop_twice_it_leaves_no_unfinished_file():
 @EACH_SIGNAL
 def test_a_signal_that_is_ignored_stays_ignored(new, signal_number, status):
     # nohup starts a process with SIGHUP ignored, a shell's background job with SIGINT.
-    prepare = signalled_behind("write_days", signal_number, handler=signal.SIG_IGN)
+    prepare = signalled_behind("write_day_pages", signal_number, handler=signal.SIG_IGN)
     child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)
     assert ending(child) == 0
     assert TABLE.read_bytes() == new
@@ -304,7 +304,7 @@ def test_ctrl_c_between_two_files_ends_with_status_130_and_soon(monkeypatch, log
         yield from items[:2]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder, "progress_bar", interrupted_after_two)
+    monkeypatch.setattr(builder, "with_progress", interrupted_after_two)
     monkeypatch.setattr(builder, "read_flat_file", slowly(builder.read_flat_file, log[1]))
     result = build(SAMPLE_MARKET, TABLE)
     assert (result.returncode, result.stderr) == (130, "")
@@ -618,14 +618,14 @@ def test_what_a_killed_build_left_is_removed_by_a_later_one(market_folder, step)
 
 def test_the_unfinished_file_of_a_running_build_is_not_removed(market_folder, new, log):
     def prepare():
-        write_days = builder.write_days
+        write_days = builder.write_day_pages
 
         def wait_then_write(*args):
             os.write(log[1], b".")
             os.read(go_on[0], 1)
             return write_days(*args)
 
-        builder.write_days = wait_then_write
+        builder.write_day_pages = wait_then_write
 
     go_on = os.pipe()
     child = fork_build("--data-dir", SAMPLE_MARKET, "--output", TABLE, prepare=prepare)

@@ -516,12 +516,12 @@ def test_the_chart_page_shows_the_same_and_leads_to_the_next_anomalies(client):
     assert "VTAK" in heading.text
     assert "460,548" in pages["VTAK"].text
     # In the README's list PEGY comes second, NFLX third and AAp last.
-    assert not neighbour(pages["VTAK"], "previous-anomaly")
-    assert neighbour(pages["VTAK"], "next-anomaly") == "PEGY"
-    assert neighbour(pages["PEGY"], "previous-anomaly") == "VTAK"
-    assert neighbour(pages["PEGY"], "next-anomaly") == "NFLX"
-    assert neighbour(pages["AAp"], "previous-anomaly") == "SOpC"
-    assert not neighbour(pages["AAp"], "next-anomaly")
+    assert not neighbour(pages["VTAK"], "previous-ticker")
+    assert neighbour(pages["VTAK"], "next-ticker") == "PEGY"
+    assert neighbour(pages["PEGY"], "previous-ticker") == "VTAK"
+    assert neighbour(pages["PEGY"], "next-ticker") == "NFLX"
+    assert neighbour(pages["AAp"], "previous-ticker") == "SOpC"
+    assert not neighbour(pages["AAp"], "next-ticker")
     # AAPL was no anomaly that day.
     assert "AAPL" in pages["AAPL"].find(id="detail")[0].find("h2")[0].text
 
@@ -583,7 +583,7 @@ def test_an_odd_ticker_stays_text(odd_table, ticker):
     ],
 )
 def test_a_price_below_one_is_shown_with_four_digits(value, text):
-    assert gui.price(value) == text
+    assert gui.format_price(value) == text
 
 
 @pytest.mark.parametrize(
@@ -594,12 +594,12 @@ def test_a_price_below_one_is_shown_with_four_digits(value, text):
     ],
 )
 def test_an_average_is_shown_with_at_least_three_digits(value, text):
-    assert gui.figure(value) == text
+    assert gui.format_figure(value) == text
 
 
 @pytest.mark.parametrize("value", [None, nan, inf, -inf])
 def test_what_is_no_number_is_shown_as_a_dash(value):
-    assert gui.shown(value, gui.price) == "\N{EM DASH}"
+    assert gui.or_dash(value, gui.format_price) == "\N{EM DASH}"
     assert gui.direction(value) == ""
 
 
@@ -631,23 +631,23 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 )
 def test_a_row_is_put_in_words(trades, average, deviation, z_score, sentence):
     stats = {"trades": trades, "avg_trades": average, "std_trades": deviation, "z_score": z_score}
-    assert gui.words(stats, 5) == sentence
+    assert gui.trades_text(stats, 5) == sentence
 
 
 def test_the_words_name_another_window():
     stats = {"trades": 40, "avg_trades": 20.0, "std_trades": 0.0, "z_score": None}
-    assert gui.words(stats, 10) == f"40 trades, 2.0 {TIMES} its 10-day average of 20."
+    assert gui.trades_text(stats, 10) == f"40 trades, 2.0 {TIMES} its 10-day average of 20."
 
 
 def test_the_summary_says_how_many_of_how_many():
-    assert gui.summary(18, 20, 148) == "18 of 20 anomalies among 148 tickers"
-    assert gui.summary(20, 20, 11_500) == "20 anomalies among 11,500 tickers"
-    assert gui.summary(1, 1, 148) == "1 anomaly among 148 tickers"
-    assert gui.summary(0, 0, 148) == "0 anomalies among 148 tickers"
+    assert gui.summary_text(18, 20, 148) == "18 of 20 anomalies among 148 tickers"
+    assert gui.summary_text(20, 20, 11_500) == "20 anomalies among 11,500 tickers"
+    assert gui.summary_text(1, 1, 148) == "1 anomaly among 148 tickers"
+    assert gui.summary_text(0, 0, 148) == "0 anomalies among 148 tickers"
 
 
 def test_an_empty_list_says_why():
-    usual, filtered = gui.Listing(), gui.Listing(filter="zz")
+    usual, filtered = gui.Options(), gui.Options(filter="zz")
     assert "takes 5 earlier days" in gui.empty_message(0, usual, False, 5)
     assert "“zz”" in gui.empty_message(3, filtered, True, 5)
     assert gui.empty_message(0, usual, True, 5) == "No ticker was traded that far above its normal."
@@ -688,7 +688,7 @@ def test_a_ticker_is_linked_where_its_spelling_there_is_sure(ticker, edgar, trad
 )
 def test_a_ticker_is_found_in_whatever_case(text, meant):
     tickers = ["AAP", "AAp", "SOpC", "VTAK", "BABa", "Baba"]
-    assert gui.find_meant(tickers, text) == meant
+    assert gui.find_ticker(tickers, text) == meant
 
 
 def test_a_ticker_that_is_no_anomaly_can_be_reached_by_typing_it(client):
@@ -715,7 +715,7 @@ AFTER = "/api/after?ticker={}&date={}"
     ],
 )
 def test_a_record_is_put_in_words(record, earlier_rows, sentence):
-    assert gui.record_words({"record": record, "earlier_rows": earlier_rows}) == sentence
+    assert gui.record_text({"record": record, "earlier_rows": earlier_rows}) == sentence
 
 
 def test_a_tickers_words_end_with_its_record(client):
@@ -744,15 +744,15 @@ def test_every_mark_has_its_reason():
     ],
 )
 def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
-    day, detail = views_of(sample_table, gui.Listing(date=date, ticker=ticker))
-    assert (day.stats["marks"], detail.marks) == (marks, marks)
+    day, detail = views_of(sample_table, gui.Options(date=date, ticker=ticker))
+    assert (day.ticker_row["marks"], detail.marks) == (marks, marks)
     listed = {row["ticker"]: row["marks"] for row in day.rows}
     assert listed.get(ticker, []) == marks
 
 
 def test_a_day_has_its_tide(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
-    day, _ = views_of(sample_table, gui.Listing(date=SAMPLE_DAY))
+    day, _ = views_of(sample_table, gui.Options(date=SAMPLE_DAY))
     assert day.tide == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
     wide = run("query-lookup-table.py", SAMPLE_DAY, "--table", sample_table, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
@@ -760,7 +760,7 @@ def test_a_day_has_its_tide(sample_table):
 
 def test_a_day_without_20_days_before_it_has_no_tide(sample_table):
     # The first 5 have no baselines: the 26th day is the first with 20 days to compare with.
-    tides = [views_of(sample_table, gui.Listing(date=day))[0].tide for day in SAMPLE_DAYS[23:27]]
+    tides = [views_of(sample_table, gui.Options(date=day))[0].tide for day in SAMPLE_DAYS[23:27]]
     assert [bool(tide) for tide in tides] == [False, False, True, True]
 
 
@@ -958,7 +958,7 @@ def spiky_table(tmp_path_factory):
     [(5, 3, None, 11), (8, 3, 5, 11), (11, 3, 5, None), (8, 44, 5, 11), (8, 46, None, None)],
 )
 def test_a_ticker_leads_to_its_own_anomalies(spiky_table, index, threshold, previous, following):
-    listing = gui.Listing(date=SAMPLE_DAYS[index], threshold=threshold, ticker="SPIKE")
+    listing = gui.Options(date=SAMPLE_DAYS[index], threshold=threshold, ticker="SPIKE")
     _, detail = views_of(spiky_table, listing)
     expected = [n if n is None else SAMPLE_DAYS[n] for n in (previous, following)]
     assert [detail.previous_anomaly, detail.next_anomaly] == expected
@@ -966,7 +966,7 @@ def test_a_ticker_leads_to_its_own_anomalies(spiky_table, index, threshold, prev
 
 def test_a_ticker_leads_to_its_own_days(spiky_table):
     def around(index):
-        listing = gui.Listing(date=SAMPLE_DAYS[index], ticker="REST")
+        listing = gui.Options(date=SAMPLE_DAYS[index], ticker="REST")
         _, detail = views_of(spiky_table, listing)
         return detail.previous_session, detail.next_session
 
@@ -976,7 +976,7 @@ def test_a_ticker_leads_to_its_own_days(spiky_table):
 
 
 def test_without_a_row_of_the_ticker_there_is_no_detail(spiky_table):
-    listing = gui.Listing(date=SAMPLE_DAYS[8], ticker="REST")
+    listing = gui.Options(date=SAMPLE_DAYS[8], ticker="REST")
     day, detail = views_of(spiky_table, listing)
     assert detail is None
     assert day.problem == f"no trades of REST on {SAMPLE_DAYS[8]}"
@@ -984,7 +984,7 @@ def test_without_a_row_of_the_ticker_there_is_no_detail(spiky_table):
 
 def links_of(page):
     links = {link["id"]: link["href"] for link in page.find(id="steps")[0].find("a")}
-    return links["previous-anomaly"], links["next-anomaly"], links["all-anomalies"]
+    return links["previous-ticker"], links["next-ticker"], links["all-anomalies"]
 
 
 def test_the_chart_page_keeps_the_lists_state(client):
@@ -1043,7 +1043,7 @@ def test_a_title_is_the_same_for_a_click_and_a_reload(client, ticker):
     ],
 )
 def test_a_date_that_the_table_lacks_has_a_nearest_one(sample_table, date, nearest):
-    day, _ = views_of(sample_table, gui.Listing(date=date))
+    day, _ = views_of(sample_table, gui.Options(date=date))
     assert day.nearest == nearest
     assert day.problem.endswith(f"nearest trading day {nearest}")
 
@@ -1343,12 +1343,12 @@ def test_the_bars_that_were_asked_for_last_are_kept():
         calls.append((ticker, date))
         return []
 
-    cache = gui.BarsCache(fetch_minute_bars, threading.BoundedSemaphore(1))
-    tickers = [f"T{i}" for i in range(gui.KEPT_DAYS_OF_BARS)]
+    cache = gui.AnswerCache(fetch_minute_bars, threading.BoundedSemaphore(1))
+    tickers = [f"T{i}" for i in range(gui.KEPT_ANSWERS)]
     for ticker in [*tickers, "T0", "NEW", "T0"]:
-        cache.get(ticker, SAMPLE_DAY)
+        cache.json_text(ticker, SAMPLE_DAY)
     assert calls == [(ticker, SAMPLE_DAY) for ticker in [*tickers, "NEW"]]
-    cache.get("T1", SAMPLE_DAY)
+    cache.json_text("T1", SAMPLE_DAY)
     assert calls[-1] == ("T1", SAMPLE_DAY)
 
 
@@ -1601,9 +1601,9 @@ def test_an_answer_without_end_is_not_read_to_its_end():
             return b" " * size
 
     response = Endless()
-    with pytest.raises(gui.BarsError):
+    with pytest.raises(gui.PolygonError):
         gui.read_body(response)
-    assert gui.MOST_BYTES < response.sent < 2 * gui.MOST_BYTES
+    assert gui.LARGEST_ANSWER < response.sent < 2 * gui.LARGEST_ANSWER
 
 
 def test_a_number_of_401_digits_is_none():
@@ -1879,7 +1879,7 @@ def test_an_article_of_the_real_api_is_read(bars_client, polygon):
 @pytest.mark.parametrize("results", ["text", {"title": "A"}, 7])
 def test_results_that_are_no_list_are_nonsense(bars_client, polygon, results):
     polygon.answer = answered(json.dumps({"results": results}))
-    assert sentence(bars_client.get(HEADLINES), 502) == gui.NONSENSE
+    assert sentence(bars_client.get(HEADLINES), 502) == gui.BAD_ANSWER
 
 
 @pytest.mark.parametrize("name", [*REFUSALS, "server error", "broken json", "not utf-8"])
@@ -2036,7 +2036,7 @@ class ForgedTable:
         self.dates, self.names, self.columns = dates, names, columns
         self.rows = names.count(b"\n") + 1
         self.window, self.number_of_tickers, self.counts = 5, self.rows, (9, 1)
-        record = bytearray(gui.querier.SHORT_INTEGERS.size)
+        record = bytearray(gui.querier.SHORT_ROW_INTEGERS.size)
         struct.pack_into("<I", record, 1, len(gui.querier.FIELDS))
         self.records, self.gaps = bytes(record), struct.pack("<d", 1)
         self.spoil = lambda packed_extent: packed_extent
@@ -2121,7 +2121,7 @@ def test_whatever_numbers_a_page_holds_there_is_an_answer(tmp_path):
     for i, ticker in enumerate(names):
         more = {
             "threshold": [3, -1e308, 1e308][i % 3],
-            "sort": list(gui.COLUMNS)[i % len(gui.COLUMNS)],
+            "sort": list(gui.SORT_COLUMNS)[i % len(gui.SORT_COLUMNS)],
             "order": ["asc", "desc"][i % 2],
             "min_price": [0, -1e308, 1e308][i % 3],
         }
@@ -2254,12 +2254,12 @@ def test_a_day_of_too_many_tickers_is_told(tmp_path):
     for address in [*addresses[:4], addresses[5], "/"]:
         response = client.get(address)
         assert response.status_code == 503
-        assert "131,072 tickers, more than the page can show" in response.get_data(as_text=True)
+        assert "131,072 tickers, more than this server shows" in response.get_data(as_text=True)
     assert client.get(addresses[4]).status_code == 200
 
 
 def test_a_day_of_too_many_anomalies_is_told(tmp_path):
-    client = crowd(gui.MOST_ROWS + 1, gui.MOST_ROWS + 1).client(tmp_path)
+    client = crowd(gui.MOST_ANOMALIES + 1, gui.MOST_ANOMALIES + 1).client(tmp_path)
     for address in ("/", "/anomalies.csv", "/api/anomalies"):
         response = client.get(address)
         assert response.status_code == 503
@@ -2274,7 +2274,7 @@ def most_memory(process):
 
 
 def test_the_largest_lists_of_the_largest_table_fit_into_memory(tmp_path):
-    table = crowd(gui.MOST_TICKERS, gui.MOST_ROWS).write(tmp_path / "table.pkl")
+    table = crowd(gui.MOST_TICKERS_A_DAY, gui.MOST_ANOMALIES).write(tmp_path / "table.pkl")
     query = f"?date={SAMPLE_DAYS[0]}&ticker=TICKER7"
     routes = ["/", "/anomalies.csv", "/api/anomalies", "/api/after", "/chart"]
     with running_gui(table, "http://127.0.0.1:9") as served:

@@ -566,7 +566,7 @@ def test_without_records_the_command_that_makes_them_is_named(plain_pair, option
     result = call(querier, *options, "--table", plain_pair.path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"{plain_pair.path} is a plain pickle without records: "
+        f"{plain_pair.path} is a plain pickle, not a table with the facts that this needs: "
         "run build-lookup-table.py to make one\n"
     )
 
