@@ -15,16 +15,19 @@ from helpers.flat_files import new_york_time, write_flat_files
 from helpers.gui import KEY, running_gui, wait_until
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
 from helpers.scripts import build_table, run
-from tools.make_screenshot import launch_chromium, take_screenshot
+from tools.make_screenshot import find_chromium, launch_chromium, take_screenshot
 
 try:
     from playwright.sync_api import expect, sync_playwright
 except ImportError:
     sync_playwright = None
+else:
+    expect.set_options(timeout=15_000)
 
 DAY_BEFORE = "2024-10-17"
 # The server keeps bars that it has fetched: tests that watch them arrive do so on this day.
 QUIET_DAY = "2024-10-11"
+VIEWPORT = {"width": 1280, "height": 800}
 COLUMNS = ["ticker", "trades", "avg_trades", "std_trades"]
 COLUMNS += ["z_score", "times_normal", "record", "close_price", "price_diff"]
 # What is left out where the window is narrower than so many pixels.
@@ -76,6 +79,20 @@ DRAWING_TIME = """async (ticker) => {
         name.includes("/api/bars") && name.includes(`ticker=${ticker}&`));
     return drawn - arrival[0].responseEnd;
 }"""
+# How long plotly.js itself takes for the chart that stands there, in ms.
+PLOTLY_TIME = """async () => {
+    const { data, layout } = document.querySelector("#day-chart .js-plotly-plot, #day-chart");
+    const box = document.createElement("div");
+    box.style.cssText = "position: fixed; top: 0; width: 600px; height: 400px;";
+    document.body.append(box);
+    const start = performance.now();
+    await Plotly.newPlot(box, structuredClone(data), structuredClone(layout));
+    await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+    const end = performance.now();
+    Plotly.purge(box);
+    box.remove();
+    return end - start;
+}"""
 # What does not fit where it stands.
 CUT = """(selector) => [...document.querySelectorAll(selector)]
     .filter((element) => element.scrollWidth > element.clientWidth
@@ -112,16 +129,14 @@ class Visitor:
     refusals holds the answers with a status of 400 or more. A test that causes some clears it.
     """
 
-    def __init__(self, browser, url, **options):
-        options.setdefault("viewport", {"width": 1280, "height": 800})
+    def __init__(self, context, url):
         self.url, self.complaints, self.refusals = url, [], []
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
+        self.context, self.page = context, context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.context.on("request", self.see_request)
-        self.context.on("response", self.see_response)
+        self.page.on("request", self.see_request)
+        self.page.on("response", self.see_response)
 
     def hear(self, message):
         # What was refused is in refusals already.
@@ -207,7 +222,8 @@ class Visitor:
 def missing():
     if sync_playwright is None:
         return "playwright is missing: pip install -r tests/requirements.txt"
-    return None if shutil.which("chromium") else "chromium is missing: apt-get install chromium"
+    install = "apt-get install chromium-headless-shell"
+    return None if find_chromium() else f"Chromium is missing: {install}"
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +265,8 @@ def visitors(browser):
     all_of_them = []
 
     def visitor(url, **options):
-        all_of_them.append(Visitor(browser, url, **options))
+        context = browser.new_context(**{"viewport": VIEWPORT, **options})
+        all_of_them.append(Visitor(context, url))
         return all_of_them[-1]
 
     yield visitor
@@ -259,9 +276,24 @@ def visitors(browser):
         assert one.refusals == []
 
 
+@pytest.fixture(scope="module")
+def shared_tab(browser, served):
+    """A tab on the GUI that stays open, so that plotly.js is compiled once and not in each test."""
+    tab = browser.new_context(viewport=VIEWPORT).new_page()
+    tab.goto(f"{served.url}/static/style.css")
+    yield tab
+    tab.context.close()
+
+
 @pytest.fixture
-def visitor(visitors, served, polygon):
-    return visitors(served.url)
+def visitor(shared_tab, served, polygon):
+    """A visitor in a new tab. One that changes the browser's clock comes from visitors."""
+    shared_tab.evaluate("localStorage.clear()")
+    one = Visitor(shared_tab.context, served.url)
+    yield one
+    one.page.close()
+    assert one.complaints == []
+    assert one.refusals == []
 
 
 def ask_querier(table, date, *options):
@@ -658,24 +690,26 @@ def test_the_next_ticker_does_not_wait_for_the_last_ones_bars(visitor, polygon):
     assert candles["close"] == [bar["c"] for bar in sent]
 
 
-def test_960_bars_are_drawn_within_400_ms_of_their_arrival_in_the_median_of_ten(visitor, polygon):
+def test_960_bars_are_on_the_screen_in_two_and_a_half_times_the_time_of_plotly_alone(
+    visitor, polygon
+):
     start = new_york_time(QUIET_DAY, 4 * 60)
     bar = {"h": 10.5, "l": 9.5, "v": 1000, "vw": 10, "n": 10}
     bars = [
         {"t": start + i * 60_000, "o": 9.8 + i % 3 / 10, "c": 9.8 + i % 5 / 10, **bar}
         for i in range(960)
     ]
-    tickers = ["BA", "BABA", "BAC", "COIN", "CSCO", "DIS", "GM", "JPM", "KO", "MA"]
+    tickers = ["BA", "BABA", "BAC", "COIN", "CSCO", "DIS", "GM"]
     polygon.bars.update({(ticker, QUIET_DAY): bars for ticker in tickers})
     visitor.open(f"/?date={QUIET_DAY}&threshold=-99").choose("AVGO")
     visitor.trace("day-chart", name="price")
-    times = []
+    ratios = []
     for ticker in tickers:
         visitor.evaluate(WATCH_CANDLES, [ticker, 960])
         visitor.choose(ticker)
-        times.append(visitor.evaluate(DRAWING_TIME, ticker))
-    assert min(times) > 0
-    assert median(times) <= 400, times
+        time_of_page = visitor.evaluate(DRAWING_TIME, ticker)
+        ratios.append(time_of_page / visitor.evaluate(PLOTLY_TIME))
+    assert 0 < median(ratios) <= 2.5, ratios
 
 
 # When there are no bars.
@@ -698,11 +732,11 @@ def test_a_fault_is_a_sentence_in_the_candles_place_and_the_rest_lives_on(visito
         visitor.page.locator("#day-chart-box button.retry").click()
         visitor.expect_candles(len(polygon.bars_of("AMZN", date)))
         visitor.expect("#day-chart-box .message").to_have_count(0)
-        visitor.press("ArrowRight")
-        visitor.expect_day(next_date)
-        visitor.expect_candles(len(polygon.bars_of("AMZN", next_date)))
         assert visitor.refusals == [response.value.url]
         visitor.refusals.clear()
+    visitor.press("ArrowRight")
+    visitor.expect_day(next_date)
+    visitor.expect_candles(len(polygon.bars_of("AMZN", next_date)))
 
 
 def test_whatever_the_server_says_about_bars_is_shown(visitor):
@@ -1251,8 +1285,8 @@ def bar_requests(polygon):
     return [request.path.split("/")[4] for request in polygon.requests]
 
 
-def test_rows_that_are_passed_by_cost_no_request(visitor, polygon):
-    date = "2024-08-21"
+def test_rows_that_are_passed_by_cost_no_request(visitors, served, polygon):
+    visitor, date = visitors(served.url), "2024-08-21"
     visitor.page.clock.install(time=0)
     visitor.open(f"/?date={date}&threshold=-99")
     visitor.page.clock.pause_at(60_000)
@@ -1682,8 +1716,8 @@ def test_a_fault_of_what_came_after_is_one_line(visitor, polygon):
     visitor.refusals.clear()
 
 
-def test_a_ticker_that_is_passed_by_is_not_asked_what_came_after(visitor):
-    asked = []
+def test_a_ticker_that_is_passed_by_is_not_asked_what_came_after(visitors, served, polygon):
+    visitor, asked = visitors(served.url), []
     visitor.page.on(
         "request", lambda request: "/api/after" in request.url and asked.append(request)
     )
