@@ -194,7 +194,7 @@ CONNECT_SECONDS, READ_SECONDS = 10, 30
 ANSWER_SECONDS = 60  # for a request and its whole answer
 LARGEST_ANSWER = 16 * 2**20  # bytes; a day of 2026 needs a tenth of it
 
-NO_KEY = "--download needs your Polygon key: run export POLYGON_API_KEY=YOUR_KEY first"
+NO_KEY = "--download needs your Polygon key in POLYGON_API_KEY: export POLYGON_API_KEY=YOUR_KEY"
 NO_CLIENT = "--download needs polygon-api-client: pip install -r requirements.txt"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_IN_PLAN = "your Polygon plan does not include this day of the whole market"
@@ -585,7 +585,7 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
     if left_out:
         date, ticker = left_out[0]
         print_to_stderr(
-            f"warning: {len(left_out):,} downloaded rows left out, for want of a printable ticker, "
+            f"warning: {len(left_out):,} downloaded rows left out: they lack a printable ticker, "
             f"a number of trades or a price, first {str(ticker)[:31]} on {date}"
         )
 
@@ -1471,7 +1471,9 @@ def try_to_build(options):
 
 def window_argument(text):
     if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LONGEST_WINDOW:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not from 2 to {LONGEST_WINDOW}")
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} is not a whole number from 2 to {LONGEST_WINDOW}"
+        )
     return int(text)
 
 
@@ -1499,21 +1501,23 @@ def parse_arguments(argv):
         description="Build the lookup table: each ticker's trades by day, and how many are normal."
     )
     add = parser.add_argument
-    data_dir = "the flat files (default %(default)s)"
+    data_dir = "the folder of flat files (default %(default)s)"
     add("--data-dir", type=Path, default="aggregates_day", metavar="DIR", help=data_dir)
     output = "the table (default %(default)s)"
     add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help=output)
-    window = "rows in a baseline (default %(default)s)"
+    window = "how many earlier rows make a baseline (default %(default)s)"
     add("--window", type=window_argument, default=WINDOW, metavar="N", help=window)
-    add("--json", action="store_true", help="write the table as JSON too, beside FILE")
-    download = "first fetch the days that DIR lacks, from FROM on or after its newest file"
+    add("--json", action="store_true", help="also write the table as JSON, beside FILE")
+    download = "first download the days that DIR lacks: from FROM (YYYY-MM-DD) on, or without FROM "
+    download += "those after its newest file; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
-    until = "fetch no later day (default the last one that is over in New York)"
+    until = "the last day to download (default the last one that is over in New York)"
     add("--until", type=day_argument, metavar="DATE", help=until)
-    add("--api-url", type=url_argument, metavar="URL", help=f"where to fetch (default {API_URL})")
+    url = f"where to download from (default {API_URL})"
+    add("--api-url", type=url_argument, metavar="URL", help=url)
     options = parser.parse_args(argv)
     if options.download is None and (options.until is not None or options.api_url is not None):
-        parser.error("--until and --api-url have no meaning without --download")
+        parser.error("--until and --api-url need --download")
     if options.json and options.output.suffix == ".json":
         parser.error(f"--output {options.output}: the table and its JSON would be one file")
     return options

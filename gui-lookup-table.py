@@ -1369,9 +1369,12 @@ def parse_arguments(argv):
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
-    add("--port", type=querier.whole_number(0, 65_535), default=8888, help="default 8888")
-    add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
-    url = f"where bars come from (default {API_URL})"
+    port = "the port to listen on (default 8888)"
+    add("--port", type=querier.whole_number(0, 65_535), default=8888, metavar="PORT", help=port)
+    file = "the table to show (default lookup_table.pkl)"
+    add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
+    url = "where minute bars and headlines come from; your key is in POLYGON_API_KEY or "
+    url += f"MASSIVE_API_KEY (default {API_URL})"
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     try:
         args = parser.parse_args(argv)

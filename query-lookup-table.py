@@ -1280,24 +1280,28 @@ def make_parser():
     )
     add = parser.add_argument
     many = whole_number(0, 999_999_999)
-    dates = "a day, or the first and the last"
+    dates = "a day as YYYY-MM-DD, or the first and the last day"
     add("dates", nargs="*", type=date_argument, metavar="DATE", help=dates)
     add("--ticker", metavar="T", help="one ticker's anomalies, on all days or on those of DATE")
-    add("--aftermath", action="store_true", help="what followed all anomalies, up to DATE")
+    add("--aftermath", action="store_true", help="print what followed all anomalies up to DATE")
     threshold = "anomalies have a z-score above Z (default 3)"
     add("--threshold", type=number_argument, default=Z_THRESHOLD, metavar="Z", help=threshold)
-    trades = "leave out tickers with fewer trades"
+    trades = "leave out tickers with fewer than N trades"
     add("--min-trades", type=many, default=0, metavar="N", help=trades)
-    price = "leave out tickers that closed lower"
+    price = "leave out tickers that closed below P dollars"
     add("--min-price", type=number_argument, default=0, metavar="P", help=price)
-    add("--min-record", type=many, metavar="N", help="leave out those with a lower record")
-    skip = "leave out those marked split, new, thin, stale or test"
+    record = "leave out tickers with a record (see README.md) below N"
+    add("--min-record", type=many, metavar="N", help=record)
+    skip = "leave out tickers with one of these marks: split, new, thin, stale, test"
     add("--skip", type=marks_argument, default=set(), metavar="MARK[,MARK]", help=skip)
-    sort = f"most first, tickers from A on (default trades): {', '.join(SORT_FIELDS)}"
+    sort = "largest first, tickers from A on (default trades; with --ticker date): "
+    sort += ", ".join(SORT_FIELDS)
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
-    add("--limit", type=many, metavar="N", help="print at most N anomalies of a list")
-    add("--format", choices=FORMATS, default="table", help="csv and json have full precision")
-    add("--table", default="lookup_table.pkl", metavar="FILE", help="default lookup_table.pkl")
+    add("--limit", type=many, metavar="N", help="print at most N anomalies of each list")
+    formats = "table (default), wide with more columns, or csv and json with all in full precision"
+    add("--format", choices=FORMATS, default="table", help=formats)
+    file = "the table to read (default lookup_table.pkl)"
+    add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
     return parser
 
 
@@ -1313,7 +1317,7 @@ def parse_arguments(argv):
     if options.aftermath:
         check_aftermath_options(parser, options, words)
     elif len(options.dates) > 2 or not (options.dates or options.ticker is not None):
-        parser.error("name a DATE, or two, or a --ticker")
+        parser.error("name a DATE (YYYY-MM-DD), two of them, or a --ticker")
     if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
         parser.error(f"{options.dates[0]} is after {options.dates[1]}")
     options.needs_marks = options.format != "table" or bool(options.skip)

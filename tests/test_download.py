@@ -376,7 +376,7 @@ def test_rows_left_out_of_all_days_make_one_warning(market, clock):
     result = download(market, MONDAY)
     assert result.returncode == 0
     assert result.stderr.splitlines()[0] == (
-        "warning: 3 downloaded rows left out, for want of a printable ticker, a number of trades "
+        "warning: 3 downloaded rows left out: they lack a printable ticker, a number of trades "
         "or a price, first BAD on 2024-08-06"
     )
 

@@ -306,7 +306,7 @@ def test_wrong_usage_ends_with_status_2_and_a_line_that_says_why(market_table, a
     ("arguments", "reason"),
     [
         ([LAST_DAY, DAYS[0]], "2024-08-08 is after 2024-08-01"),
-        ([], "name a DATE, or two, or a --ticker"),
+        ([], "name a DATE (YYYY-MM-DD), two of them, or a --ticker"),
         (["--aftermath", "--limit", "5"], "--aftermath takes no --limit"),
         ([LAST_DAY, "--skip", "new,old"], "'old' is none of split, new, thin, stale, test"),
         (["2024-02-30"], "'2024-02-30' is not a date, write YYYY-MM-DD"),
