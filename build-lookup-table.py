@@ -31,7 +31,7 @@ So a query needs to read one day only. write_lookup_table describes the whole fi
 
 import signal
 
-# During the imports Ctrl-C ends the script without a traceback. If it is ignored, it stays so.
+# During the imports Ctrl-C ends the script without a traceback, unless Ctrl-C is ignored anyway.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -68,21 +68,24 @@ except ImportError as error:
 
 # Allocate nearly 32 MB and free them at once. From then on glibc, the C library of most Linux
 # systems, keeps smaller blocks that are freed and uses them again. Otherwise it returns each block
-# to the system and requests a new one, which takes a third of a build's time.
+# to the system and requests a new one, which takes a third of a build's time. glibc learns this
+# only from blocks below 32 MB.
 np.empty(2**25 - 2**13, "uint8")
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
-# query-lookup-table.py has the same two constants. Here they are for counting each day's anomalies.
+# query-lookup-table.py has the same two constants. The builder counts each day's anomalies by them.
 Z_THRESHOLD = 3
 Z_TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
 # What a flat file must and may hold.
 NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
 NS_PER_DAY = 86_400 * 10**9
-FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31; MOST_DAYS in the querier
+# 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
+FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
+GZIP_WBITS = 31  # zlib: a gzip header, and the largest window
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 WHOLE_NUMBER_PATTERN = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
@@ -92,11 +95,11 @@ PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
 EXACT_FLOATS = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
 
 THREADS = os.cpu_count() or 1
-# A row while files are read: its ticker's number, and the columns of Market.
+# While files are read, a row is its ticker's number and the columns of Market.
 ROW_DTYPE = np.dtype("i4,u2,i4,f8,f8")
 ROW_DTYPE.names = "number", "day", "trades", "close_price", "open_price"
 CHUNK_ROWS = 2**21  # rows are collected in arrays of this length
-BATCH_ROWS = 2**17  # rows are computed in batches of about this length, to fit in the cache
+BATCH_ROWS = 2**17  # facts are computed for so many rows at once: they fit into the cache
 
 # The table's format. query-lookup-table.py has the same constants.
 MOST_TICKERS = 2**17
@@ -109,9 +112,9 @@ DAY_PAGE_COLUMNS = {
     "earlier_rows": "<u2",
     "baseline_days": "<u2",
 }
-# The pickle begins with the opcodes PROTO 3, a text and POP. They have no effect when it is loaded.
-# They show that the file is a table of this script, even if its end is missing.
-SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
+# The pickle begins so: protocol 3, push a text of 12 bytes, pop it. This has no effect when the
+# pickle is loaded. It shows that the file is a table of this script, even if its end is missing.
+SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" + pickle.POP
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
 INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
@@ -149,7 +152,7 @@ def print_to_stderr(message):
     """Print message on stderr as one line of limited length, even if it quotes strange names."""
     line = printable(message)
     try:
-        print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
+        print(line if len(line) <= 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 
@@ -164,12 +167,19 @@ def on_terminal():
     return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
+def import_tqdm():
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise BuildError("tqdm is missing: pip install -r requirements.txt") from None
+    return tqdm
+
+
 def with_progress(items, description, total):
     """items; on a terminal, stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
-    from tqdm import tqdm
-
+    tqdm = import_tqdm()
     return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
@@ -187,17 +197,17 @@ def date_text(day):
 API_URL = "https://api.polygon.io"
 FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
-TRIES = 4  # how often a day is requested while failures may be temporary
+TRIES = 4  # how many times a day is requested if the failures may be temporary
 MOST_WAITS = 5  # how often a day waits because the limit of requests is reached
 LONGEST_WAIT = 3600  # seconds
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 ANSWER_SECONDS = 60  # for a request and its whole answer
-LARGEST_ANSWER = 16 * 2**20  # bytes; a day of 2026 needs a tenth of it
+LARGEST_ANSWER = 16 * 2**20  # bytes: ten times a day's answer in 2026
 
 NO_KEY = "--download needs your Polygon key in POLYGON_API_KEY: export POLYGON_API_KEY=YOUR_KEY"
 NO_CLIENT = "--download needs polygon-api-client: pip install -r requirements.txt"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
-NOT_IN_PLAN = "your Polygon plan does not include this day of the whole market"
+NOT_IN_PLAN = "your Polygon plan does not include a day's data of all tickers"
 # A part of the text of Polygon's refusal, and what the user reads instead.
 REFUSALS = {
     "API Key": WRONG_KEY,
@@ -209,8 +219,7 @@ RATE_LIMIT = "Polygon's limit of requests is reached"
 TIMEOUT = "Polygon did not answer in time: try again later"
 NO_CONNECTION = "Polygon cannot be reached, or the connection broke: check your internet connection"
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
-REDIRECTED = "Polygon names another address, to which your key is not sent: check --api-url"
-OTHER_STATUS = "Polygon's answer is neither a day nor a refusal: check --api-url; its status is"
+REDIRECTED = "Polygon redirects to another address, which does not get your key: check --api-url"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
 
 
@@ -223,7 +232,7 @@ class RequestError(Exception):
 
 
 class RateLimit(Exception):
-    """This minute's requests are used up. retry_after is the text of Retry-After, or None."""
+    """This minute's requests are used up. retry_after is the header Retry-After, or None."""
 
     def __init__(self, retry_after):
         super().__init__(retry_after)
@@ -270,8 +279,8 @@ def last_finished_day():
 def days_to_download(data_dir, first, until):
     """The day numbers of the weekdays from first to until that have no flat file below data_dir.
 
-    first and until are day numbers or None. first None means the day after the newest file, until
-    None means the last day that is over in New York. Raises UsageError.
+    Both are day numbers or None. Without first, the days begin after the newest file. Without
+    until, they end with the last day that is over in New York. Raises UsageError.
     """
     last_finished = last_finished_day()
     for option, day in (("--download", first), ("--until", until)):
@@ -289,8 +298,8 @@ def days_to_download(data_dir, first, until):
         present = set()
     if first is None and not present:
         raise UsageError(
-            f"no file named for a day in {data_dir}: say from which day on, "
-            f"such as --download {date_text(last_finished - 90)}"
+            f"no file named for a day in {data_dir}: name the first day, "
+            f"for example --download {date_text(last_finished - 90)}"
         )
     start = max(present) + 1 if first is None else first
     # Day number 4, 1970-01-05, was a Monday.
@@ -335,7 +344,7 @@ def read_body(response):
         raise RequestError(BAD_ANSWER)
     if encoding == "identity":
         return bytes(body)
-    unpacker = zlib.decompressobj(wbits=31)  # 31: gzip with the largest window
+    unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
     text = unpacker.decompress(body, LARGEST_ANSWER)
     if not unpacker.eof:
         raise RequestError(BAD_ANSWER)
@@ -343,7 +352,7 @@ def read_body(response):
 
 
 def with_request_limits(request):
-    """A function that replaces request, a urllib3 PoolManager's method, and sets limits.
+    """Return a function that calls request, a urllib3 PoolManager's method, with limits.
 
     Without these limits, Polygon's client ignores the timeouts that its constructor takes, repeats
     requests, sleeps as long as a Retry-After says, follows redirects to any host, reads answers of
@@ -373,7 +382,7 @@ def with_request_limits(request):
         if status != 200:
             words = body.decode(errors="replace")
             by_status = {401: WRONG_KEY, 403: NOT_IN_PLAN}
-            reason = by_status.get(status, f"{OTHER_STATUS} {status}")
+            reason = by_status.get(status, f"Polygon's answer has status {status}: check --api-url")
             by_words = (sentence for part, sentence in REFUSALS.items() if part in words)
             raise RequestError(next(by_words, reason), is_final=True)
         return SimpleNamespace(status=status, data=body)
@@ -419,7 +428,8 @@ def is_sound_row(row):
         and ticker.isprintable()
         and not set(ticker) & set(' ,"')
         and 1 <= len(ticker.encode()) <= LONGEST_TICKER
-        and trades == int(trades) <= MOST_TRADES
+        and trades == int(trades)
+        and trades <= MOST_TRADES
     )
 
 
@@ -467,7 +477,7 @@ def write_flat_file(data_dir, day, rows):
 class PolygonClient:
     """Fetches the whole market of a day from the Polygon API at api_url. Raises BuildError.
 
-    report is the function of progress_of_days. It is called before each wait for Polygon's limit.
+    report is what progress_of_days yields. It is called before each wait for Polygon's limit.
     """
 
     def __init__(self, api_url, report):
@@ -484,7 +494,7 @@ class PolygonClient:
             raise BuildError(NO_CLIENT) from None
         self.client.client.request = with_request_limits(self.client.client.request)
         self.report = report
-        self.minute_began = None  # when the first request after the last wait was made
+        self.minute_began = None  # Polygon counts requests by the minute: when ours began
 
     def fetch_day(self, date):
         """What parse_answer returns for a date. Waits and tries again where that can help."""
@@ -544,20 +554,17 @@ def progress_of_days(total, say):
     if not on_terminal():
         yield lambda text, done=None, pause=0: say(text)
         return
-    from tqdm import tqdm
+    began, form = utc_now(), "{l_bar}{bar}| {n}/{total} days{postfix}"
+    with import_tqdm()(None, "Downloading", total, bar_format=form) as display:
 
-    began = utc_now()
+        def report(text, done=None, pause=0):
+            display.n = display.n if done is None else done
+            if display.n:
+                seconds_per_day = ((utc_now() - began).total_seconds() + pause) / display.n
+                minutes = math.ceil(seconds_per_day * (total - display.n) / 60)
+                display.set_postfix_str(f"about {minutes} min left", refresh=False)
+            display.set_description_str(text)
 
-    def report(text, done=None, pause=0):
-        display.n = display.n if done is None else done
-        if display.n:
-            seconds_per_day = ((utc_now() - began).total_seconds() + pause) / display.n
-            minutes = math.ceil(seconds_per_day * (total - display.n) / 60)
-            display.set_postfix_str(f"about {minutes} min left", refresh=False)
-        display.set_description_str(text)
-
-    form = "{l_bar}{bar}| {n}/{total} days{postfix}"
-    with tqdm(None, "Downloading", total, bar_format=form) as display:
         yield report
 
 
@@ -585,16 +592,16 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
     if left_out:
         date, ticker = left_out[0]
         print_to_stderr(
-            f"warning: {len(left_out):,} downloaded rows left out: they lack a printable ticker, "
-            f"a number of trades or a price, first {str(ticker)[:31]} on {date}"
+            f"warning: {len(left_out):,} downloaded rows are left out, because a value is missing "
+            f"or not valid; the first is {str(ticker)[:LONGEST_TICKER]} on {date}"
         )
 
 
 def day_in_name(path):
     """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path. None for other names."""
-    match = re.match(r"\d{4}-\d\d-\d\d(?=\.)", path.name, re.ASCII)
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)\.csv(\.gz)?", path.name, re.ASCII)
     try:
-        day = day_number(match[0]) if match else None
+        day = day_number(match[1]) if match else None
     except ValueError:
         return None
     return day if match and FIRST_DAY <= day <= LAST_DAY else None
@@ -603,15 +610,16 @@ def day_in_name(path):
 def find_flat_files(data_dir):
     """The flat files below data_dir in the order of their names, which is the order of days.
 
-    If a .csv and a .csv.gz have the same name, the .csv.gz is left out. Hidden files and folders
-    are left out, links are followed. Raises NoFlatFiles, or BuildError for what cannot be read.
+    If there is a .csv and a .csv.gz of one day or of one path, the .csv.gz is left out. Hidden
+    files and folders are left out, links are followed. Raises NoFlatFiles, or BuildError for what
+    cannot be read.
     """
 
     def refuse(error):
         raise BuildError(f"{error.filename}: {error.strerror}") from None
 
     try:
-        os.stat(os.path.join(data_dir, ""))
+        os.stat(os.path.join(data_dir, ""))  # the slash at the end: it has to be a folder
     except (FileNotFoundError, NotADirectoryError):
         raise NoFlatFiles(
             f"no folder {data_dir}: name another --data-dir, or use --download FROM"
@@ -631,8 +639,12 @@ def find_flat_files(data_dir):
             if os.path.islink(path) and not os.path.exists(path):
                 raise BuildError(f"{path} is a link that leads nowhere: remove it")
         paths += [path for path in found if path.name.endswith((".csv", ".csv.gz"))]
-    unpacked = {path.name for path in paths}
-    paths = [path for path in paths if not (path.suffix == ".gz" and path.stem in unpacked)]
+    unpacked = {day_in_name(path) or path for path in paths if path.suffix == ".csv"}
+    paths = [
+        path
+        for path in paths
+        if path.suffix == ".csv" or (day_in_name(path) or path.with_suffix("")) not in unpacked
+    ]
     if not paths:
         raise NoFlatFiles(
             f"no *.csv or *.csv.gz in {data_dir}: copy some there, or use --download FROM"
@@ -647,7 +659,7 @@ def unpack_gzip(packed):
     """
     content = b""
     while packed and len(content) <= MOST_BYTES:
-        unpacker = zlib.decompressobj(wbits=31)  # 31: gzip, with the largest window
+        unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
         content += unpacker.decompress(packed, MOST_BYTES + 1 - len(content))
         if not unpacker.eof and len(content) <= MOST_BYTES:
             raise EOFError("cut short")
@@ -662,7 +674,7 @@ def read_csv_bytes(path):
     """
     try:
         if not path.is_file():
-            raise BuildError(f"{path} is no file, or a link that leads nowhere: remove it")
+            raise BuildError(f"{path} is missing, or no regular file: remove it")
         is_too_large = path.stat().st_size > MOST_BYTES
         raw = b"" if is_too_large else path.read_bytes()
         if path.suffix == ".gz" and not is_too_large:
@@ -685,7 +697,7 @@ def read_csv_bytes(path):
 
 
 class FlatFileColumns(NamedTuple):
-    """The columns of a flat file that the table needs, with a value for each row."""
+    """What the table needs of a flat file: columns with a value for each row."""
 
     tickers: list  # bytes
     window_starts: np.ndarray  # int64, in nanoseconds from 1970-01-01 UTC on
@@ -700,8 +712,9 @@ def parse_quickly(raw, header):
     raw is the file's bytes, header is the list of its column names. pandas accepts some bad values
     silently. The answer is None for each file that could contain such a value.
     """
-    lines = count_lines(raw, len(header))
-    # A row that is too short lacks the last column. If the table needs that column, pandas fails.
+    lines = lines_if_simple(raw, len(header))
+    # A row that is too long can hide one that is too short from lines_if_simple. The short one has
+    # no value in the last column. pandas fails at that only if the table needs this column.
     if lines is None or header[-1] not in NEEDED_COLUMNS:
         return None
     size = LONGEST_TICKER + 1  # the last byte shows which tickers are too long
@@ -725,7 +738,8 @@ def parse_quickly(raw, header):
     opens = rows["open"].to_numpy() if "open" in dtypes else np.full(len(rows), math.nan)
     letters = rows["ticker"].to_numpy(f"S{size}").view("uint8").reshape(len(rows), size)
     is_sound = (
-        len(rows) == lines - 1 > 0
+        len(rows) > 0
+        and len(rows) == lines - 1
         and letters[:, 0].all()  # no ticker is empty
         and not letters[:, -1].any()  # none is too long
         and close_prices.min() >= 0
@@ -743,18 +757,16 @@ def parse_quickly(raw, header):
     return FlatFileColumns(rows["ticker"].tolist(), window_starts, trades, close_prices, opens)
 
 
-def count_lines(raw, number_of_columns):
+def lines_if_simple(raw, number_of_columns):
     """How many lines raw, the bytes of a CSV file, has. None if pandas may split them wrongly.
 
     pandas fills short rows, cuts long ones, and ends a line at a lone carriage return. So the
     number of commas must be right, and there must be no quotes, no lone returns and no characters
     other than printable ASCII.
     """
-    octets = np.frombuffer(raw, "uint8")
-    line_feeds, returns, commas, quotes = (np.count_nonzero(octets == ord(c)) for c in '\n\r,"')
-    # The printable characters are " " to "~". uint8 has no negative numbers: an octet below " "
-    # becomes a large number when " " is subtracted. So one comparison is enough.
-    printables = np.count_nonzero(octets - np.uint8(ord(" ")) <= ord("~") - ord(" "))
+    codes = np.frombuffer(raw, "uint8")
+    line_feeds, returns, commas, quotes = (np.count_nonzero(codes == ord(c)) for c in '\n\r,"')
+    printables = np.count_nonzero((codes >= ord(" ")) & (codes <= ord("~")))
     lines = line_feeds + (not raw.endswith(b"\n"))
     is_simple = (
         not quotes
@@ -783,7 +795,9 @@ def parse_carefully(raw, header, path):
             ticker = row["ticker"].encode()
             if not 1 <= len(ticker) <= LONGEST_TICKER or not row["ticker"].isprintable():
                 text = quoted(row["ticker"])
-                raise ValueError(f"the ticker is {text}, not 1 to 31 bytes that can be printed")
+                raise ValueError(
+                    f"the ticker is {text}, not 1 to {LONGEST_TICKER} bytes that can be printed"
+                )
             names = "window_start", "transactions", "close"
             numbers = [parse_number(name, row[name]) for name in names]
             open_price = parse_open_price(row["open"]) if header.count("open") == 1 else math.nan
@@ -839,18 +853,21 @@ def read_flat_file(path):
     missing = [name for name in NEEDED_COLUMNS if header.count(name) != 1]
     if missing:
         found = ", ".join(header)[:200] or "none"
-        raise BuildError(f"{path}: no single column {', '.join(missing)}; its columns: {found}")
+        raise BuildError(
+            f"{path}: it must have each of these columns once: {', '.join(missing)}; it has {found}"
+        )
     parsed = parse_quickly(raw, header) or parse_carefully(raw, header, path)
     tickers, window_starts, trades, close_prices, open_prices = parsed
     warnings = [] if tickers else [f"{path}: no rows below the header, skipped"]
     days = window_starts // NS_PER_DAY
     named_day = day_in_name(path)
-    other_days = days[days != named_day]
-    if named_day is not None and len(other_days):
-        warnings.append(
-            f"{path}: {len(other_days)} rows say another day, first {date_text(other_days[0])}: "
-            "the name's day counts"
-        )
+    if named_day is not None:
+        other_days = days[days != named_day]
+        if len(other_days):
+            warnings.append(
+                f"{path}: the day in the name is used, although {len(other_days)} rows say "
+                f"another, first {date_text(other_days[0])}"
+            )
         days[:] = named_day
     columns = days.astype("uint16"), trades.astype("int32"), close_prices, open_prices
     return tickers, columns, warnings
@@ -868,18 +885,18 @@ class Market(NamedTuple):
     days: list  # the day numbers that occur, in order
     columns: dict  # {name: array with a value for each row}
 
-    def earlier_rows(self, first, last):
-        """How many rows its ticker has before it: for each row of the tickers first to last - 1."""
-        starts, ends = self.starts[first:last], self.starts[first + 1 : last + 1]
+    def earlier_rows(self, first, end):
+        """For each row of the tickers first to end - 1: how many earlier rows its ticker has."""
+        starts, ends = self.starts[first:end], self.starts[first + 1 : end + 1]
         return np.arange(starts[0], ends[-1]) - np.repeat(starts, ends - starts)
 
     def batches(self):
-        """[(first, last), ...]: the tickers first to last - 1 have about BATCH_ROWS rows in all."""
+        """[(first, end), ...]: tickers first to end - 1, one, or with BATCH_ROWS rows at most."""
         bounds = [0]
         while bounds[-1] < len(self.tickers):
             enough = self.starts[bounds[-1]] + BATCH_ROWS
-            last = np.searchsorted(self.starts, enough, side="right") - 1
-            bounds.append(max(bounds[-1] + 1, int(last)))
+            end = np.searchsorted(self.starts, enough, side="right") - 1
+            bounds.append(max(bounds[-1] + 1, int(end)))
         return list(zip(bounds, bounds[1:]))
 
 
@@ -931,7 +948,7 @@ def gather_by_ticker(chunks, number_of_tickers):
     while chunks:
         chunk, counts_here = chunks.pop(0), counts.pop(0)
         order = np.argsort(chunk["number"], kind="stable")
-        # A ticker's first row in the chunk goes to its next_row, the others follow it.
+        # A ticker's first row in the chunk goes to the ticker's next_row, the others follow it.
         first_here = np.cumsum(counts_here) - counts_here
         shifts = np.repeat(next_row - first_here, counts_here)
         rows = shifts + np.arange(len(order))
@@ -944,8 +961,8 @@ def gather_by_ticker(chunks, number_of_tickers):
 def sort_by_date(market, warnings):
     """market with each ticker's rows sorted by date.
 
-    If a ticker has several rows of one date, only the one that was read last is kept. warnings gets
-    a sentence with the number of rows that differ from the one that replaces them.
+    If a ticker has several rows of one date, only the one that was read last is kept. If other
+    values are lost in this way, warnings gets a sentence with the number of such rows.
     """
     day = market.columns["day"]
     is_later = day[1:] > day[:-1]
@@ -966,7 +983,7 @@ def sort_by_date(market, warnings):
         first = replaced[differs.argmax()]
         warnings.append(
             f"{differs.sum()} rows differ from a later one of the same ticker and date, first "
-            f"{market.tickers[number[first]]} on {date_text(day[first])}: the last counts"
+            f"{market.tickers[number[first]]} on {date_text(day[first])}: the last one is used"
         )
     lengths = np.bincount(number[~is_replaced], minlength=len(market.tickers))
     columns = {name: column[~is_replaced] for name, column in columns.items()}
@@ -986,11 +1003,11 @@ def price_changes(prices, close_prices, earlier_rows):
 
 
 def baselines(trades, earlier_rows, window):
-    """For each row, the mean and the sample standard deviation of trades in earlier rows.
+    """For each row, the mean and the sample standard deviation of trades in the rows before it.
 
-    These are the ticker's last window rows before the row, without the row itself. If the ticker
-    has fewer, both numbers are nan. np.roll(trades, k) gives each row the trades of the row k
-    before it. If that row is another ticker's, earlier_rows is less than window.
+    These are as many rows of its ticker as window says, without the row itself. If the ticker has
+    fewer earlier rows, both numbers are nan. np.roll(trades, k) gives each row the trades of the
+    row k before it. If that row is another ticker's, earlier_rows is less than window.
 
     With S for the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
@@ -1011,8 +1028,8 @@ def record_column(trades, earlier_rows):
 
     A row with as many trades ends the count. The querier has the same function for one ticker.
 
-    stop holds for each row the row that may end its count, at first the row before it. If that row
-    has fewer trades, so have all rows between it and its own stop. So its stop is compared next.
+    stop[i] is the index of the row that may end the count of row i. At first it is i - 1. If that
+    row has fewer trades, so have all rows between it and its own stop: row i takes over this stop.
     Every count ends at before_first, the row before the ticker's first one.
     """
     row = np.arange(len(trades))
@@ -1055,7 +1072,9 @@ def add_facts(market, window=WINDOW):
 
 
 def add_batch_facts(columns, earlier_rows, session_of_day, window):
-    """Fill the columns of a batch, {name: array}. Before that, gap holds the opens.
+    """Fill the columns of a batch, {name: array}.
+
+    gap holds the opens until the line that fills it: what needs opens has to be computed before.
 
     session_of_day holds for each day number its index among the table's days.
     """
@@ -1097,7 +1116,7 @@ class BackgroundFile:
     def write(self, content):
         self.offset += len(content)
         self.unfinished_writes.append(self.pool.submit(self.file.write, content))
-        if len(self.unfinished_writes) > 1:  # no more of them, to save memory
+        if len(self.unfinished_writes) > 1:  # let at most one write wait, to save memory
             self.unfinished_writes.popleft().result()
 
 
@@ -1112,7 +1131,7 @@ def write_lookup_table(file, market, window=WINDOW):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
         ┌───────────────────────────────────────────────────────────────┐
-        │ 1  a pickle: {ticker: {date: stats}}                          │ write_tickers
+        │ 1  a pickle: {ticker: {date: stats}}                          │ write_pickle
         ├───────────────────────────────────────────────────────────────┤
         │ 2  a day page for each date: its rows, column by column       │ write_day_pages
         ├───────────────────────────────────────────────────────────────┤
@@ -1128,21 +1147,22 @@ def write_lookup_table(file, market, window=WINDOW):
     pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format.
     """
     with BackgroundFile(file) as output:
-        row_extents = write_tickers(output, market, window)
+        row_extents = write_pickle(output, market, window)
         index_days = write_day_pages(output, market)
         directory = write_directory(output, market, row_extents)
         index = write_index(output, market, window, directory, index_days)
         output.write(FOOTER.pack(index, MAGIC))
 
 
-def write_tickers(file, market, window):
+def write_pickle(file, market, window):
     """Write part 1, the pickle, and return the packed EXTENT of each ticker's rows in it.
 
     A pickle is a program for a stack machine. This one is put together from its opcodes, so that
     numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
     many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
     it fills the dict: a ticker, an empty dict, the ticker's rows by date, SETITEMS. A row is
-    59 bytes long (LONG_BINGET and BINGET push the text in a slot: 0x3a is the date, n FIELDS[n]):
+    59 bytes long. LONG_BINGET and BINGET push the text in a slot; slot n holds FIELDS[n], and the
+    dates follow, here 2024-10-18 in the slot 0x3a:
 
         j 3a000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
@@ -1153,8 +1173,8 @@ def write_tickers(file, market, window):
         h 04  G 40c8318f...  BINGET       "std_trades",   BINFLOAT  12387.1216...
         u                    SETITEMS
 
-    In a ticker's first rows, which have no baseline, the opcode `N` (NONE) stands for each of the
-    last two numbers. Such a row is 43 bytes long.
+    A ticker's first rows have no baseline: in place of the last two numbers they have the opcode
+    `N` (NONE) twice, and are 43 bytes long.
     """
     prologue = SIGNATURE
     for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
@@ -1162,14 +1182,15 @@ def write_tickers(file, market, window):
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
     extents = []
     batches = market.batches()
-    for first, last in with_progress(batches, "Writing tickers", len(batches)):
-        rows = np.arange(market.starts[first], market.starts[last])
-        has_baseline = market.earlier_rows(first, last) >= window
+    for first, end in with_progress(batches, "Writing tickers", len(batches)):
+        rows = np.arange(market.starts[first], market.starts[end])
+        has_baseline = market.earlier_rows(first, end) >= window
         short_rows = pickled_rows(market, rows[~has_baseline], FIELDS[:3])
         full_rows = pickled_rows(market, rows[has_baseline], FIELDS)
         pieces, offset, short, full = [], file.tell(), 0, 0
-        lengths = np.diff(market.starts[first : last + 1]).tolist()
-        for ticker, length in zip(market.tickers[first:last], lengths):
+        lengths = np.diff(market.starts[first : end + 1]).tolist()
+        # A ticker's first window rows are short, the rest are full.
+        for ticker, length in zip(market.tickers[first:end], lengths):
             short_end, full_end = short + min(length, window), full + max(length - window, 0)
             key = pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK
             pickled = short_rows[short:short_end].tobytes() + full_rows[full:full_end].tobytes()
@@ -1185,7 +1206,7 @@ def write_tickers(file, market, window):
 def pickled_rows(market, rows, known_fields):
     """The pickled rows of market at the indexes rows: a structured array with an element for each.
 
-    known_fields are the first of FIELDS, those that have numbers; the others are None.
+    The fields known_fields are written as numbers, the rest of FIELDS as None.
     """
     # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
     template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
@@ -1234,32 +1255,31 @@ def write_day_pages(file, market):
     (with_deviation) and the number of anomalies.
     """
     columns, starts = market.columns, market.starts[:-1]
-    names, day_of_row = np.array(market.tickers, object), columns["day"]
-    next_row, index_days = starts.copy(), []  # next_row: each ticker's first row not yet written
+    tickers, day_of_row, index_days = np.array(market.tickers, object), columns["day"], []
+    next_row = starts.copy()  # the index of each ticker's next row to write
     for day in with_progress(market.days, "Writing days", len(market.days)):
-        tickers = np.flatnonzero(next_row < market.starts[1:])
-        tickers = tickers[day_of_row[next_row[tickers]] == day]
-        rows = next_row[tickers]
-        next_row[tickers] += 1
+        numbers = np.flatnonzero(next_row < market.starts[1:])
+        numbers = numbers[day_of_row[next_row[numbers]] == day]
+        rows = next_row[numbers]
+        next_row[numbers] += 1
         page = {name: columns[name][rows] for name in DAY_PAGE_COLUMNS if name != "earlier_rows"}
-        page["earlier_rows"] = rows - starts[tickers]
+        page["earlier_rows"] = rows - starts[numbers]
         content = b"".join(
             page[name].astype(dtype).tobytes() for name, dtype in DAY_PAGE_COLUMNS.items()
         )
-        content += "\n".join(names[tickers]).encode()
-        counts = count_anomalies(page)
+        content += "\n".join(tickers[numbers]).encode()
         extent = write_extent(file, content)
-        index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, len(rows), *counts))
+        index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *day_counts(page)))
     return index_days
 
 
-def count_anomalies(page):
-    """How many rows of a day page have a deviation above 0, and how many are anomalies."""
+def day_counts(page):
+    """A day page's numbers of rows, of rows with a deviation above 0, and of anomalies."""
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    is_anomaly = z_scores > Z_THRESHOLD + Z_TOLERANCE * abs(Z_THRESHOLD)
-    return len(z_scores), np.count_nonzero(is_anomaly)
+    is_anomaly = z_scores > Z_THRESHOLD * (1 + Z_TOLERANCE)
+    return len(trades), len(z_scores), np.count_nonzero(is_anomaly)
 
 
 def write_directory(file, market, row_extents):
@@ -1267,17 +1287,17 @@ def write_directory(file, market, row_extents):
 
     First come the gaps of each ticker by date, a float64 for each row. Then comes the directory:
     for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
-    these the tickers' names, joined by line feeds. row_extents is what write_tickers returns.
+    these the tickers' names, joined by line feeds. row_extents is what write_pickle returns.
     """
     gaps, offset, gap_extents = market.columns["gap"].astype("<f8", copy=False), file.tell(), []
     bounds = market.starts.tolist()
     for start, end in zip(bounds, bounds[1:]):
         crc = zlib.crc32(gaps[start:end])
         gap_extents.append(EXTENT.pack(offset + 8 * start, 8 * (end - start), crc))
-    for first, last in market.batches():
-        file.write(gaps[bounds[first] : bounds[last]].tobytes())
-    directory = b"".join(rows + gaps for rows, gaps in zip(row_extents, gap_extents))
-    return write_extent(file, directory + "\n".join(market.tickers).encode())
+    for first, end in market.batches():
+        file.write(gaps[bounds[first] : bounds[end]].tobytes())
+    extents = b"".join(of_rows + of_gaps for of_rows, of_gaps in zip(row_extents, gap_extents))
+    return write_extent(file, extents + "\n".join(market.tickers).encode())
 
 
 def write_index(file, market, window, directory, index_days):
@@ -1328,9 +1348,13 @@ def remove_leftovers(target):
     name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
     for path in target.parent.iterdir():
         if name.fullmatch(path.name):
-            with suppress(OSError), path.open("rb") as file:
-                if try_to_lock(file):
+            with suppress(OSError):
+                if os.name != "posix":  # Windows removes no file that is open, here or elsewhere
                     path.unlink()
+                    continue
+                with path.open("rb") as file:
+                    if try_to_lock(file):
+                        path.unlink()
 
 
 @contextmanager
@@ -1348,7 +1372,7 @@ def replacing(path):
         while not is_safe:
             temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
             file = temporary.open("xb", buffering=2**20)
-            # Another build may have been faster, and have locked or removed it as a leftover.
+            # Before the lock, another build may have locked or removed it as a leftover.
             is_safe = try_to_lock(file) is not False and temporary.exists()
         with file:
             if target.exists():
@@ -1371,7 +1395,8 @@ def replacing(path):
 def check_output(path, data_dir, *others):
     """Raise BuildError if no file can be written at path, or if it would do harm there.
 
-    The next build must not read it as a flat file. It must not replace any of the files others.
+    It would do harm if the next build read it as a flat file, or if it replaced a file at one of
+    the paths others.
     """
     try:
         target = os.path.realpath(path)
@@ -1386,7 +1411,7 @@ def check_output(path, data_dir, *others):
             if lies_below or Path(os.path.abspath(data_dir)) in Path(os.path.abspath(path)).parents:
                 raise BuildError(f"{path} would be read as a flat file: name another --output")
         if target in map(os.path.realpath, others):
-            raise BuildError(f"{path} leads to a file that is needed: name another --output")
+            raise BuildError(f"{path} would replace a file of this build: name another --output")
         if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
             os.stat(os.path.join(os.path.dirname(target), ""))  # OSError if the folder is missing
             raise BuildError(f"{path} not written: no permission to write into its folder")
@@ -1395,7 +1420,7 @@ def check_output(path, data_dir, *others):
 
 
 class Stdout:
-    """Prints the tutorial's lines. If stdout fails, the build goes on without them."""
+    """Prints lines. If stdout fails, the build goes on without them, and error says why."""
 
     error = None
 
@@ -1408,7 +1433,7 @@ class Stdout:
 
 
 def build(options, say):
-    """Build the table. Calls say with each line that the tutorial prints. Raises BuildError."""
+    """Build the table. Calls say with each line about the progress. Raises BuildError."""
     check_output(options.output, options.data_dir)
     if options.json:
         json_output = options.output.with_suffix(".json")
@@ -1441,7 +1466,7 @@ def build(options, say):
     )
 
 
-def try_to_build(options):
+def build_and_report(options):
     """Build, and return the exit status. Print what went wrong as one line on stderr."""
     stdout = Stdout()
     with stopped_by_signals() as stop:
@@ -1456,7 +1481,7 @@ def try_to_build(options):
         except KeyboardInterrupt:
             return stop.status or 130
         except RuntimeError as error:
-            if stop.status:  # KeyboardInterrupt came while a thread pool took its lock
+            if stop.status:  # KeyboardInterrupt in a thread pool's lock becomes a RuntimeError
                 return stop.status
             if "thread" not in str(error):
                 raise
@@ -1464,7 +1489,7 @@ def try_to_build(options):
             print_to_stderr(f"{options.output} not written: {error}")
             return 1
     if stdout.error and not isinstance(stdout.error, BrokenPipeError):
-        print_to_stderr(f"{options.output} is written, the output is not: {stdout.error.strerror}")
+        print_to_stderr(f"{options.output} is written, but stdout failed: {stdout.error.strerror}")
         return 1
     return 0
 
@@ -1485,14 +1510,14 @@ def day_argument(text):
         if not FIRST_DAY <= day <= LAST_DAY:
             raise ValueError
     except ValueError:
-        message = f"{text[:20]!r} is not a date from 1990 to 2099, write YYYY-MM-DD"
+        message = f"{quoted(text)} is not a date from 1990 to 2099, write YYYY-MM-DD"
         raise argparse.ArgumentTypeError(message) from None
     return day
 
 
 def url_argument(text):
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text[:99]!r} is not like {API_URL}")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not like {API_URL}")
     return text.rstrip("/")
 
 
@@ -1541,7 +1566,7 @@ def stopped_by_signals():
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     for number, handler in handlers.items():
-        # A signal that is ignored stays so: nohup ignores SIGHUP.
+        # A signal that is ignored stays ignored: nohup ignores SIGHUP.
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, handle)
     try:
@@ -1552,7 +1577,7 @@ def stopped_by_signals():
 
 
 def main(argv=None):
-    return try_to_build(parse_arguments(argv))
+    return build_and_report(parse_arguments(argv))
 
 
 def exit_status_of(main):
@@ -1572,7 +1597,8 @@ def exit_status_of(main):
             stream.flush()
         except OSError as error:
             silence(stream)
-            status = status or not isinstance(error, BrokenPipeError)
+            if not isinstance(error, BrokenPipeError):
+                status = status or 1
     return status
 
 

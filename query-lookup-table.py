@@ -78,7 +78,7 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 MAGIC_OF_VERSION_1 = b"lookup-table"
 MOST_DAYS = 40_177  # FIRST_DAY to LAST_DAY in the builder, 1990 to 2099
 LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; a day page has at most 82 for each ticker
-# A row in the pickle (write_tickers in the builder describes it). Its integers, little-endian, are
+# A row in the pickle (write_pickle in the builder describes it). Its integers, little-endian, are
 # the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
 # has no baseline and so lacks the last two floats.
 FULL_ROW_INTEGERS = struct.Struct("<x I 4x x i 45x")
