@@ -1,12 +1,12 @@
 """List anomalies: the tickers that were traded far more often than they normally are.
 
 Usage:
-    python query-lookup-table.py DATE [DATE] [options]      a day, or all from one to another
-    python query-lookup-table.py --ticker T [DATE [DATE]]   one ticker's, of all days or of these
-    python query-lookup-table.py [DATE] --aftermath         what followed all anomalies
+    python query-lookup-table.py DATE [DATE] [options]      one day, or all from one to another
+    python query-lookup-table.py --ticker T [DATE [DATE]]   one ticker's, on all days or on these
+    python query-lookup-table.py [DATE] --aftermath         what followed anomalies up to DATE
 
 Reads   ./lookup_table.pkl, which build-lookup-table.py writes.
-Writes  the anomalies to stdout, most trades first.
+Writes  the anomalies to stdout: those of a day by trades, those of a ticker by date.
 
 A row of the table, and the line that it becomes:
 
@@ -18,14 +18,14 @@ A row of the table, and the line that it becomes:
 An anomaly is a row whose trades lie more than three standard deviations above the mean of the
 ticker's five previous rows: std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
-It reads the table's footer, its index and the day pages that are needed, all of them plain numbers
+The script reads the footer, the index and the day pages that it needs, all of them plain numbers
 and text (write_lookup_table in build-lookup-table.py describes the file). A file without a footer,
 such as the tutorial's own table, is taken for a pickle and read whole, without running any of it.
 """
 
 import signal
 
-# Until main begins, Ctrl-C ends the script without a traceback. If it is ignored, it stays so.
+# Until main begins, Ctrl-C ends the script without a traceback, unless it is ignored anyway.
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -51,9 +51,10 @@ Z_TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as 
 HORIZONS = (1, 5, 20)  # days after an anomaly, counted in days of the table
 NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
-FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250  # a day's share of anomalies is compared with so many
-# An anomaly's class in the aftermath: the largest of these that its z-score is above, and whether
-# its price_diff is above 1 %, within 1 %, or below -1 %.
+# With how many earlier days a day's share of anomalies is compared.
+FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
+# An anomaly's class in the aftermath: the largest of these numbers that its z-score is above, and
+# whether its price_diff is above 1 %, within 1 %, or below -1 %.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
@@ -77,7 +78,7 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 MAGIC_OF_VERSION_1 = b"lookup-table"
 MOST_DAYS = 40_177  # FIRST_DAY to LAST_DAY in the builder, 1990 to 2099
-LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; a day page has at most 82 for each ticker
+LONGEST_EXTENT = MOST_TICKERS * 100  # bytes: a day page, the longest, has 82 a ticker at most
 # A row in the pickle (write_pickle in the builder describes it). Its integers, little-endian, are
 # the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
 # has no baseline and so lacks the last two floats.
@@ -210,15 +211,15 @@ def load_plain_pickle(file, size):
                 raise pickle.UnpicklingError(f"it asks for {module}.{name}")
             return PICKLE_NAMES[module, name]
 
-    # A sparse file has fewer bytes on disk than its size says. Not every system tells how many.
+    # A sparse file has fewer bytes on disk than its size says. Some systems do not tell how many.
     on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0) or size
-    with ended_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
+    with killed_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
         return TableUnpickler(file).load()
 
 
 @contextmanager
-def ended_by_ctrl_c():
-    """In this context Ctrl-C ends the process at once. Python's handler waits until C code ends."""
+def killed_by_ctrl_c():
+    """In this context Ctrl-C ends the process at once. Python would first end the unpickling."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:
         yield
@@ -251,7 +252,7 @@ def bounded_memory(growth):
 
 
 def find_ticker_number(ticker, tickers, name):
-    """The index of ticker in tickers, those of the table called name. Raises NoDataError."""
+    """The index of ticker in tickers, the tickers of the table name. Raises NoDataError."""
     if ticker in tickers:
         return tickers.index(ticker)
     similar = [other for other in tickers if other.lower() == ticker.lower()]
@@ -262,9 +263,10 @@ def find_ticker_number(ticker, tickers, name):
 class LookupTable:
     """A table of the builder in an open binary file of size bytes. Reads only the parts it needs.
 
-    name is what messages call it. dates are the table's dates in order. window is the number of
-    rows in a baseline. has_facts says that its rows have FACT_FIELDS. The methods raise TableError
-    if what they read is damaged: if its checksum is wrong, or if it cannot be part of a table.
+    name is what messages call it. dates are the table's dates in order. A session is a trading day,
+    given by its index in dates. window is the number of rows in a baseline. has_facts says that its
+    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged: if its
+    checksum is wrong, or if it cannot be part of a table.
     """
 
     has_facts = True
@@ -279,15 +281,13 @@ class LookupTable:
         self.number_of_days, rest = divmod(len(self.index) - INDEX_HEADER.size, INDEX_DAY.size)
         if not 0 < self.number_of_days <= MOST_DAYS or rest:
             raise self.damaged()
-        self.window, self.number_of_tickers, self.directory = INDEX_HEADER.unpack_from(self.index)
+        header = INDEX_HEADER.unpack_from(self.index)
+        self.window, self.number_of_tickers, self.directory_extent = header
         if self.window < 2 or not 0 < self.number_of_tickers <= MOST_TICKERS:
             raise self.damaged()
 
     def index_day(self, session):
-        """(date, packed EXTENT of its page, rows, with_deviation, anomalies) of a session.
-
-        These are the values of INDEX_DAY. A session is a trading day, given by its index in dates.
-        """
+        """A session's INDEX_DAY: (date, extent of its page, rows, with_deviation, anomalies)."""
         start = INDEX_HEADER.size + session * INDEX_DAY.size
         date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
         with self.blaming_the_file():
@@ -346,7 +346,7 @@ class LookupTable:
     def read_day_page(self, session):
         """The day page of a session: {"ticker": [...], "date": [...], "trades": array, ...}.
 
-        All columns have the same length: the tickers, in the table's order, the session's date,
+        Its columns, all of one length, are the tickers, in the table's order, the session's date,
         and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
         date, extent, rows, _, _ = self.index_day(session)
@@ -365,12 +365,12 @@ class LookupTable:
             names = content[end:].decode()
         if not rows or any(len(page[name]) != rows for name in DAY_PAGE_COLUMNS):
             raise self.damaged()
-        page["ticker"], page["date"] = self.split_names(names, rows), [date] * rows
+        page["ticker"], page["date"] = self.tickers_in(names, rows), [date] * rows
         return page
 
-    def split_names(self, names, count):
-        """The list of the lines of names, a text. Raises TableError if they are not count."""
-        tickers = names.split("\n")
+    def tickers_in(self, text, count):
+        """The lines of text. Raises TableError if one is empty, or if they are not count."""
+        tickers = text.split("\n")
         if len(tickers) != count or not all(tickers):
             raise self.damaged()
         return tickers
@@ -381,11 +381,11 @@ class LookupTable:
 
     def read_directory(self):
         """(extents, tickers): two packed EXTENTs for each ticker, of its rows and its gaps."""
-        content = self.read_extent(self.directory)
+        content = self.read_extent(self.directory_extent)
         end = self.number_of_tickers * 2 * EXTENT.size
         with self.blaming_the_file():
             names = content[end:].decode()
-        tickers = self.split_names(names, self.number_of_tickers)
+        tickers = self.tickers_in(names, self.number_of_tickers)
         if len(set(tickers)) != len(tickers):
             raise self.damaged()
         return content[:end], tickers
@@ -414,7 +414,7 @@ class LookupTable:
             floats += FULL_ROW_FLOATS.iter_unpack(full_rows)
         sessions = [slot - len(FIELDS) for slot, _ in integers]  # the first slots are for FIELDS
         dates = self.dates
-        # They must ascend, from 0 or more to less than len(dates).
+        # They must ascend and lie in range(len(dates)).
         are_sound = all(map(int.__lt__, [-1, *sessions], [*sessions, len(dates)]))
         if not (0 < len(gaps) == len(integers) and are_sound):
             raise self.damaged()
@@ -435,7 +435,7 @@ class LookupTable:
 
 
 class PlainTable:
-    """A pickled {ticker: {date: stats}}, read whole. Its methods are those of LookupTable.
+    """A pickled {ticker: {date: stats}}, read whole. It has what lists need of a LookupTable.
 
     It has no facts: each row's record, earlier_rows, baseline_days and gap are None.
     """
@@ -535,17 +535,19 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
         if kind not in kinds:
-            raise TableError(f"{path} is no table of build-lookup-table.py: run it to make one")
+            raise TableError(
+                f"{path} was not written by build-lookup-table.py: run it to make a table"
+            )
         yield kind(file, status.st_size, path)
 
 
 def z_score(trades, avg_trades, std_trades):
     """How many standard deviations trades are above the mean; nan if std_trades is not above 0."""
-    return (trades - avg_trades) / std_trades if std_trades and std_trades > 0 else nan
+    return (trades - avg_trades) / std_trades if std_trades > 0 else nan
 
 
 def z_limit(threshold):
-    """The limit that an anomaly's z-score is above: threshold and a tolerance.
+    """threshold plus a tolerance. An anomaly's z-score is above this.
 
     A computed z-score is rounded: it may be above the threshold although the exact one is equal.
     """
@@ -577,18 +579,18 @@ def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
 
 
 def record_column(trades):
-    """The column record: how many rows, counted back from each row, had fewer trades.
+    """The column record: for each row, how many rows directly before it had fewer trades.
 
     A row with as many trades ends the count. The builder has the same function for all tickers.
-    possible_ends are the rows that may end the count of a later row. A row is removed when a row
-    after it has more trades, because a count that passes the later row passes both.
+    possible_ends are the indexes of the rows that may end the count of a later row. When a row with
+    more trades comes, a row is removed: a count that passes the new row passes the old one too.
     """
     counts, possible_ends = [], []
-    for row, row_trades in enumerate(trades):
+    for i, row_trades in enumerate(trades):
         while possible_ends and trades[possible_ends[-1]] < row_trades:
             possible_ends.pop()
-        counts.append(row - possible_ends[-1] - 1 if possible_ends else row)
-        possible_ends.append(row)
+        counts.append(i - possible_ends[-1] - 1 if possible_ends else i)
+        possible_ends.append(i)
     return counts
 
 
@@ -633,11 +635,10 @@ def marks_of(row, session, window):
 class After:
     """What came after the rows of a day page, as far as the table knows it.
 
-    closes are the rows' closes. last_closes is {horizon: closes}: for each row the ticker's last
-    close on the next horizon days of the table. It is nan if the ticker is gone: if it has no row
-    on any of these days. split_days says for each row on which of the next days, counted from 1,
-    the ticker first has a suspected split; 0 means on none. All columns are lists, or all are numpy
-    arrays.
+    closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker on the
+    next horizon days of the table. It is nan if the ticker is gone, which means that it has no row
+    on these days. split_days[i] says on which of the next days, counted from 1, the ticker first
+    has a suspected split; 0 means on none. The columns are sequences, or all are numpy arrays.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -655,7 +656,8 @@ class After:
 
         with numpy.errstate(all="ignore"):
             changes = (last_closes / self.closes - 1) * 100
-        changes[self.closes == 0] = last_closes[self.closes == 0] + inf  # inf, or still nan
+        is_zero = self.closes == 0
+        changes[is_zero] = numpy.where(numpy.isnan(last_closes[is_zero]), nan, inf)
         return changes
 
     def of_row(self, i):
@@ -675,7 +677,7 @@ class After:
 
 def percent_change(close, last_close):
     """The change from close to last_close; nan if last_close is nan, else inf if close is 0."""
-    return (last_close / close - 1) * 100 if close else last_close + inf
+    return (last_close / close - 1) * 100 if close else nan if isnan(last_close) else inf
 
 
 def after_of_page(page, later_pages):
@@ -696,8 +698,8 @@ def after_of_page(page, later_pages):
 def after_of_history(history, dates):
     """What After.of_row returns, for each row of a ticker's history. dates are the table's."""
     closes, gaps = history["close_price"], history["gap"]
-    session_of = dict(zip(dates, range(len(dates))))
-    sessions = [session_of[date] for date in history["date"]]
+    session_by_date = {date: session for session, date in enumerate(dates)}
+    sessions = [session_by_date[date] for date in history["date"]]
     rows = []
     for i, session in enumerate(sessions):
         last_closes, split_day, last = {}, 0, i
@@ -803,7 +805,7 @@ def anomaly_share(table, session):
     share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
     compared with the 250 days before that have such tickers, or with all if there are fewer. days
     is their number, usual is the median of their shares, and higher is the number of days with a
-    lower share. The answer is None with fewer than 20 such days.
+    lower share. The answer is None with fewer than 20 such days, or without such tickers.
     """
     *_, with_deviation, anomalies = table.index_day(session)
     counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
@@ -824,36 +826,38 @@ def anomaly_share(table, session):
 
 def share_sentence(table, session):
     """What anomaly_share returns for a session, as a sentence, or None."""
-    found = anomaly_share(table, session)
-    if not found:
+    share = anomaly_share(table, session)
+    if not share:
         return None
     beginning = (
         "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on ".format(**found)
+        "anomalies; the usual is {usual:.1f} %; more than on ".format(**share)
     )
-    if found["higher"] == found["days"]:
-        return f"{beginning}all {found['days']} days before."
-    return f"{beginning}{found['higher'] or 'none'} of the {found['days']} days before."
+    if share["higher"] == share["days"]:
+        return f"{beginning}all {share['days']} days before."
+    return f"{beginning}{share['higher'] or 'none'} of the {share['days']} days before."
 
 
-def record_sentence(page, least):
-    """How many tickers have a record of least or more, and how many would by chance alone.
+def record_sentence(page, min_record):
+    """How many tickers have a record of min_record or more, and how many would by chance alone.
 
-    If every order of a ticker's N + 1 rows were equally likely, the last of them would have the
-    most trades with a probability of 1 / (N + 1). If least is None or 0, it is 60, or 20 if no
-    ticker has 60 earlier rows. The answer is a sentence, or None if no ticker has enough of them.
+    A ticker has such a record if its last row has the most trades of its last min_record + 1 rows.
+    If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
+    If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
+    sentence, or None if no ticker has min_record earlier rows.
     """
     earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
-    if not least:
+    if not min_record:
         most = max(earlier_rows, default=0)
-        least = next((rows for rows in (60, 20) if most >= rows), 0)
-    old_enough = sum(rows >= least for rows in earlier_rows)
-    if not least or not old_enough:
+        min_record = next((rows for rows in (60, 20) if most >= rows), 0)
+    old_enough = sum(rows >= min_record for rows in earlier_rows)
+    if not min_record or not old_enough:
         return None
-    found = sum(record >= least for record in page["record"])
+    records = sum(record >= min_record for record in page["record"])
     return (
-        f"Of {old_enough:,} tickers with at least {least} earlier rows, {found:,} have a record of "
-        f"{least} or more; chance alone would make {old_enough / (least + 1):.1f}."
+        f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have a "
+        f"record of {min_record} or more; "
+        f"chance alone would make {old_enough / (min_record + 1):.1f}."
     )
 
 
@@ -871,8 +875,8 @@ def median_sentence(page, after):
     ]
     sentence = f"The median ticker's price changed by {', '.join(parts)}"
     longest = known[-1]
-    found = [changes[longest][i] for i in indexes_of_anomalies(page)]
-    better = [did_better(change, medians[longest]) for change in found if isfinite(change)]
+    of_anomalies = [changes[longest][i] for i in indexes_of_anomalies(page)]
+    better = [did_better(change, medians[longest]) for change in of_anomalies if isfinite(change)]
     if better:
         number = f"{sum(better):,.1f}".replace(".0", "")
         sentence += f"; {number} of {len(better):,} anomalies did better after {days[longest]}"
@@ -883,10 +887,11 @@ def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
     A list of 36 dicts of AFTERMATH_FIELDS, for 4 classes of z-scores, 3 of price changes and 3
-    horizons. The upper limit of a class belongs to it. No session after last is read. left_out
-    counts the anomalies that have no change, and those with a suspected split, because a reverse
-    split would look like a gain. better is in percent of the cases, two_se and median_excess are in
-    percentage points. They are None if there are too few cases.
+    horizons. A z-score of exactly 5 is in the class from 3 to 5. No session after last is read.
+    left_out counts the anomalies that have no change, and those with a suspected split, because a
+    reverse split would look like a gain. better is in percent of the cases. two_se and
+    median_excess are in percentage points; the excess of a case is its change minus the median
+    ticker's. These three are None if there are too few cases.
     """
     sessions = SessionsWithAfter(table, 0, last, end=last + 1)
     aftermaths = {horizon: HorizonAftermath(sessions.np, horizon, last) for horizon in HORIZONS}
@@ -914,8 +919,8 @@ def classify_anomalies(np, page):
     limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
-    changes = price_diff[anomalies]
-    moves = np.where(changes > 1, 0, np.where(changes < -1, 2, 1))
+    price_diffs = price_diff[anomalies]
+    moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
     return anomalies, z_classes * len(MOVES) + moves
 
 
@@ -969,19 +974,19 @@ def share_that_did_better(cases, better):
     The arguments are lists with a number for each block of 20 days: how many cases it has, and how
     many of them did better. better is in percent, two_se is two standard errors in percentage
     points. Days are not independent: one event moves many tickers, on its day and on later ones. So
-    the standard error is that of blocks. N is the number of cases, and B the number of blocks that
-    have a case. x is 1 for a case that did better, 1/2 for an equal one, else 0. The standard error
-    is sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
+    the standard error compares blocks of days instead of single cases. N is the number of cases, B
+    the number of blocks that have a case. x is 1 for a case that did better, 1/2 for an equal one,
+    else 0. It is sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
     """
-    number, blocks = sum(cases), sum(map(bool, cases))
-    if not number:
+    total, blocks = sum(cases), sum(map(bool, cases))
+    if not total:
         return {"cases": 0, "better": None, "two_se": None}
-    mean = sum(better) / number
+    mean = sum(better) / total
     squares = sum((x - mean * n) ** 2 for n, x in zip(cases, better))
     two_se = None
     if blocks >= FEWEST_BLOCKS:
-        two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / number
-    return {"cases": int(number), "better": 100 * mean, "two_se": two_se}
+        two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / total
+    return {"cases": int(total), "better": 100 * mean, "two_se": two_se}
 
 
 # The heading is a date or a ticker. The anomalies below it are dicts of row_of, with the keys marks
@@ -1040,7 +1045,7 @@ def list_days(table, sessions, options):
 
 
 def read_sessions(table, sessions, needs_after):
-    """(session, day page, After or None) of each of sessions, a range. After if needs_after."""
+    """For each session of a range: (session, day page, After), with None if not needs_after."""
     if not needs_after:
         return ((session, table.read_day_page(session), None) for session in sessions)
     first, last = sessions[0], sessions[-1]
@@ -1066,6 +1071,7 @@ def list_ticker(table, ticker, sessions, options):
     return Listing(ticker, select_anomalies(anomalies, options)[: options.limit], [])
 
 
+RULE_LENGTH = 91  # as in the tutorial, more than its headings need
 HEADINGS = (
     f"{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
     f"{'Close Price':>12}{'Price Diff':>12}"
@@ -1074,12 +1080,12 @@ WIDE_HEADINGS = f"{'Record':>10}{'After 1':>11}{'After 5':>11}{'After 20':>11}  
 AFTERMATH_NOTES = """\
 Price: on the day itself, up by more than 1 %, flat, or down by more than 1 %.
 Better: the share of cases whose price then did better than the median ticker of the same day;
-  * marks a share that is more than 3 standard errors off 50.
-Excess: percentage points above the median ticker, which is no index and not the market.
+  * marks a share that is more than 3 standard errors away from 50 %.
+Excess: percentage points above the median ticker. This is no index, and not the market.
 Left out: tickers that were gone, closes of 0, and suspected splits.
-This says how often, not how much. It knows no entry price and no costs, prices are not adjusted,
-only tickers in the files are in it, and the error at 20 days may be a fifth too small.
-It is no advice.
+The shares say how often, not how much. They know no entry price and no costs. Prices are not
+adjusted, and only tickers in the files are counted. The error at 20 days may be a fifth too small.
+This is no advice.
 """
 
 
@@ -1088,7 +1094,7 @@ def as_table(listings, by_ticker, is_wide=False):
     heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
     for listing in listings:
         yield f"\nAnomalies Found for {printable(listing.heading)}:\n\n"
-        yield f"{heading}\n{'-' * (len(heading) if is_wide else 91)}\n"
+        yield f"{heading}\n{'-' * (len(heading) if is_wide else RULE_LENGTH)}\n"
         for anomaly in listing.anomalies:
             name = anomaly["date"] if by_ticker else printable(anomaly["ticker"])
             yield (
@@ -1146,17 +1152,15 @@ def csv_lines(fields, rows):
     """Yields the lines of a CSV file with the columns fields; rows are dicts."""
     import csv
 
-    class Lines(list):
-        write = list.append
+    class Line:
+        @staticmethod
+        def write(line):
+            return line[:-2] + "\n"
 
-    lines = Lines()
-    # Only with "\r" in the lineterminator do all versions of Python quote a text with a "\r".
-    writer = csv.DictWriter(lines, fields, lineterminator="\r\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(row)
-        yield lines.pop(0)[:-2] + "\n"
-    yield from (line[:-2] + "\n" for line in lines)
+    # Some versions of Python quote a text with "\r" only if lineterminator has one.
+    writer = csv.DictWriter(Line, fields, lineterminator="\r\n")
+    yield writer.writeheader()
+    yield from map(writer.writerow, rows)
 
 
 def without_nan(row):
@@ -1207,7 +1211,7 @@ def aftermath_table(classes, dates):
     yield "\n" + AFTERMATH_NOTES
     if all(row["two_se"] is None for row in classes):
         yield (
-            f"{len(dates)} days are too few for an error: that takes cases in "
+            f"{len(dates)} days are too few for ± 2 SE, which needs cases in "
             f"{FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days.\n"
         )
 
@@ -1265,9 +1269,9 @@ def marks_argument(text):
 
 
 def help_formatter(prog):
-    """argparse's formatter with a width: to find it out, argparse would import modules for 2 ms."""
+    """argparse's formatter. It is told the width, because finding it costs argparse 2 ms."""
     try:
-        width = os.get_terminal_size().columns
+        width = os.get_terminal_size().columns or 80
     except (AttributeError, OSError, ValueError):
         width = 80
     return argparse.HelpFormatter(prog, width=width - 2)
@@ -1317,7 +1321,7 @@ def parse_arguments(argv):
     if options.aftermath:
         check_aftermath_options(parser, options, words)
     elif len(options.dates) > 2 or not (options.dates or options.ticker is not None):
-        parser.error("name a DATE (YYYY-MM-DD), two of them, or a --ticker")
+        parser.error("give a DATE (YYYY-MM-DD) or two, --ticker T, or --aftermath")
     if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
         parser.error(f"{options.dates[0]} is after {options.dates[1]}")
     options.needs_marks = options.format != "table" or bool(options.skip)
@@ -1328,8 +1332,8 @@ def parse_arguments(argv):
 def check_aftermath_options(parser, options, words):
     """End with a usage error if words, the arguments, have an option not allowed here."""
     allowed = ("dates", "aftermath", "format", "table")
-    # argparse sets no default where the namespace has a value already. All values are None at
-    # first, so the user has given those that are not None afterwards.
+    # Parse again with None for every value, over which argparse sets no defaults: what is not None
+    # afterwards, the user has given.
     given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(options))))
     for name, value in vars(given).items():
         if name not in allowed and value is not None:
@@ -1339,10 +1343,7 @@ def check_aftermath_options(parser, options, words):
 
 
 def select_sessions(table, dates):
-    """The range of sessions of dates: a list of one date, of the first and the last, or of none.
-
-    An empty list stands for all dates of the table. Raises NoDataError.
-    """
+    """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
     if len(dates) == 1 and table.session_of(dates[0]) is not None:
         session = table.session_of(dates[0])
         return range(session, session + 1)
@@ -1361,7 +1362,7 @@ def select_sessions(table, dates):
 
 
 def nearest_date(dates, date):
-    """The one of dates that is nearest to date. Of two that are as near, it is the earlier."""
+    """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
     day = datetime.date.fromisoformat(date)
     return min(dates, key=lambda each: abs(datetime.date.fromisoformat(each) - day))
 
@@ -1370,8 +1371,8 @@ def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
     if (options.aftermath or options.min_record) and not table.has_facts:
         raise NoDataError(
-            f"{table.name} is a plain pickle, not a table with the facts that this needs: "
-            "run build-lookup-table.py to make one"
+            f"{table.name} is a plain pickle: --aftermath and --min-record need a table that "
+            "build-lookup-table.py wrote"
         )
     if options.aftermath:
         return answer_aftermath(table, options)
@@ -1451,7 +1452,8 @@ def exit_status_of(main):
             stream.flush()
         except OSError as error:
             silence(stream)
-            status = status or not isinstance(error, BrokenPipeError)
+            if not isinstance(error, BrokenPipeError):
+                status = status or 1
     return status
 
 
