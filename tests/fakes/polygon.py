@@ -8,19 +8,20 @@ It reads the flat files, to make up bars that agree with a day's trades and clos
 import base64
 import csv
 import gzip
-import json
 import math
 import random
 import re
 import threading
-import time
 from collections import namedtuple
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from helpers.flat_files import new_york_time
+
+from fakes.server import DROP as DROP  # for those who import all answers from here
+from fakes.server import NOT_FOUND, REFUSALS, Answer, FakeServer, answered, send
+from fakes.server import RATE_LIMIT as RATE_LIMIT
 
 NEWS = "/v2/reference/news"
 PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
@@ -34,64 +35,28 @@ HTML = {"Content-Type": "text/html"}
 
 Request = namedtuple("Request", "path query headers")
 Day = namedtuple("Day", "trades close previous_close")
-Answer = namedtuple("Answer", "status headers body")
-
-
-def not_authorized(message):
-    body = {"status": "NOT_AUTHORIZED", "request_id": REQUEST_ID, "message": message}
-    return Answer(403, {}, json.dumps(body))
-
-
-def refused(status, error, **headers):
-    return Answer(status, headers, json.dumps({"status": "ERROR", "error": error}))
-
-
-def answered(body):
-    return Answer(200, {}, body)
 
 
 def with_bars(*bars):
-    return answered(json.dumps({"status": "OK", "resultsCount": len(bars), "results": bars}))
+    return answered({"status": "OK", "resultsCount": len(bars), "results": bars})
 
 
-# The refusals' words are the real server's.
-REFUSALS = {
-    "no key": refused(401, "API Key was not provided"),
-    "unknown key": refused(401, "Unknown API Key"),
-    "not entitled": not_authorized(
-        "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
-    ),
-    "timeframe": not_authorized(
-        "Your plan doesn't include this data timeframe. "
-        "Please upgrade your plan at https://polygon.io/pricing"
-    ),
-    "today": not_authorized(
-        "Attempted to request today's data before end of day. "
-        "Please upgrade your plan at https://polygon.io/pricing"
-    ),
-}
-RATE_LIMIT = refused(
-    429,
-    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
-    "to continue. https://massive.com/pricing",
-    **{"Retry-After": "60"},
-)
 BROKEN = {
     "server error": Answer(500, HTML, "<html><h1>Internal Server Error</h1></html>"),
     "bad gateway": Answer(502, HTML, "<html><h1>Bad Gateway</h1></html>"),
     "maintenance": Answer(503, {"Retry-After": "60"}, ""),
-    "not found": Answer(404, {}, "404 page not found"),
+    "not found": NOT_FOUND,
     "teapot": Answer(418, {}, "\udcff"),
     "cut short": Answer(200, {"Content-Length": "1000"}, '{"status":"OK","results":[{"c":'),
     "not gzip": Answer(200, {"Content-Encoding": "gzip"}, '{"status":"OK"}'),
     "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
     "not utf-8": answered('{"status":"OK","results":[{"c":"\udcff"}]}'),
     "a page for people": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
-    "a number": answered("1"),
-    "a list": answered("[]"),
-    "no object": answered("null"),
-    "results are text": answered('{"status":"OK","results":"none"}'),
-    "results are null": answered('{"status":"OK","results":null}'),
+    "a number": answered(1),
+    "a list": answered([]),
+    "no object": answered(None),
+    "results are text": answered({"status": "OK", "results": "none"}),
+    "results are null": answered({"status": "OK", "results": None}),
     "a bar is null": with_bars(None),
     "a bar is empty": with_bars({}),
     "a bar has words": with_bars({"t": "noon", "o": "a", "h": "b", "l": "c", "c": "d", "v": "e"}),
@@ -106,16 +71,15 @@ BROKEN = {
     "8 MB, packed": Answer(
         200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"results":[]' + b" " * 2**23 + b"}")
     ),
-    "the same page for ever": answered(json.dumps({"results": [BAR] * 500, "next_url": NEXT})),
-    "empty pages for ever": answered(json.dumps({"results": [], "next_url": NEXT})),
-    "a new bar a page for ever": answered(json.dumps({"results": [BAR], "next_url": NEXT})),
+    "the same page for ever": answered({"results": [BAR] * 500, "next_url": NEXT}),
+    "empty pages for ever": answered({"results": [], "next_url": NEXT}),
+    "a new bar a page for ever": answered({"results": [BAR], "next_url": NEXT}),
     "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
 }
 EMPTY = {
     "no results": answered('{"queryCount":0,"resultsCount":0,"adjusted":false,"status":"OK"}'),
     "empty results": with_bars(),
 }
-DROP = Answer(None, {}, "")
 
 
 def minute_bars(ticker, date, day):
@@ -173,8 +137,8 @@ def read_days(folder):
     return days
 
 
-class FakePolygon:
-    """The server, as a context manager.
+class FakePolygon(FakeServer):
+    """The server.
 
     requests  what was asked so far: path (as it came), query ({name: value}) and headers
     answer    an Answer to give whatever is asked, None for bars
@@ -182,11 +146,11 @@ class FakePolygon:
     articles  {ticker: articles} to give when news is asked for
     page_size most bars a page
     answering an Event; while it is clear, the server hangs
-    pace      seconds between two bytes of an answer: of its body, or of its head as well
-    tls       an ssl.SSLContext to answer HTTPS with
+    pace      seconds between two bytes of an answer's body, and of its head if is_head_slow
     """
 
     def __init__(self, flat_files, tls=None):
+        super().__init__(tls)
         self.days = read_days(flat_files)
         self.bars, self.articles, self.requests = {}, {}, []
         self.answer, self.page_size = None, 50_000
@@ -194,32 +158,9 @@ class FakePolygon:
         self.answering = threading.Event()
         self.answering.set()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_GET(handler):
-                self.reply(handler)
-
-            def log_message(handler, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads, self.server.block_on_close = True, False
-        self.server.handle_error = lambda *_: None  # a caller that did not wait
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        if tls:
-            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
-            self.url = f"https://localhost:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
-        return self
-
     def __exit__(self, *_):
         self.answering.set()
-        self.server.shutdown()
-        self.server.server_close()
+        super().__exit__()
 
     def bars_of(self, ticker, date):
         """What a caller gets for the day, as Polygon writes it, on however many pages."""
@@ -234,31 +175,7 @@ class FakePolygon:
         self.requests.append(Request(url.path, query, dict(handler.headers)))
         self.answering.wait()
         answer = self.answer or self.page(url.path, query, handler.headers)
-        if answer.status is None:
-            handler.close_connection = True
-            return
-        body = answer.body
-        if isinstance(body, str):
-            body = body.encode("utf-8", "surrogateescape")
-        headers = {"Content-Type": "application/json", "Content-Length": len(body)}
-        headers.update(answer.headers)
-        handler.send_response(answer.status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        if self.is_head_slow:
-            self.write_slowly(handler, b"".join(handler._headers_buffer))
-            handler._headers_buffer.clear()
-        handler.end_headers()
-        if self.pace:
-            self.write_slowly(handler, body)
-        else:
-            handler.wfile.write(body)
-        handler.close_connection = int(headers["Content-Length"]) != len(body)
-
-    def write_slowly(self, handler, text):
-        for i in range(len(text)):
-            handler.wfile.write(text[i : i + 1])
-            time.sleep(self.pace)
+        send(handler, answer, self.pace, self.is_head_slow)
 
     def page(self, path, query, headers):
         """The Answer to a request for bars. That for a second page starts at a timestamp."""
@@ -268,7 +185,7 @@ class FakePolygon:
             return self.news(query)
         match = PATH.fullmatch(path)
         if not match:
-            return BROKEN["not found"]
+            return NOT_FOUND
         ticker, start, date = match.groups()
         start = int(start) if start.isdigit() else new_york_time(start, 0)
         bars = [bar for bar in self.bars_of(unquote(ticker), date) if bar["t"] >= start]
@@ -282,7 +199,7 @@ class FakePolygon:
             cursor = base64.b64encode(b"limit=%d&sort=asc" % limit).decode()
             rest = f"{ticker}/range/1/minute/{bars[limit]['t']}/{date}"
             body["next_url"] = f"https://api.polygon.io/v2/aggs/ticker/{rest}?cursor={cursor}"
-        return answered(json.dumps(body))
+        return answered(body)
 
     def news(self, query):
         """The Answer to a request for articles, by time, as many as are asked for."""
@@ -297,4 +214,4 @@ class FakePolygon:
         body["count"] = len(body["results"])
         if len(articles) > limit:
             body["next_url"] = f"https://api.polygon.io{NEWS}?cursor=YQ"
-        return answered(json.dumps(body))
+        return answered(body)
