@@ -1,0 +1,62 @@
+"""The builder in a copy of this process. It starts at once, because pandas is imported already."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from helpers.scripts import builder
+
+
+def default_signals():
+    """To be run in a new process: whoever started the tests may have Ctrl-C and others ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def fork(work):
+    """The process id of a copy of this process that does work, whose result is its status."""
+    child = os.fork()
+    if child:
+        return child
+    status = 99
+    try:
+        default_signals()
+        with open(os.devnull, "w") as sys.stdout:
+            status = work()
+    except SystemExit as end:
+        status = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def ending(child):
+    """The status that child ends with, as subprocess gives it."""
+    _, status = os.waitpid(child, 0)
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+
+
+def fork_build(*args, prepare=lambda: None):
+    """The process id of a builder; prepare is called first, in the builder's process."""
+
+    def work():
+        prepare()
+        return builder.main([str(arg) for arg in args])
+
+    return fork(work)
+
+
+def forked_build(*args, prepare=lambda: None):
+    """The builder as a finished process: stderr and returncode, but no stdout."""
+    reader, writer = os.pipe()
+
+    def prepare_with_stderr():
+        sys.stderr = os.fdopen(writer, "w")
+        prepare()
+
+    child = fork_build(*args, prepare=prepare_with_stderr)
+    os.close(writer)
+    with open(reader) as stderr:
+        shown = stderr.read()
+    return subprocess.CompletedProcess(args, ending(child), "", shown)
