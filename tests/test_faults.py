@@ -86,19 +86,23 @@ def killed_at_call(number):
 
 
 def count_calls(then):
-    """Once the builder opens a new table, each start and each end of a call in its code counts.
+    """While the builder writes, each start and each end of a call in its code counts.
 
     then is called with 1, 2, 3 and so on.
     """
     replacing, counter = builder.replacing, itertools.count(1)
 
-    def profile(frame, *_):
-        if frame.f_code.co_filename == builder.__file__:
+    def profile(frame, event, _):
+        caller = frame if event.startswith("c_") else frame.f_back
+        if caller and caller.f_code.co_filename == builder.__file__:
             then(next(counter))
 
-    def profiled(*args):
+    @contextlib.contextmanager
+    def profiled(path):
         sys.setprofile(profile)
-        return replacing(*args)
+        with replacing(path) as file:
+            yield file
+        sys.setprofile(None)
 
     builder.replacing = profiled
 
@@ -109,13 +113,12 @@ def test_killed_at_any_call_it_leaves_the_old_table_or_the_new_one(new, monkeypa
         patched.setattr(builder, "replacing", builder.replacing)  # to be restored
         count_calls(calls.append)
         build("aggregates_day", TABLE)
-        sys.setprofile(None)
-    rounds = 20 * EFFORT
+    # The old table is replaced at the end, so that each of the last calls is tried.
+    end = len(calls) - 25
     is_new = []
-    for i in range(rounds):
+    for call_number in [*range(1, end, end // (10 * EFFORT)), *range(end, len(calls) + 1)]:
         write_bytes(TABLE, OLD)
-        prepare = killed_at_call(1 + (len(calls) - 1) * i // (rounds - 1))
-        child = fork_build(prepare=prepare)
+        child = fork_build(prepare=killed_at_call(call_number))
         assert ending(child) == -signal.SIGKILL
         is_new.append({OLD: False, new: True}[TABLE.read_bytes()])
     assert is_new == sorted(is_new)
@@ -256,9 +259,9 @@ def reading(monkeypatch):
     def held(path):
         reading.begun.append(path)
         if len(reading.begun) > 2:
-            assert is_open.wait(10)
+            assert is_open.wait(5)
             reading.meanwhile()
-            assert is_closed.wait(10)
+            assert is_closed.wait(5)
         return read_flat_file(path)
 
     monkeypatch.setattr(builder, "read_flat_file", held)
@@ -351,6 +354,28 @@ def test_an_error_of_the_disk_at_the_end_is_told_in_one_line(
     assert_refused(build(market_folder, TABLE), f"{TABLE} not written: {os.strerror(error)}")
     assert TABLE.read_bytes() == OLD
     assert_only_the_table("aggregates_day")
+
+
+def test_a_single_write_that_fails_leaves_the_old_table(market_folder, monkeypatch):
+    # The builder writes in another thread, and the writes that follow succeed.
+    write_lookup_table, written = builder.write_lookup_table, []
+
+    def write(content):
+        written.append(content)
+        if len(written) == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def write_and_fail_once(_, *args):
+        written.clear()
+        write_lookup_table(SimpleNamespace(write=write), *args)
+
+    number = None
+    monkeypatch.setattr(builder, "write_lookup_table", write_and_fail_once)
+    assert build(market_folder, "other.pkl").returncode == 0
+    write_bytes(TABLE, OLD)
+    for number in range(1, len(written) + 1):
+        assert_refused(build(market_folder, TABLE), f"{TABLE} not written: Input/output error")
+        assert TABLE.read_bytes() == OLD
 
 
 @pytest.mark.parametrize(
@@ -600,12 +625,14 @@ def test_the_unfinished_file_of_a_running_build_is_not_removed(new):
     other = write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
     child = fork_build(prepare=signalled_behind("write_tickers", signal.SIGSTOP))
     os.waitpid(child, os.WUNTRACED)
-    (unfinished,) = set(os.listdir()) - {"aggregates_day", "other"}
-    assert build(other, TABLE).returncode == 0
-    assert TABLE.read_bytes() != new
-    assert_only_the_table("aggregates_day", "other", unfinished)
+    before = os.listdir()
+    result = build(other, TABLE)
+    during, is_new = sorted(os.listdir()), TABLE.read_bytes() == new
     os.kill(child, signal.SIGCONT)
     assert ending(child) == 0
+    assert (result.returncode, is_new) == (0, False)
+    assert len(before) == 3  # the two folders and the unfinished file
+    assert during == sorted([*before, str(TABLE)])
     assert TABLE.read_bytes() == new
     assert_only_the_table("aggregates_day", "other")
 
@@ -671,14 +698,16 @@ def test_a_query_during_builds_answers_from_one_table_or_the_other(market_folder
         result = query(TABLE)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout in answers
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        assert not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         given.append(result.stdout)
         return sum(one != other for one, other in zip(given, given[1:])) == 4
 
     child = fork(build_in_turn)
-    wait_until(answer_has_changed_four_times, 60)
-    os.kill(child, signal.SIGKILL)
-    assert ending(child) == -signal.SIGKILL
+    try:
+        wait_until(answer_has_changed_four_times, 60)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        assert ending(child) == -signal.SIGKILL
 
 
 # Damaged tables
