@@ -5,32 +5,7 @@ from fractions import Fraction
 
 import pytest
 from fakes.made_up_market import TEST_SYMBOL, made_up_market
-from witnesses.reference import (
-    HORIZONS,
-    MOVES,
-    Z_EDGES,
-    Table,
-    after,
-    after_text,
-    aftermath,
-    anomalies,
-    better,
-    did_better,
-    facts,
-    is_anomaly,
-    is_split,
-    marks,
-    marks_text,
-    median_ticker,
-    move,
-    record_line,
-    record_text,
-    split_after,
-    std_trades,
-    tide,
-    z_class,
-    z_score,
-)
+from witnesses import reference
 
 # Mean 100; the differences from it are -20, -20, 0, 20 and 20, their squares add up to 1600, and
 # 1600 / 4 is 400: a deviation of 20.
@@ -59,7 +34,7 @@ def market_of(**tickers):
 
 
 def rows_of(trades, window=5):
-    return Table(market_of(T=trades), window).tickers["T"]
+    return reference.Table(market_of(T=trades), window).tickers["T"]
 
 
 def closes(*prices):
@@ -69,7 +44,7 @@ def closes(*prices):
 
 
 def table_of_closes(**tickers):
-    return Table(market_of(**{name: closes(*prices) for name, prices in tickers.items()}))
+    return reference.Table(market_of(**{name: closes(*prices) for name, prices in tickers.items()}))
 
 
 def first_row(table, ticker="T"):
@@ -85,7 +60,7 @@ def test_a_tie_ends_a_record():
     rows = rows_of([3, 5, 5, 9, 4, 9, 10])
     assert [row.record for row in rows] == [0, 1, 0, 3, 0, 1, 6]
     assert [row.earlier_rows for row in rows] == [0, 1, 2, 3, 4, 5, 6]
-    assert [record_text(row) for row in rows[3:]] == ["all 3", "0", "1", "all 6"]
+    assert [reference.record_text(row) for row in rows[3:]] == ["all 3", "0", "1", "all 6"]
 
 
 def test_a_record_counts_rows_and_not_days():
@@ -96,8 +71,8 @@ def test_a_baseline_is_the_five_rows_before():
     rows = rows_of([*USUAL, 140])
     assert [row.avg_trades for row in rows] == [None] * 5 + [100]
     assert [row.variance for row in rows] == [None] * 5 + [400]
-    assert (std_trades(rows[5]), z_score(rows[5])) == (20.0, 2.0)
-    assert std_trades(rows[4]) is z_score(rows[4]) is None
+    assert (reference.std_trades(rows[5]), reference.z_score(rows[5])) == (20.0, 2.0)
+    assert reference.std_trades(rows[4]) is reference.z_score(rows[4]) is None
 
 
 def test_the_mean_of_1_1_1_1_2_is_six_fifths():
@@ -109,11 +84,14 @@ def test_the_mean_of_1_1_1_1_2_is_six_fifths():
 def test_baseline_days_are_the_tables_and_not_the_tickers():
     every_day = [7] * 13
     now_and_then = [7, None, 7, 7, None, None, None, 7, None, 7, None, 7, 7]
-    table = Table(market_of(A=every_day, B=now_and_then))
+    table = reference.Table(market_of(A=every_day, B=now_and_then))
     assert [row.baseline_days for row in table.tickers["A"]][4:7] == [None, 5, 5]
     # B's rows are on days 0, 2, 3, 7, 9, 11 and 12: from 11 back to 0, from 12 back to 2.
     assert [row.baseline_days for row in table.tickers["B"]] == [None] * 5 + [11, 10]
-    assert [marks(table, row) for row in table.tickers["B"]][5:] == [["thin", "stale"], ["thin"]]
+    assert [reference.marks(table, row) for row in table.tickers["B"]][5:] == [
+        ["thin", "stale"],
+        ["thin"],
+    ]
 
 
 def test_price_diff_is_the_tutorials_float():
@@ -141,44 +119,54 @@ def test_the_previous_close_is_the_tickers_own_however_long_ago():
 @pytest.mark.parametrize(("trades", "z", "found"), [(159, 2.95, False), (160, 3.0, False)])
 def test_z_up_to_exactly_three_is_no_anomaly(trades, z, found):
     row = rows_of([*USUAL, trades])[5]
-    assert (z_score(row), is_anomaly(row)) == (z, found)
+    assert (reference.z_score(row), reference.is_anomaly(row)) == (z, found)
 
 
 def test_z_above_three_is_an_anomaly():
-    assert is_anomaly(rows_of([*USUAL, 161])[5])
+    assert reference.is_anomaly(rows_of([*USUAL, 161])[5])
 
 
 def test_z_of_exactly_three_is_no_anomaly_at_window_ten():
     at, above = rows_of([*TEN, 68], 10)[10], rows_of([*TEN, 69], 10)[10]
     assert (at.avg_trades, at.variance) == (22, Fraction(2116, 9))
-    assert (z_score(at), is_anomaly(at), is_anomaly(above)) == (3.0, False, True)
+    assert (reference.z_score(at), reference.is_anomaly(at), reference.is_anomaly(above)) == (
+        3.0,
+        False,
+        True,
+    )
 
 
 def test_a_z_within_1e_12_of_the_threshold_is_equal_to_it():
     row = rows_of([*USUAL, 160])[5]
     # 3 is above 3 - 1e-12 by a third of 1e-12 of it, and above 3 - 1e-11 by 3e-12 of it.
-    assert not is_anomaly(row, 3 - 1e-12)
-    assert is_anomaly(row, 3 - 1e-11)
+    assert not reference.is_anomaly(row, 3 - 1e-12)
+    assert reference.is_anomaly(row, 3 - 1e-11)
 
 
 def test_a_threshold_may_be_negative_or_zero():
     # 80 has a z of -1.
     row = rows_of([*USUAL, 80])[5]
-    assert [is_anomaly(row, threshold) for threshold in (-1.5, -1, -0.5, 0)] == [True] + [False] * 3
+    assert [reference.is_anomaly(row, threshold) for threshold in (-1.5, -1, -0.5, 0)] == [True] + [
+        False
+    ] * 3
     level = rows_of([*USUAL, 100])[5]
-    assert [is_anomaly(level, threshold) for threshold in (-0.1, 0)] == [True, False]
+    assert [reference.is_anomaly(level, threshold) for threshold in (-0.1, 0)] == [True, False]
 
 
 def test_a_flat_baseline_has_no_anomaly():
     row = rows_of([50] * 5 + [5000])[5]
-    assert (row.variance, z_score(row), is_anomaly(row, -9)) == (0, None, False)
+    assert (row.variance, reference.z_score(row), reference.is_anomaly(row, -9)) == (0, None, False)
 
 
 def test_equal_anomalies_stand_in_the_order_in_which_files_first_name_them():
     market = market_of(B=[*USUAL, 200], C=[*USUAL, 300], A=[*USUAL, 200])
     last = list(market)[-1]
     market[last].reverse()
-    assert [row.ticker for row in anomalies(Table(market), last)] == ["C", "B", "A"]
+    assert [row.ticker for row in reference.anomalies(reference.Table(market), last)] == [
+        "C",
+        "B",
+        "A",
+    ]
 
 
 # Marks
@@ -211,36 +199,38 @@ def test_equal_anomalies_stand_in_the_order_in_which_files_first_name_them():
     ],
 )
 def test_an_open_near_a_splits_ratio_is_marked(before, opens, found):
-    assert is_split(rows_of([(9, before, before), (9, opens, opens)])[1]) == found
+    assert rows_of([(9, before, before), (9, opens, opens)])[1].is_split == found
 
 
 def test_without_a_gap_there_is_no_split():
     rows = rows_of([(9, 10, 10), (9, None, 5), (9, 0, 5), (9, 5, 0), (9, 50, 50)])
-    assert not any(is_split(row) for row in rows)
+    assert [row.is_split for row in rows] == [False] * 5
 
 
 def test_marks_stand_in_order():
     # N is listed on day 20 (the 21st); 5 rows later it opens at half its price.
     day_before = [(9, 10, 10)] * 5
     market = market_of(A=[50] * 26, N=[None] * 20 + [*day_before, (9, 5, 5)])
-    table = Table(market)
+    table = reference.Table(market)
     row = table.tickers["N"][-1]
-    assert marks(table, row, ("N",)) == ["split", "new", "thin", "test"]
-    assert marks_text(table, row) == "split? new thin"
-    assert marks(table, table.tickers["A"][-1]) == []
+    assert reference.marks(table, row, ("N",)) == ["split", "new", "thin", "test"]
+    assert reference.marks_text(table, row) == "split? new thin"
+    assert reference.marks(table, table.tickers["A"][-1]) == []
 
 
 def test_new_needs_twenty_of_the_tables_days_before():
-    table = Table(market_of(A=[50] * 41, N=[None] * 19 + [50] * 22))
-    assert [marks(table, row) for row in table.tickers["A"]] == [[]] * 41
+    table = reference.Table(market_of(A=[50] * 41, N=[None] * 19 + [50] * 22))
+    assert [reference.marks(table, row) for row in table.tickers["A"]] == [[]] * 41
     # N's rows are on days 19 to 40: day 19 has 19 days before it, from the row on day 39 on N has
     # 20 earlier rows.
-    assert [marks(table, row) for row in table.tickers["N"]] == [[]] + [["new"]] * 19 + [[]] * 2
+    assert [reference.marks(table, row) for row in table.tickers["N"]] == [[]] + [["new"]] * 19 + [
+        []
+    ] * 2
 
 
 def test_thin_is_an_average_below_twenty():
-    table = Table(market_of(A=[20] * 6, B=[20, 20, 20, 20, 19, 500]))
-    assert [marks(table, rows[-1]) for rows in table.tickers.values()] == [[], ["thin"]]
+    table = reference.Table(market_of(A=[20] * 6, B=[20, 20, 20, 20, 19, 500]))
+    assert [reference.marks(table, rows[-1]) for rows in table.tickers.values()] == [[], ["thin"]]
 
 
 # What came after
@@ -249,50 +239,62 @@ def test_thin_is_an_average_below_twenty():
 def test_after_is_the_last_close_at_or_before_the_day():
     # Days:                     0   1    2     3     4     5
     table = table_of_closes(T=[10, 11, None, None, None, 12], A=[1] * 6)
-    assert after(table, first_row(table), 1) == (11 / 10 - 1) * 100
-    assert after(table, first_row(table), 4) == (11 / 10 - 1) * 100
-    assert after(table, first_row(table), 5) == (12 / 10 - 1) * 100
-    assert after(table, first_row(table), 6) == "unknown"
-    assert [after_text(table, first_row(table), h) for h in HORIZONS] == ["10.00", "20.00", "-"]
+    assert reference.after(table, first_row(table), 1) == (11 / 10 - 1) * 100
+    assert reference.after(table, first_row(table), 4) == (11 / 10 - 1) * 100
+    assert reference.after(table, first_row(table), 5) == (12 / 10 - 1) * 100
+    assert reference.after(table, first_row(table), 6) == "unknown"
+    assert [reference.after_text(table, first_row(table), h) for h in reference.HORIZONS] == [
+        "10.00",
+        "20.00",
+        "-",
+    ]
 
 
 def test_a_ticker_without_a_row_in_the_span_is_gone():
     table = table_of_closes(T=[10, None, None, 13], A=[1] * 4)
-    assert [after(table, first_row(table), h) for h in (1, 2, 4)] == ["gone", "gone", "unknown"]
-    assert after(table, first_row(table), 3) == (13 / 10 - 1) * 100
-    assert after_text(table, first_row(table), 1) == "gone"
+    assert [reference.after(table, first_row(table), h) for h in (1, 2, 4)] == [
+        "gone",
+        "gone",
+        "unknown",
+    ]
+    assert reference.after(table, first_row(table), 3) == (13 / 10 - 1) * 100
+    assert reference.after_text(table, first_row(table), 1) == "gone"
 
 
 def test_a_delisted_tickers_last_close_counts():
     table = table_of_closes(T=[10, 8, None, None, None, None], A=[1] * 6)
     last = table.tickers["T"][1]
-    assert after(table, first_row(table), 5) == (8 / 10 - 1) * 100
-    assert [after(table, last, h) for h in (1, 4, 5)] == ["gone", "gone", "unknown"]
+    assert reference.after(table, first_row(table), 5) == (8 / 10 - 1) * 100
+    assert [reference.after(table, last, h) for h in (1, 4, 5)] == ["gone", "gone", "unknown"]
 
 
 def test_a_close_of_0_has_no_number():
-    table = Table(market_of(T=[(5, 1, 0), (5, 1, 2)], D=[(5, 1, 0), None]))
-    assert after(table, first_row(table), 1) is None
-    assert after_text(table, first_row(table), 1) == "-"
-    assert after(table, first_row(table, "D"), 1) == "gone"
-    assert after(table, table.tickers["T"][1], 1) == "unknown"
+    table = reference.Table(market_of(T=[(5, 1, 0), (5, 1, 2)], D=[(5, 1, 0), None]))
+    assert reference.after(table, first_row(table), 1) is None
+    assert reference.after_text(table, first_row(table), 1) == "-"
+    assert reference.after(table, first_row(table, "D"), 1) == "gone"
+    assert reference.after(table, table.tickers["T"][1], 1) == "unknown"
 
 
 def test_a_later_close_of_0_is_a_loss_of_all():
-    table = Table(market_of(T=[(5, 1, 2), (5, 1, 0)]))
-    assert after(table, first_row(table), 1) == -100
+    table = reference.Table(market_of(T=[(5, 1, 2), (5, 1, 0)]))
+    assert reference.after(table, first_row(table), 1) == -100
 
 
 def test_a_reverse_split_in_the_span_is_marked():
     # 1 for 10 on day 3; day 3 is within 5 days of day 0, not within 1.
     days = [(5, 2, 2), (5, 2, 2), (5, 2, 2), (5, 20, 19), (5, 19, 19), (5, 19, 19), (5, 19, 19)]
-    table = Table(market_of(T=days))
+    table = reference.Table(market_of(T=days))
     rows = table.tickers["T"]
-    assert [split_after(table, row) for row in rows] == [5, 5, 1, None, None, None, None]
-    assert [after_text(table, rows[0], h) for h in HORIZONS] == ["0.00", "850.00*", "-"]
-    assert after_text(table, rows[2], 1) == "850.00*"
+    assert [reference.split_after(table, row) for row in rows] == [5, 5, 1, None, None, None, None]
+    assert [reference.after_text(table, rows[0], h) for h in reference.HORIZONS] == [
+        "0.00",
+        "850.00*",
+        "-",
+    ]
+    assert reference.after_text(table, rows[2], 1) == "850.00*"
     # From day 2 the fifth next day is not known: only the span of 1 is.
-    assert facts(table, rows[2]) == {
+    assert reference.facts(table, rows[2]) == {
         "record": 0,
         "earlier_rows": 2,
         "baseline_days": None,
@@ -303,18 +305,18 @@ def test_a_reverse_split_in_the_span_is_marked():
         "split_after": 1,
         "marks": "",
     }
-    assert facts(table, rows[3])["marks"] == "split?"
+    assert reference.facts(table, rows[3])["marks"] == "split?"
 
 
 def test_a_split_in_a_span_that_is_not_known_is_not_told():
     # The split is on day 2; from day 0 the span of 5 would hold it, but there are 3 days.
-    table = Table(market_of(T=[(5, 2, 2), (5, 2, 2), (5, 20, 20)]))
-    assert split_after(table, first_row(table)) is None
+    table = reference.Table(market_of(T=[(5, 2, 2), (5, 2, 2), (5, 20, 20)]))
+    assert reference.split_after(table, first_row(table)) is None
 
 
 def test_the_median_ticker_is_the_median_of_all_that_have_a_number():
     # 50, 20, -10, 0; G is gone, Z closes at 0: the middle two are 0 and 20.
-    table = Table(
+    table = reference.Table(
         market_of(
             A=[(5, 10, 10), (5, 10, 15)],
             B=[(5, 10, 10), (5, 10, 12)],
@@ -325,12 +327,14 @@ def test_the_median_ticker_is_the_median_of_all_that_have_a_number():
         )
     )
     first, last = table.days
-    assert median_ticker(table, first, 1) == ((12 / 10 - 1) * 100 + 0.0) / 2
-    assert median_ticker(table, first, 5) is median_ticker(table, last, 1) is None
+    assert reference.median_ticker(table, first, 1) == ((12 / 10 - 1) * 100 + 0.0) / 2
+    assert (
+        reference.median_ticker(table, first, 5) is reference.median_ticker(table, last, 1) is None
+    )
 
 
 def test_a_tie_with_the_median_ticker_counts_half():
-    assert [better(number, 2.0) for number in (2.5, 2.0, 1.5)] == [1, Fraction(1, 2), 0]
+    assert [reference.better(number, 2.0) for number in (2.5, 2.0, 1.5)] == [1, Fraction(1, 2), 0]
 
 
 def test_anomalies_without_a_number_are_not_counted():
@@ -344,9 +348,9 @@ def test_anomalies_without_a_number_are_not_counted():
         N=[*USUAL, 100, 100],
         O=[*USUAL, 100, (100, 10, 9.5)],
     )
-    table = Table(market)
-    assert did_better(table, table.days[5], 1) == (Fraction(3, 2), 2)
-    assert did_better(table, table.days[5], 5) == (0, 0)
+    table = reference.Table(market)
+    assert reference.did_better(table, table.days[5], 1) == (Fraction(3, 2), 2)
+    assert reference.did_better(table, table.days[5], 5) == (0, 0)
 
 
 # About a whole day
@@ -356,20 +360,20 @@ def test_the_tide_is_said_from_twenty_days_on():
     # The first baselines are on day 5. A's bursts on days 10 and 27 are the only anomalies.
     cycle = [USUAL[day % 5] for day in range(28)]
     bursts = [200 if day in (10, 27) else trades for day, trades in enumerate(cycle)]
-    table = Table(market_of(A=bursts, B=cycle, F=[50] * 28))
-    assert tide(table, table.days[4]) is None
-    early = tide(table, table.days[10])
+    table = reference.Table(market_of(A=bursts, B=cycle, F=[50] * 28))
+    assert reference.tide(table, table.days[4]) is None
+    early = reference.tide(table, table.days[10])
     assert (early.anomalies, early.tickers, early.share) == (1, 2, Fraction(1, 2))
     assert (early.usual, early.days, early.more_than_all) == (None, 5, False)
-    assert [tide(table, table.days[day]).usual for day in (24, 25)] == [None, 0]
+    assert [reference.tide(table, table.days[day]).usual for day in (24, 25)] == [None, 0]
     # 22 days before with such tickers, 5 to 26; one has the same share.
-    assert tide(table, table.days[27]) == (1, 2, Fraction(1, 2), 0, 22, False)
+    assert reference.tide(table, table.days[27]) == (1, 2, Fraction(1, 2), 0, 22, False)
 
 
 def test_the_tide_can_be_more_than_on_all_days_before():
     cycle = [USUAL[day % 5] for day in range(27)]
-    table = Table(market_of(A=[*cycle[:26], 300], B=cycle))
-    assert tide(table, table.days[26]) == (1, 2, Fraction(1, 2), 0, 21, True)
+    table = reference.Table(market_of(A=[*cycle[:26], 300], B=cycle))
+    assert reference.tide(table, table.days[26]) == (1, 2, Fraction(1, 2), 0, 21, True)
 
 
 def test_the_usual_is_of_the_latest_250_days():
@@ -378,32 +382,32 @@ def test_the_usual_is_of_the_latest_250_days():
     cycle = [USUAL[day % 5] for day in range(256)]
     cycle[5] = 200
     for last, more_than_all in ((255, False), (256, True)):
-        table = Table(market_of(A=[*cycle[:last], 300]))
-        assert tide(table, table.days[last]) == (1, 1, 1, 0, 250, more_than_all)
+        table = reference.Table(market_of(A=[*cycle[:last], 300]))
+        assert reference.tide(table, table.days[last]) == (1, 1, 1, 0, 250, more_than_all)
 
 
 def test_days_without_such_tickers_are_passed_over():
     # Flat up to day 9; from the row after the first burst on, the baseline varies.
-    table = Table(market_of(A=[50] * 10 + [80] + [50] * 3))
-    assert [tide(table, day) for day in table.days[:11]] == [None] * 11
-    assert tide(table, table.days[13]).days == 2
+    table = reference.Table(market_of(A=[50] * 10 + [80] + [50] * 3))
+    assert [reference.tide(table, day) for day in table.days[:11]] == [None] * 11
+    assert reference.tide(table, table.days[13]).days == 2
 
 
 def test_the_record_line_counts_those_who_can_have_one():
     # Up and down, and on the last day A is above all 20 before; N has 19 rows before.
     zigzag = [50 + day % 2 for day in range(20)]
-    table = Table(market_of(A=[*zigzag, 99], B=[*zigzag, 51], N=[None, *zigzag[1:], 99]))
-    assert record_line(table, table.days[20]) == (20, 2, 1, Fraction(2, 21))
-    assert record_line(table, table.days[19]) is None
+    table = reference.Table(market_of(A=[*zigzag, 99], B=[*zigzag, 51], N=[None, *zigzag[1:], 99]))
+    assert reference.record_line(table, table.days[20]) == (20, 2, 1, Fraction(2, 21))
+    assert reference.record_line(table, table.days[19]) is None
     # A and N are above 19 before, B (51) is above 50 for one row, then a tie.
-    assert record_line(table, table.days[20], 19) == (19, 3, 2, Fraction(3, 20))
+    assert reference.record_line(table, table.days[20], 19) == (19, 3, 2, Fraction(3, 20))
 
 
 def test_the_record_line_is_of_sixty_where_a_ticker_has_sixty_rows():
-    table = Table(market_of(A=list(range(61)), N=[None] * 30 + list(range(31))))
-    assert record_line(table, table.days[59]) == (20, 2, 2, Fraction(2, 21))
-    assert record_line(table, table.days[60]) == (60, 1, 1, Fraction(1, 61))
-    assert record_line(table, table.days[60], 61) is None
+    table = reference.Table(market_of(A=list(range(61)), N=[None] * 30 + list(range(31))))
+    assert reference.record_line(table, table.days[59]) == (20, 2, 2, Fraction(2, 21))
+    assert reference.record_line(table, table.days[60]) == (60, 1, 1, Fraction(1, 61))
+    assert reference.record_line(table, table.days[60], 61) is None
 
 
 # The aftermath
@@ -415,13 +419,13 @@ def test_the_record_line_is_of_sixty_where_a_ticker_has_sixty_rows():
     [(161, 3), (200, 3), (201, 5), (300, 5), (301, 10), (700, 10), (701, 30)],
 )
 def test_an_upper_edge_belongs_to_its_class_of_z(trades, edge):
-    assert z_class(rows_of([*USUAL, trades])[5]) == edge
+    assert reference.z_class(rows_of([*USUAL, trades])[5]) == edge
 
 
 def test_an_upper_edge_belongs_to_its_class_at_window_ten():
     # Three times the trades: the mean is 66, the deviation 46, and 66 + 5 * 46 = 296.
     rows = rows_of([*(3 * trades for trades in TEN), 296], 10)
-    assert (z_score(rows[10]), z_class(rows[10])) == (5.0, 3)
+    assert (reference.z_score(rows[10]), reference.z_class(rows[10])) == (5.0, 3)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +440,7 @@ def test_an_upper_edge_belongs_to_its_class_at_window_ten():
     ],
 )
 def test_moves_are_told_by_price_diff(before, close, way):
-    assert move(rows_of([(9, 1, before), (9, 1, close)])[1]) == way
+    assert reference.move(rows_of([(9, 1, before), (9, 1, close)])[1]) == way
 
 
 def class_of(records, z_from, way, horizon):
@@ -446,9 +450,14 @@ def class_of(records, z_from, way, horizon):
 
 
 def test_all_36_classes_are_listed_and_an_empty_one_has_no_figures():
-    records = aftermath(market_of(A=[50] * 30))
+    records = reference.aftermath(market_of(A=[50] * 30))
     keys = [(r["z_from"], r["move"], r["horizon"]) for r in records]
-    assert keys == [(z, way, h) for z in Z_EDGES for way in MOVES for h in HORIZONS]
+    assert keys == [
+        (z, way, h)
+        for z in reference.Z_EDGES
+        for way in reference.MOVES
+        for h in reference.HORIZONS
+    ]
     assert len(keys) == 36
     for record in records:
         assert list(record.values())[3:] == [0, None, None, None, 0]
@@ -477,7 +486,7 @@ def test_better_and_its_error_are_of_blocks():
     # seven blocks 9, three -17, one -4 (of 26). Squares 64 + 7 * 81 + 3 * 289 + 16 = 1514 (of
     # 676), times 12/11.
     # Excess: eight times 2, B's -1, three times -3, 0: the 7th of 13 is 2.
-    found = class_of(aftermath(burst_market(NEXT_CLOSES)), 3, "flat", 1)
+    found = class_of(reference.aftermath(burst_market(NEXT_CLOSES)), 3, "flat", 1)
     assert (found["cases"], found["left_out"]) == (13, 0)
     assert found["better"] == pytest.approx(100 * 17 / 26, rel=1e-14)
     error = math.sqrt(1514 / 676 * 12 / 11) / 13
@@ -487,7 +496,7 @@ def test_better_and_its_error_are_of_blocks():
 
 def test_five_days_after_all_is_as_before():
     # All closes are 10 again: 13 ties, no spread at all.
-    found = class_of(aftermath(burst_market(NEXT_CLOSES)), 3, "flat", 5)
+    found = class_of(reference.aftermath(burst_market(NEXT_CLOSES)), 3, "flat", 5)
     assert (found["cases"], found["better"], found["two_se"]) == (13, 50, 0)
     assert found["median_excess"] == 0
 
@@ -497,7 +506,10 @@ def test_only_what_is_over_at_the_date_counts():
     market = burst_market(NEXT_CLOSES)
     days = list(market)
     cases = {
-        day: [class_of(aftermath(market, days[day]), 3, "flat", h)["cases"] for h in HORIZONS]
+        day: [
+            class_of(reference.aftermath(market, days[day]), 3, "flat", h)["cases"]
+            for h in reference.HORIZONS
+        ]
         for day in (230, 231, 234, 235, 239)
     }
     assert cases == {
@@ -513,8 +525,8 @@ def test_fewer_than_ten_blocks_carry_no_error():
     # Blocks 0 to 8, then 0 to 9.
     market = burst_market(NEXT_CLOSES)
     days = list(market)
-    nine = class_of(aftermath(market, days[180]), 3, "flat", 1)
-    ten = class_of(aftermath(market, days[191]), 3, "flat", 1)
+    nine = class_of(reference.aftermath(market, days[180]), 3, "flat", 1)
+    ten = class_of(reference.aftermath(market, days[191]), 3, "flat", 1)
     assert (nine["cases"], nine["two_se"], ten["cases"]) == (10, None, 11)
     # 8 better, 3 worse of 11: x - mean is 3/11 or -8/11; block 0 -5, seven 3, two -8:
     # 25 + 63 + 128 = 216 (of 121), times 10/9 is 240/121.
@@ -531,7 +543,7 @@ def test_gone_zero_and_split_are_left_out():
         OWN=[*burst[:5], (200, 5, 10), (100, 10, 10.5)],
         CALM=[*USUAL, 100, 100],
     )
-    records = aftermath(market)
+    records = reference.aftermath(market)
     # Numbers: SPLIT 100, OWN 5, CALM 0: the median is OWN's own.
     assert class_of(records, 3, "flat", 1) == {
         "z_from": 3,
@@ -557,21 +569,23 @@ def test_a_made_up_market_is_the_same_for_the_same_seed():
 
 
 def test_a_made_up_market_has_every_oddity():
-    table = Table(made_up_market(1, 300, 40))
-    rows = [row for day in table.days for row in anomalies(table, day)]
-    found = {mark for row in rows for mark in marks(table, row, (TEST_SYMBOL,))}
+    table = reference.Table(made_up_market(1, 300, 40))
+    rows = [row for day in table.days for row in reference.anomalies(table, day)]
+    found = {mark for row in rows for mark in reference.marks(table, row, (TEST_SYMBOL,))}
     assert found == {"split", "new", "thin", "stale", "test"}
-    texts = {after_text(table, row, horizon) for row in rows for horizon in HORIZONS}
+    texts = {
+        reference.after_text(table, row, horizon) for row in rows for horizon in reference.HORIZONS
+    }
     assert {"gone", "-"} < texts
     assert any(text.endswith("*") for text in texts)
-    assert {split_after(table, row) for row in rows} == {None, 1, 5, 20}
-    assert any(after(table, row, 1) is None for row in rows)
-    assert {(z_class(row), move(row)) for row in rows} == {
-        (z, way) for z in Z_EDGES for way in MOVES
+    assert {reference.split_after(table, row) for row in rows} == {None, 1, 5, 20}
+    assert any(reference.after(table, row, 1) is None for row in rows)
+    assert {(reference.z_class(row), reference.move(row)) for row in rows} == {
+        (z, way) for z in reference.Z_EDGES for way in reference.MOVES
     }
-    assert {z_score(row) for row in rows} > {5.0, 10.0, 30.0}
+    assert {reference.z_score(row) for row in rows} > {5.0, 10.0, 30.0}
     everything = [row for rows in table.tickers.values() for row in rows]
-    assert any(z_score(row) == 3 for row in everything)
+    assert any(reference.z_score(row) == 3 for row in everything)
     assert any(row.variance == 0 for row in everything)
     assert any(row.open_price is None for row in everything)
     assert any(row.open_price == 0 for row in everything)

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     earlier_rows: int
     baseline_days: Optional[int]
     gap: Optional[float]
+    is_split: bool
 
 
 class Table:
@@ -90,6 +91,7 @@ def facts_of_rows(ticker, rows, window):
                 earlier_rows=index,
                 baseline_days=baseline_days(day_numbers, index, window),
                 gap=gap(open_price, previous),
+                is_split=is_split(open_price, previous),
             )
         )
     return facts
@@ -149,6 +151,26 @@ def gap(open_price, previous_close):
     return change(previous_close, open_price)
 
 
+def is_split(open_price, previous_close):
+    """Whether the row opens as after a split: the mark `split?`.
+
+    With r = open / previous close: r < 0.7 or r > 1.5, and |r / q - 1| <= 0.05 for a q of 3/2, 2/3,
+    or n, 1/n for a whole n from 2 on. Choice: r is exact, from the prices as the file writes them
+    (7.0 after 10.0 is 7/10); a float within 1e-12 of an edge has to be taken as on it.
+    """
+    if gap(open_price, previous_close) is None:
+        return False
+    r = decimal(open_price) / decimal(previous_close)
+    if Fraction(7, 10) <= r <= Fraction(3, 2):
+        return False
+    larger = max(r, 1 / r)
+    # Of the whole numbers, those on both sides of r or 1/r are the nearest.
+    whole = [n for n in (math.floor(larger), math.floor(larger) + 1) if n >= 2]
+    ratios = [Fraction(3, 2), Fraction(2, 3)]
+    ratios += [Fraction(n) for n in whole] + [Fraction(1, n) for n in whole]
+    return any(abs(r / q - 1) <= Fraction(5, 100) for q in ratios)
+
+
 # Anomalies
 
 
@@ -184,33 +206,14 @@ def is_anomaly(row, threshold=Z_THRESHOLD):
     return signed_square(above) > signed_square(least) * row.variance
 
 
+@lru_cache(maxsize=None)
 def anomalies(table, date, threshold=Z_THRESHOLD):
     """The day's anomalies by trades, most first; equal ones in the table's order of tickers."""
     found = [row for row in table.rows[date].values() if is_anomaly(row, threshold)]
-    return sorted(found, key=lambda row: (-row.trades, table.order[row.ticker]))
+    return tuple(sorted(found, key=lambda row: (-row.trades, table.order[row.ticker])))
 
 
 # Marks
-
-
-def is_split(row):
-    """Whether the row opens as after a split: the mark `split?`.
-
-    With r = open / previous close: r < 0.7 or r > 1.5, and |r / q - 1| <= 0.05 for a q of 3/2, 2/3,
-    or n, 1/n for a whole n from 2 on. Choice: r is exact, from the prices as the file writes them
-    (7.0 after 10.0 is 7/10); a float within 1e-12 of an edge has to be taken as on it.
-    """
-    if row.gap is None:
-        return False
-    r = decimal(row.open_price) / decimal(row.previous_close)
-    if Fraction(7, 10) <= r <= Fraction(3, 2):
-        return False
-    larger = max(r, 1 / r)
-    # Of the whole numbers, those on both sides of r or 1/r are the nearest.
-    whole = [n for n in (math.floor(larger), math.floor(larger) + 1) if n >= 2]
-    ratios = [Fraction(3, 2), Fraction(2, 3)]
-    ratios += [Fraction(n) for n in whole] + [Fraction(1, n) for n in whole]
-    return any(abs(r / q - 1) <= Fraction(5, 100) for q in ratios)
 
 
 def is_new(row):
@@ -231,7 +234,7 @@ def is_stale(row, window):
 def marks(table, row, test_symbols=()):
     """The row's marks in order, under the names that the command line has for them."""
     found = {
-        "split": is_split(row),
+        "split": row.is_split,
         "new": is_new(row),
         "thin": is_thin(row),
         "stale": is_stale(row, table.window),
@@ -275,7 +278,7 @@ def split_within(table, row, horizon):
 
     Choice: the row's own day is not in the span, the horizon-th next day is.
     """
-    return any(is_split(later) for later in rows_after(table, row, horizon))
+    return any(later.is_split for later in rows_after(table, row, horizon))
 
 
 def split_after(table, row):
