@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
-from helpers.flat_files import write_bytes, write_flat_files
+from helpers.flat_files import read_flat_files, write_bytes, write_flat_files
 from helpers.markets import SAMPLE_MARKET
 from helpers.scripts import assert_refused, build_table, call, querier
 from witnesses import reference
@@ -24,23 +24,6 @@ ALL = "-1e9"  # the threshold that every row with a deviation above 0 is above
 FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score", "close_price"]
 FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap"]
 FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
-
-
-def read_flat_files(folder):
-    """The market in a folder of flat files, {date: [(ticker, trades, open, close), ...]}."""
-    market = {}
-    for path in sorted(folder.glob("*.csv")):
-        with open(path, newline="") as file:
-            market[path.stem] = [
-                (
-                    row["ticker"],
-                    int(row["transactions"]),
-                    float(row["open"]),
-                    float(row["close"]),
-                )
-                for row in csv.DictReader(file)
-            ]
-    return market
 
 
 class Pair:

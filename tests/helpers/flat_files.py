@@ -1,6 +1,7 @@
 """Flat files for tests, and New York's clock, by which Polygon dates them."""
 
 import calendar
+import csv
 import gzip
 from datetime import date, timedelta
 
@@ -61,3 +62,16 @@ def write_flat_files(folder, market):
     for day, rows in market.items():
         write_bytes(folder / f"{day}.csv", flat_text(rows, day))
     return folder
+
+
+def read_flat_files(folder):
+    """The market in a folder of flat files, {day: [(ticker, trades, open, close), ...]}."""
+    market = {}
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, newline="") as file:
+            rows = csv.DictReader(file)
+            market[path.stem] = [
+                (row["ticker"], int(row["transactions"]), float(row["open"]), float(row["close"]))
+                for row in rows
+            ]
+    return market
