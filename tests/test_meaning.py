@@ -323,7 +323,7 @@ def test_with_fewer_than_ten_blocks_there_is_no_error(long_pair):
     assert [row["two_se"] for row in rows] == [None] * 36
 
 
-def test_before_the_first_baseline_every_class_of_the_aftermath_is_empty(long_pair):
+def test_before_the_first_baseline_all_classes_are_empty(long_pair):
     rows = check_aftermath(long_pair, long_pair.table.days[4])
     assert [(row["cases"], row["better"], row["left_out"]) for row in rows] == [(0, None, 0)] * 36
 
@@ -350,7 +350,7 @@ def aftermath_line(row):
     )
 
 
-def test_the_aftermath_marks_shares_that_are_more_than_three_errors_off_50(tmp_path):
+def test_the_aftermath_marks_shares_over_three_errors_away_from_50(tmp_path):
     # Every sixth row of UP has a z of exactly 5, and only the row after it closes higher: 43 times
     # in 260 days (days 5 to 257). STAY is the median ticker, its price does not change.
     usual = [(80, 10.5), (80, 10.0), (100, 10.0), (120, 10.0), (120, 10.0), (200, 10.0)]
@@ -447,7 +447,7 @@ SORT_FIELDS += ["price_diff", "z_score", "trades", "close_price", "avg_trades"]
 
 
 @pytest.mark.parametrize("field", SORT_FIELDS)
-def test_every_number_sorts_with_the_largest_first_and_the_missing_last(pair, field):
+def test_numbers_sort_with_the_largest_first_and_the_missing_last(pair, field):
     # 20 days follow the first, 11 the second and none the third.
     for day in (pair.table.days[i] for i in (-30, -12, -1)):
         options = [day, "--threshold", "0.5", "--format", "csv"]
@@ -522,7 +522,7 @@ def test_a_plain_table_has_what_came_after_and_the_marks_thin_and_test(plain_pai
     assert marks == {"", "thin", "test"}
 
 
-def test_the_wide_list_of_a_plain_table_lacks_records_stars_and_two_notes(plain_pair):
+def test_a_plain_tables_wide_list_lacks_records_stars_and_two_notes(plain_pair):
     table = plain_pair.table
     for day in table.days:
         text = plain_pair.ask(day, "--format", "wide")

@@ -158,7 +158,7 @@ def test_a_flat_baseline_has_no_anomaly():
     assert (row.variance, reference.z_score(row), reference.is_anomaly(row, -9)) == (0, None, False)
 
 
-def test_equal_anomalies_stand_in_the_order_in_which_files_first_name_them():
+def test_equal_anomalies_stand_in_the_order_of_the_files():
     market = market_of(B=[*USUAL, 200], C=[*USUAL, 300], A=[*USUAL, 200])
     last = list(market)[-1]
     market[last].reverse()

@@ -42,7 +42,8 @@ ROWS = {
 }
 COUNTS = [(2, 0, 0), (2, 0, 0), (2, 1, 1), (2, 1, 0)]  # rows, with_deviation, anomalies
 WINDOW = 2
-# What changes and lies can be about: the anomaly's page, and what there is of its ticker.
+# The parts that changes and lies can be about: the anomaly's day page, its ticker's records and
+# gaps, the directory and the index.
 PARTS = ["page", "records", "gaps", "directory", "index"]
 
 

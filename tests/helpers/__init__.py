@@ -1,4 +1,4 @@
-"""What tests, fakes and tools share: the scripts, flat files, markets, the running page."""
+"""What tests, fakes and tools share: the scripts, flat files, markets, the running server."""
 
 import os
 

@@ -118,7 +118,7 @@ def ticker_names(count, rng):
     counts = {length: min(26**length, int(count * share)) for length, share in shares.items()}
     counts[5] = count - sum(counts.values())
     return sorted(
-        "".join(chr(65 + code // 26**place % 26) for place in range(length))
+        "".join(chr(65 + code // 26**power % 26) for power in range(length))
         for length, names in counts.items()
         for code in rng.choice(26**length, names, replace=False).tolist()
     )
@@ -498,8 +498,8 @@ def serve_once(table):
             time.sleep(0.002)
         yield "gui: first answer", time.perf_counter() - started, resident()
         days = json.loads(ask("/api/days")[1])["days"]
-        pages = [ask(f"/?date={day}")[0] for day in days[-20:]]
-        yield "gui: a day", median(pages), resident()
+        seconds = median(ask(f"/?date={day}")[0] for day in days[-20:])
+        yield "gui: a day", seconds, resident()
         anomalies = json.loads(ask("/api/anomalies")[1])["anomalies"]
         tickers = [anomaly["ticker"] for anomaly in anomalies[:: len(anomalies) // 20 + 1]]
         paths = [f"/api/history?ticker={ticker}&date={days[-1]}" for ticker in tickers]
