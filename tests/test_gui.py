@@ -1,4 +1,4 @@
-"""The browser half without a browser: its pages and JSON, what it asks of Polygon, its command."""
+"""The GUI without a browser: its views and JSON, what it asks of Polygon, and its command."""
 
 import contextlib
 import csv
@@ -19,10 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import zlib
 from array import array
 from html.parser import HTMLParser
-from http.client import HTTPConnection
 from math import inf, isnan, nan
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,15 +47,16 @@ from helpers import EFFORT
 from helpers.flat_files import new_york_time, write_flat_files
 from helpers.gui import KEY, KEYS, answers, environment, free_port, running_gui, wait_until
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
-from helpers.scripts import TOP, assert_refused, build_table, command, load_script, run
+from helpers.scripts import TOP, assert_refused, build_table, call, command, load_script, query, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools import soak_gui
 
 gui = load_script("gui-lookup-table.py")
 
 GUI = "gui-lookup-table.py"
 VTAK = f"/api/bars?ticker=VTAK&date={SAMPLE_DAY}"
-# Traded on every day of the sample market.
+# Traded on the last day of the sample market.
 LARGE = ["AAPL", "AMD", "AMZN", "AVGO", "BA", "BABA", "BAC", "C", "F", "GOOG", "META", "MU"]
 EXAMPLES = settings(max_examples=100 * EFFORT, derandomize=EFFORT == 1)
 
@@ -63,7 +65,8 @@ TINY_DAYS = ["2024-01-0" + day for day in "2345"] + ["2024-01-08", "2024-01-12",
 TINY_TRADES = [10, 20, 30, 40, 50, 1000, 90]
 TINY_CLOSES = [1, 2, 0.5, 0.5, 0, 4, 5]
 # The first five have a mean of 100 and a deviation of 20, so that the sixth's z-score is 3.
-AT_THE_BOUND = [80, 80, 100, 120, 120, 160, 90]
+AT_THE_THRESHOLD = [80, 80, 100, 120, 120, 160, 90]
+TIMES = "\N{MULTIPLICATION SIGN}"
 WITHOUT_END = ["area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"]
 ODD_TICKERS = [
     "A/../B",
@@ -83,7 +86,7 @@ ODD_TICKERS = [
 ]
 
 
-# What the tests look with.
+# What the tests read answers with.
 
 
 class Element:
@@ -144,9 +147,9 @@ def parse(response):
     return Parser(response.get_data(as_text=True)).open[0]
 
 
-def list_rows(page):
-    """The list on a page: a dict of texts by column for each row."""
-    (table,) = page.find("table", id="anomalies")
+def list_rows(view):
+    """The list in a view: a dict of texts by column for each row."""
+    (table,) = view.find("table", id="anomalies")
     columns = [header["data-sort"] for header in table.find("th", data_sort=True)]
     assert columns == [
         *("ticker", "trades", "avg_trades", "std_trades"),
@@ -177,19 +180,18 @@ def loads(response):
 
 def ask_querier(table, date, *options):
     """What the querier finds, in full precision."""
-    finished = run("query-lookup-table.py", date, "--table", table, "--format", "json", *options)
-    return json.loads(finished.stdout)
+    return json.loads(query(table, date, "--format", "json", *options).stdout)
 
 
 def without_after(anomalies):
-    """What the querier finds as /api/anomalies gives it."""
+    """What the querier finds, as /api/anomalies gives it."""
     later = {"after_1", "after_5", "after_20", "split_after"}
     rows = [{name: row[name] for name in row if name not in later} for row in anomalies]
     return [{**row, "marks": row["marks"].split()} for row in rows]
 
 
 def sentence(response, status):
-    """An error's sentence, after a look at whether it is one and has that status."""
+    """The sentence of a JSON answer that is an error with that status."""
     answer = loads(response)
     assert response.status_code == status, answer
     assert list(answer) == (["error", "retry_after"] if status == 429 else ["error"])
@@ -200,7 +202,7 @@ def sentence(response, status):
 
 
 class StandIn:
-    """A PolygonBars that asks nobody: fetch_minute_bars and fetch_headlines are functions."""
+    """A stand-in for PolygonBars whose two methods are functions of a test."""
 
     def __init__(self, fetch_minute_bars, fetch_headlines=None):
         self.fetch_minute_bars = fetch_minute_bars
@@ -211,14 +213,15 @@ def refuse_to_fetch(*asked):
     raise AssertionError(f"asked for {asked}")
 
 
-NOTHING_WANTED = StandIn(refuse_to_fetch)
+NO_POLYGON = StandIn(refuse_to_fetch)
 
 
-def views_of(table_path, listing):
-    """The DayView and the TickerView of a listing."""
+def views_of(table_path, **options):
+    """The DayView and the TickerView of these Options."""
+    options = gui.Options(**options)
     with gui.open_table(table_path) as table:
-        day = gui.read_day_view(table, listing)
-        return day, gui.read_ticker_view(table, listing, day)
+        day = gui.read_day_view(table, options)
+        return day, gui.read_ticker_view(table, options, day)
 
 
 # Tables, and clients of apps that show them.
@@ -226,19 +229,19 @@ def views_of(table_path, listing):
 
 @pytest.fixture
 def client(sample_table):
-    return gui.create_app(sample_table, NOTHING_WANTED).test_client()
+    return gui.create_app(sample_table, NO_POLYGON).test_client()
 
 
 @pytest.fixture(scope="module")
 def tiny_table(tmp_path_factory):
-    """TINY, a ticker that is always the same, and two on 2024-01-12 at and above the bound."""
+    """TINY, FLAT with equal trades, and THREE at a z-score of 3 on 2024-01-12, MORE above it."""
     folder = tmp_path_factory.mktemp("tiny")
     market = {
         day: [
             ("FLAT", 7, 1),
             ("TINY", TINY_TRADES[i], TINY_CLOSES[i]),
-            ("THREE", AT_THE_BOUND[i], 1),
-            ("MORE", AT_THE_BOUND[i] + (day == "2024-01-12"), 1),
+            ("THREE", AT_THE_THRESHOLD[i], 1),
+            ("MORE", AT_THE_THRESHOLD[i] + (day == "2024-01-12"), 1),
         ]
         for i, day in enumerate(TINY_DAYS)
     }
@@ -247,7 +250,7 @@ def tiny_table(tmp_path_factory):
 
 @pytest.fixture
 def tiny_client(tiny_table):
-    return gui.create_app(tiny_table, NOTHING_WANTED).test_client()
+    return gui.create_app(tiny_table, NO_POLYGON).test_client()
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +273,7 @@ def polygon(monkeypatch):
 
 @pytest.fixture
 def bars_client(sample_table, polygon):
-    """A client of an app that asks the stand-in, and does not wait long for it."""
+    """A client of an app that asks the stand-in, and waits half a second for it."""
     return gui.create_app(sample_table, gui.PolygonBars(polygon.url, timeout=0.5)).test_client()
 
 
@@ -293,14 +296,14 @@ def test_the_anomalies_are_those_that_the_querier_finds(client, sample_table, da
     assert answer["tickers"] == len(lines) - 1
 
 
-def test_without_parameters_the_last_days_anomalies_above_three_are_meant(client, sample_table):
+def test_the_default_is_the_last_day_and_a_threshold_of_three(client, sample_table):
     answer = loads(client.get("/api/anomalies"))
     assert (answer["date"], answer["threshold"]) == (SAMPLE_DAY, 3)
     assert answer["anomalies"] == without_after(ask_querier(sample_table, SAMPLE_DAY))
     assert answer["anomalies"][0]["ticker"] == "VTAK"
 
 
-def test_what_is_not_finite_is_null(tiny_client):
+def test_an_infinite_change_is_null(tiny_client):
     anomaly = loads(tiny_client.get("/api/anomalies?date=2024-01-12"))["anomalies"][0]
     assert anomaly["trades"] == 1000
     # After a close of 0 the change in percent is infinite.
@@ -346,7 +349,7 @@ def test_a_baseline_without_deviation_has_no_z_score(tiny_client):
 
 @pytest.mark.parametrize("ticker", ["VTAK", "SARO", "SWN", "SOpC"])
 @pytest.mark.parametrize("sessions", [1, 2, 7, 40, 56, 260])
-def test_a_history_is_that_many_of_the_tickers_days_in_a_row(client, ticker, sessions):
+def test_a_history_has_so_many_successive_days_of_the_ticker(client, ticker, sessions):
     days = [day for name, day in read_days(SAMPLE_MARKET) if name == ticker]
     for date in {days[0], days[1], days[len(days) // 2], days[-2], days[-1]}:
         address = f"/api/history?ticker={ticker}&date={date}&sessions={sessions}"
@@ -358,24 +361,22 @@ def test_a_history_is_that_many_of_the_tickers_days_in_a_row(client, ticker, ses
         assert shown == days[days.index(shown[0]) :][: len(shown)]
 
 
-def test_a_history_ends_with_the_tables_last_day_and_goes_on_after_any_other(client):
+def test_a_quarter_of_a_history_is_after_its_date_unless_the_table_ends(client):
     def around(date):
         rows = loads(client.get(f"/api/history?ticker=AAPL&date={date}"))["rows"]
         days = [row["date"] for row in rows]
         return days.index(date), len(days) - days.index(date) - 1
 
     assert around(SAMPLE_DAY) == (39, 0)
-    before, after = around(SAMPLE_DAYS[40])
-    assert before + 1 + after == 40
-    assert before > after > 0
+    assert around(SAMPLE_DAYS[40]) == (29, 10)
 
 
-# The pages.
+# The views.
 
 
 @pytest.mark.parametrize("threshold", ["3", "1", "30"])
 @pytest.mark.parametrize("date", ["2024-09-12", "2024-08-20", SAMPLE_DAY])
-def test_the_page_lists_what_the_querier_prints(client, sample_table, date, threshold):
+def test_the_list_has_what_the_querier_finds(client, sample_table, date, threshold):
     rows = list_rows(parse(client.get(f"/?date={date}&threshold={threshold}")))
     anomalies = ask_querier(sample_table, date, f"--threshold={threshold}")
     assert [row["ticker"] for row in rows] == [anomaly["ticker"] for anomaly in anomalies]
@@ -387,24 +388,29 @@ def test_the_page_lists_what_the_querier_prints(client, sample_table, date, thre
             assert is_shown(anomaly[column], row[column]), (column, row, anomaly)
 
 
-def test_the_heading_says_the_day_and_how_many_among_how_many(client):
-    page = parse(client.get(f"/?date={SAMPLE_DAY}"))
+def test_the_heading_names_the_day_and_counts_anomalies_and_tickers(client):
+    view = parse(client.get(f"/?date={SAMPLE_DAY}"))
     tickers = len((SAMPLE_MARKET / f"{SAMPLE_DAY}.csv").read_text().splitlines()) - 1
-    (heading,) = page.find("h1")
-    assert "Friday" in page.text
-    assert SAMPLE_DAY in heading.text
-    assert re.search(rf"\b18\b.* {tickers}\b", page.text)
+    heading, summary = view.find(id="summary")[0].elements[:2]
+    assert heading.text == f"Friday, {SAMPLE_DAY}"
+    assert summary.text == f"18 anomalies among {tickers} tickers"
 
 
-def test_the_first_page_is_that_of_the_last_day(client):
+def test_the_first_view_is_that_of_the_last_day(client):
     assert list_rows(parse(client.get("/"))) == list_rows(parse(client.get(f"/?date={SAMPLE_DAY}")))
 
 
-def test_a_day_without_anomalies_says_so(client):
-    page = parse(client.get(f"/?date={SAMPLE_DAYS[0]}"))
-    assert list_rows(page) == []
-    assert "0 anomalies among 148 tickers" in page.text
-    assert page.find("p", class_="message")
+def message_of(view):
+    """The message in place of a list."""
+    (message,) = view.find(id="list")[0].find("p", class_="message")
+    return message
+
+
+def test_a_day_without_baselines_has_a_message_in_place_of_a_list(client):
+    view = parse(client.get(f"/?date={SAMPLE_DAYS[0]}"))
+    assert list_rows(view) == []
+    assert view.find(id="summary")[0].elements[1].text == "0 anomalies among 148 tickers"
+    assert message_of(view).text == "No ticker has a baseline yet: that takes 5 earlier days."
 
 
 def test_previous_and_next_day_are_links_where_there_is_such_a_day(client):
@@ -417,10 +423,10 @@ def test_previous_and_next_day_are_links_where_there_is_such_a_day(client):
     assert linked("2024-08-30", "next-day") == "2024-09-03"
     assert linked(SAMPLE_DAYS[0], "previous-day") is None
     assert linked(SAMPLE_DAYS[0], "next-day") == SAMPLE_DAYS[1]
-    assert linked(SAMPLE_DAY, "next-day") in (None, SAMPLE_DAY)
+    assert linked(SAMPLE_DAY, "next-day") is None
 
 
-def test_the_date_field_is_bounded_by_the_tables_days(client):
+def test_the_date_field_allows_the_tables_days(client):
     (field,) = parse(client.get("/?date=2024-09-12")).find("input", id="date")
     assert (field["min"], field["value"], field["max"]) == (
         SAMPLE_DAYS[0],
@@ -429,57 +435,59 @@ def test_the_date_field_is_bounded_by_the_tables_days(client):
     )
 
 
-def test_a_date_that_is_no_trading_day_is_answered_with_the_nearest_one(client):
+def test_the_answer_to_a_date_that_is_no_trading_day_links_to_the_nearest_one(client):
     response = client.get("/?date=2024-10-19")
     assert response.status_code == 404
-    assert "nearest trading day 2024-10-18" in parse(response).text
+    message = message_of(parse(response))
+    assert message.text.endswith("nearest trading day 2024-10-18 Go to 2024-10-18")
+    assert [link["href"] for link in message.find("a")] == ["/?date=2024-10-18"]
 
 
-def test_a_click_on_a_header_sorts_without_javascript(client, sample_table):
-    page = parse(client.get("/"))
-    for column in list_rows(page)[0]:
+def test_a_click_on_a_header_sorts_without_javascript(client):
+    view = parse(client.get("/"))
+    for column in list_rows(view)[0]:
         directions = set()
         address = "/"
         for _ in range(2):
             (header,) = parse(client.get(address)).find("th", data_sort=column)
             address = header.find("a")[0]["href"]
-            sorted_page = parse(client.get(address))
-            rows = list_rows(sorted_page)
+            sorted_view = parse(client.get(address))
+            rows = list_rows(sorted_view)
             assert len(rows) == 18
             values = [row[column] if column == "ticker" else number(row[column]) for row in rows]
-            (header,) = sorted_page.find("th", data_sort=column)
+            (header,) = sorted_view.find("th", data_sort=column)
             directions.add(header["aria-sort"])
             assert values == sorted(values, reverse=header["aria-sort"] == "descending")
-            others = [th for th in sorted_page.find("th", data_sort=True) if th is not header]
-            assert {th["aria-sort"] for th in others} <= {None, "none"}
+            others = [th for th in sorted_view.find("th", data_sort=True) if th is not header]
+            assert {th["aria-sort"] for th in others} == {"none"}
         assert directions == {"ascending", "descending"}
 
 
-def submitted(client, page, **changes):
-    """The page that a form with these fields leads to: as a browser sends it."""
-    (form,) = [f for f in page.find("form") if all(f.find(name=name) for name in changes)]
-    assert (form["method"] or "get").lower() == "get"
+def submitted(client, view, **changes):
+    """The view that the form with these fields leads to, sent as a browser sends it."""
+    (form,) = [f for f in view.find("form") if all(f.find(name=name) for name in changes)]
+    assert form["method"] is None  # so a browser uses GET
     fields = {
         field["name"]: field["value"] or ""
         for field in form.find("input", name=True)
         if field["type"] != "checkbox" or "checked" in field.attributes
     }
-    assert form.find("button") or form.find("input", type="submit")
+    assert [button.text for button in form.find("button")] == ["Show"]
     return parse(client.get(f"{form['action']}?{urlencode({**fields, **changes})}"))
 
 
 def test_the_forms_filter_and_set_threshold_and_date_without_javascript(client, sample_table):
-    def tickers(page):
-        return [row["ticker"] for row in list_rows(page)]
+    def tickers(view):
+        return [row["ticker"] for row in list_rows(view)]
 
-    page = parse(client.get("/"))
+    view = parse(client.get("/"))
     found = [anomaly["ticker"] for anomaly in ask_querier(sample_table, SAMPLE_DAY)]
-    filtered = submitted(client, page, filter="aa")
+    filtered = submitted(client, view, filter="aa")
     assert tickers(filtered) == [ticker for ticker in found if "AA" in ticker.upper()] != []
     above_thirty = ask_querier(sample_table, SAMPLE_DAY, "--threshold=30")
-    stricter = submitted(client, page, threshold="30")
+    stricter = submitted(client, view, threshold="30")
     assert tickers(stricter) == [anomaly["ticker"] for anomaly in above_thirty]
-    earlier = submitted(client, page, date="2024-09-12")
+    earlier = submitted(client, view, date="2024-09-12")
     on_that_day = ask_querier(sample_table, "2024-09-12")
     assert tickers(earlier) == [anomaly["ticker"] for anomaly in on_that_day]
     # What was chosen before stays when something else is chosen.
@@ -488,63 +496,41 @@ def test_the_forms_filter_and_set_threshold_and_date_without_javascript(client, 
 
 
 def test_a_rows_link_leads_to_the_tickers_figures_without_javascript(client):
-    page = parse(client.get("/?threshold=30&sort=ticker"))
-    row = page.find("tr", data_ticker="VTAK")[0]
+    view = parse(client.get("/?threshold=30&sort=ticker"))
+    (row,) = view.find("tr", data_ticker="VTAK")
     chosen = parse(client.get(row.find("a")[0]["href"]))
     (detail,) = chosen.find(id="detail")
-    assert "VTAK" in detail.find("h2")[0].text
+    assert detail.find("h2")[0].text == "VTAK"
     # The README's first row; 460548 is 73.2 times 6291.40.
-    words = "460,548 trades, 73 \N{MULTIPLICATION SIGN} its five-day average of 6,291"
-    assert words in detail.text
-    assert "36.7 standard deviations" in detail.text
-    assert "0.91" in detail.text
-    assert "+106.49 %" in detail.text
+    words = f"460,548 trades, 73 {TIMES} its five-day average of 6,291, 36.7 standard deviations "
+    assert detail.find("p", class_="words")[0].text.startswith(words)
+    assert detail.find("p", class_="price")[0].text == "0.91 +106.49 %"
     selected = chosen.find("tr", aria_selected="true")
-    assert [row["data-ticker"] for row in selected] in ([], ["VTAK"])
+    assert [row["data-ticker"] for row in selected] == ["VTAK"]
 
 
-def test_the_chart_page_shows_the_same_and_leads_to_the_next_anomalies(client):
-    def neighbour(page, link_id):
-        links = [link["href"] for link in page.find("a", id=link_id) if link["href"]]
-        return links and re.search(r"ticker=(\w+)", links[0])[1]
+def test_a_tickers_own_view_leads_to_the_anomalies_before_and_after_it(client):
+    def around(ticker):
+        view = parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
+        assert view.find("h2")[0].text == ticker
+        links = [view.find("a", id=f"{name}-ticker")[0]["href"] for name in ("previous", "next")]
+        return [link and re.search(r"ticker=(\w+)", link)[1] for link in links]
 
-    pages = {
-        ticker: parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
-        for ticker in ("VTAK", "PEGY", "AAp", "AAPL")
-    }
-    (heading,) = pages["VTAK"].find(id="detail")[0].find("h2")
-    assert "VTAK" in heading.text
-    assert "460,548" in pages["VTAK"].text
-    # In the README's list PEGY comes second, NFLX third and AAp last.
-    assert not neighbour(pages["VTAK"], "previous-ticker")
-    assert neighbour(pages["VTAK"], "next-ticker") == "PEGY"
-    assert neighbour(pages["PEGY"], "previous-ticker") == "VTAK"
-    assert neighbour(pages["PEGY"], "next-ticker") == "NFLX"
-    assert neighbour(pages["AAp"], "previous-ticker") == "SOpC"
-    assert not neighbour(pages["AAp"], "next-ticker")
-    # AAPL was no anomaly that day.
-    assert "AAPL" in pages["AAPL"].find(id="detail")[0].find("h2")[0].text
-
-
-def local_files(page):
-    """The addresses of all that a page loads."""
-    links = [link["href"] for link in page.find("link", href=True)]
-    images = [image["src"] for image in page.find("img", src=True)]
-    return links + images + [script["src"] for script in page.find("script", src=True)]
+    # In the README's list VTAK comes first, PEGY second, NFLX third, SOpC and AAp last.
+    assert around("VTAK") == [None, "PEGY"]
+    assert around("PEGY") == ["VTAK", "NFLX"]
+    assert around("AAp") == ["SOpC", None]
+    # AAPL was no anomaly on that day: the list starts after it.
+    assert around("AAPL") == [None, "VTAK"]
 
 
 @pytest.mark.parametrize("address", ["/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"])
-def test_a_page_loads_only_what_this_server_has(client, address):
-    files = local_files(parse(client.get(address)))
-    assert any(name.endswith(".css") for name in files)
-    for name in files:
-        assert not urlsplit(name).netloc
-        assert client.get(name).status_code == 200, name
-
-
-def test_there_is_a_favicon(client):
-    icons = [link["href"] for link in parse(client.get("/")).find("link") if link["rel"] == "icon"]
-    assert client.get(icons[0] if icons else "/favicon.ico").status_code == 200
+def test_a_view_loads_only_files_of_this_server(client, address):
+    view = parse(client.get(address))
+    files = [link["href"] for link in view.find("link")]
+    files += [element["src"] for element in view.find() if element["src"]]
+    assert files == [f"/static/{name}" for name in ("favicon.svg", "style.css", "scanner.js")]
+    assert [client.get(name).status_code for name in files] == [200, 200, 200]
 
 
 def test_plotlys_javascript_is_that_of_the_installed_package(client):
@@ -555,20 +541,20 @@ def test_plotlys_javascript_is_that_of_the_installed_package(client):
 
 
 @pytest.mark.parametrize("ticker", ODD_TICKERS)
-def test_an_odd_ticker_stays_text(odd_table, ticker):
-    client = gui.create_app(odd_table, NOTHING_WANTED).test_client()
-    page = parse(client.get("/"))
-    assert [row["ticker"] for row in list_rows(page)] == ODD_TICKERS
-    (row,) = page.find("tr", data_ticker=ticker)
+def test_an_odd_ticker_is_shown_as_it_is(odd_table, ticker):
+    client = gui.create_app(odd_table, NO_POLYGON).test_client()
+    view = parse(client.get("/"))
+    assert [row["ticker"] for row in list_rows(view)] == ODD_TICKERS
+    (row,) = view.find("tr", data_ticker=ticker)
     figures = parse(client.get(row.find("a")[0]["href"])).find(id="detail")[0]
     address = "?" + urlencode({"ticker": ticker, "date": "2024-01-12"})
     chart = parse(client.get("/chart" + address))
     for detail in (figures, *chart.find(id="detail")):
-        assert ticker in detail.find("h2")[0].text
-        assert not detail.find("img") + detail.find("script")
+        assert detail.find("h2")[0].text == ticker
+        assert detail.find("img") + detail.find("script") == []
     assert loads(client.get("/api/history" + address))["ticker"] == ticker
     found = loads(client.get("/api/anomalies"))["anomalies"]
-    assert ticker in [anomaly["ticker"] for anomaly in found]
+    assert [anomaly["ticker"] for anomaly in found] == ODD_TICKERS
 
 
 # Sentences and figures.
@@ -603,11 +589,8 @@ def test_what_is_no_number_is_shown_as_a_dash(value):
     assert gui.direction(value) == ""
 
 
-def test_a_change_has_a_direction_unless_it_is_none():
+def test_a_change_of_zero_has_no_direction():
     assert [gui.direction(value) for value in (0.001, 0, -2)] == ["up", "", "down"]
-
-
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @pytest.mark.parametrize(
@@ -634,22 +617,24 @@ def test_a_row_is_put_in_words(trades, average, deviation, z_score, sentence):
     assert gui.trades_text(stats, 5) == sentence
 
 
-def test_the_words_name_another_window():
+def test_the_sentence_names_a_window_other_than_five():
     stats = {"trades": 40, "avg_trades": 20.0, "std_trades": 0.0, "z_score": None}
     assert gui.trades_text(stats, 10) == f"40 trades, 2.0 {TIMES} its 10-day average of 20."
 
 
-def test_the_summary_says_how_many_of_how_many():
+def test_the_summary_counts_listed_found_and_tickers():
     assert gui.summary_text(18, 20, 148) == "18 of 20 anomalies among 148 tickers"
     assert gui.summary_text(20, 20, 11_500) == "20 anomalies among 11,500 tickers"
     assert gui.summary_text(1, 1, 148) == "1 anomaly among 148 tickers"
     assert gui.summary_text(0, 0, 148) == "0 anomalies among 148 tickers"
 
 
-def test_an_empty_list_says_why():
+def test_a_message_says_why_a_list_is_empty():
     usual, filtered = gui.Options(), gui.Options(filter="zz")
-    assert "takes 5 earlier days" in gui.empty_message(0, usual, False, 5)
-    assert "“zz”" in gui.empty_message(3, filtered, True, 5)
+    no_baseline = "No ticker has a baseline yet: that takes 5 earlier days."
+    assert gui.empty_message(0, usual, False, 5) == no_baseline
+    not_found = "No anomaly has “zz” in its ticker and passes the other filters."
+    assert gui.empty_message(3, filtered, True, 5) == not_found
     assert gui.empty_message(0, usual, True, 5) == "No ticker was traded that far above its normal."
     assert gui.empty_message(3, usual, True, 5) == "No anomaly passes the filters."
 
@@ -667,7 +652,9 @@ TRADINGVIEW = "https://www.tradingview.com/chart/?symbol="
         *((ticker, None, None) for ticker in ("AAp", "AACT.WS", "AACT.U", "BACpL", "..", "A&B")),
     ],
 )
-def test_a_ticker_is_linked_where_its_spelling_there_is_sure(ticker, edgar, tradingview):
+def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(
+    ticker, edgar, tradingview
+):
     links = [("SEC EDGAR", edgar), ("TradingView", tradingview)]
     assert gui.links_to(ticker) == [link for link in links if link[1]]
 
@@ -686,15 +673,15 @@ def test_a_ticker_is_linked_where_its_spelling_there_is_sure(ticker, edgar, trad
         ("BaBa", None),  # neither of two is upper-case
     ],
 )
-def test_a_ticker_is_found_in_whatever_case(text, meant):
+def test_a_ticker_is_found_in_any_case(text, meant):
     tickers = ["AAP", "AAp", "SOpC", "VTAK", "BABa", "Baba"]
     assert gui.find_ticker(tickers, text) == meant
 
 
 def test_a_ticker_that_is_no_anomaly_can_be_reached_by_typing_it(client):
-    page = parse(client.get("/?filter=aapl"))
-    assert list_rows(page) == []
-    (link,) = page.find("p", class_="message")[0].find("a")
+    view = parse(client.get("/?filter=aapl"))
+    assert list_rows(view) == []
+    (link,) = message_of(view).find("a")
     chosen = parse(client.get(link["href"]))
     assert chosen.find(id="detail")[0].find("h2")[0].text == "AAPL"
 
@@ -720,8 +707,8 @@ def test_a_record_is_put_in_words(record, earlier_rows, sentence):
 
 def test_a_tickers_words_end_with_its_record(client):
     def words_of(ticker):
-        page = parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
-        return page.find("p", class_="words")[0].text
+        view = parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
+        return view.find("p", class_="words")[0].text
 
     # The querier's wide list of that day says "all 55" and "11".
     assert words_of("VTAK").endswith(" above it. The most trades of all its 56 rows so far.")
@@ -744,47 +731,48 @@ def test_every_mark_has_its_reason():
     ],
 )
 def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
-    day, detail = views_of(sample_table, gui.Options(date=date, ticker=ticker))
+    day, detail = views_of(sample_table, date=date, ticker=ticker)
     assert (day.ticker_row["marks"], detail.marks) == (marks, marks)
     listed = {row["ticker"]: row["marks"] for row in day.rows}
     assert listed.get(ticker, []) == marks
 
 
-def test_a_day_has_its_tide(sample_table):
+def test_a_days_tide_is_its_share_of_anomalies_and_the_usual_one(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
-    day, _ = views_of(sample_table, gui.Options(date=SAMPLE_DAY))
+    day, _ = views_of(sample_table, date=SAMPLE_DAY)
     assert day.tide == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
-    wide = run("query-lookup-table.py", SAMPLE_DAY, "--table", sample_table, "--format", "wide")
+    wide = query(sample_table, SAMPLE_DAY, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
 
 
 def test_a_day_without_20_days_before_it_has_no_tide(sample_table):
     # The first 5 have no baselines: the 26th day is the first with 20 days to compare with.
-    tides = [views_of(sample_table, gui.Options(date=day))[0].tide for day in SAMPLE_DAYS[23:27]]
+    tides = [views_of(sample_table, date=day)[0].tide for day in SAMPLE_DAYS[23:27]]
     assert [bool(tide) for tide in tides] == [False, False, True, True]
 
 
 def test_the_filters_stay_in_every_address_of_the_list(client):
     state = {"min_price": "2.5", "min_trades": "9", "min_record": "1", "skip": "split,new"}
-    page = parse(client.get(f"/?{urlencode({'date': SAMPLE_DAY, **state})}"))
-    links = [page.find(id="previous-day")[0], *page.find("a")[3:20]]
-    for link in links:
+    view = parse(client.get(f"/?{urlencode({'date': SAMPLE_DAY, **state})}"))
+    table = view.find("table", id="anomalies")[0].find("a")
+    assert len(table) == len(gui.LIST_COLUMNS) + len(list_rows(view)) == 9 + 12
+    for link in [*view.find(id="previous-day"), *view.find(id="csv"), *table]:
         asked = dict(parse_qsl(urlsplit(link["href"]).query))
         assert state.items() <= asked.items(), link["href"]
 
 
-def test_the_usual_filters_are_in_no_address(client):
-    page = parse(client.get("/?min_price=0&min_trades=0&min_record=0&skip="))
-    addresses = [link["href"] for link in page.find("a") if link["href"]]
+def test_filters_that_are_off_are_in_no_address(client):
+    view = parse(client.get("/?min_price=0&min_trades=0&min_record=0&skip="))
+    addresses = [link["href"] for link in view.find("a") if link["href"]]
     assert len(addresses) > 18
     assert not [address for address in addresses if "min_" in address or "skip" in address]
 
 
-def test_filters_that_leave_nothing_say_so(client):
-    page = parse(client.get("/?min_trades=999999999"))
-    assert list_rows(page) == []
-    assert "0 of 18 anomalies among 149 tickers" in page.text
-    assert page.find("p", class_="message")[0].text == "No anomaly passes the filters."
+def test_filters_that_leave_no_anomaly_have_a_message(client):
+    view = parse(client.get("/?min_trades=999999999"))
+    assert list_rows(view) == []
+    assert view.find(id="summary")[0].elements[1].text == "0 of 18 anomalies among 149 tickers"
+    assert message_of(view).text == "No anomaly passes the filters."
 
 
 @pytest.fixture(scope="module")
@@ -838,7 +826,7 @@ def moving_table(tmp_path_factory):
 def test_what_came_after_is_as_worked_out_by_hand(
     moving_table, ticker, session, changes, states, splits, words
 ):
-    client = gui.create_app(moving_table, NOTHING_WANTED).test_client()
+    client = gui.create_app(moving_table, NO_POLYGON).test_client()
     date = SAMPLE_DAYS[session]
     answer = loads(client.get(AFTER.format(ticker, date)))
     assert list(answer) == ["ticker", "date", "horizons", "words"]
@@ -859,11 +847,16 @@ def test_what_came_after_is_as_worked_out_by_hand(
 
 
 def test_what_came_after_is_what_the_querier_says(client, sample_table):
-    for anomaly in ask_querier(sample_table, "2024-09-12"):
-        answer = loads(client.get(AFTER.format(anomaly["ticker"], "2024-09-12")))
-        for row in answer["horizons"]:
-            assert row["change"] == anomaly[f"after_{row['days']}"] is not None
-            assert row["split"] == (anomaly["split_after"] is not None)
+    # On these days a split of an anomaly came after one day, and after two to five days.
+    for date, split_after in [("2024-09-12", 1), ("2024-08-15", 5)]:
+        anomalies = ask_querier(sample_table, date)
+        assert {anomaly["split_after"] for anomaly in anomalies} == {None, split_after}
+        for anomaly in anomalies:
+            horizons = loads(client.get(AFTER.format(anomaly["ticker"], date)))["horizons"]
+            changes = [anomaly[f"after_{days}"] for days in (1, 5, 20)]
+            assert [row["change"] for row in horizons] == changes
+            splits = [(anomaly["split_after"] or inf) <= days for days in (1, 5, 20)]
+            assert [row["split"] for row in horizons] == splits
 
 
 # The exchange's clock.
@@ -907,13 +900,13 @@ def test_trading_ends_early_on_the_days_that_the_exchange_names(date, is_early):
         ("2006-10-30", ["09:00", "14:30", "21:00", "01:00"]),
     ],
 )
-def test_a_session_is_told_in_utc(date, times):
+def test_a_sessions_times_are_in_utc(date, times):
     session = gui.session_times(date)
     assert list(session) == ["pre", "open", "close", "post"]
     assert [f"{time:%H:%M}" for time in session.values()] == times
 
 
-def test_the_first_and_the_last_day_of_all_have_a_session():
+def test_the_first_and_last_possible_date_have_session_times():
     for date in ("0001-01-01", "9999-12-31"):
         times = list(gui.session_times(date).values())
         assert times == sorted(times)
@@ -935,7 +928,7 @@ def test_a_first_row_has_no_previous_close(bars_client, polygon):
     assert answer["previous_close"] is None
 
 
-# The list's state on the ticker's page, and the ways on from there.
+# The list's options in a ticker's own view, and where that view leads.
 
 
 @pytest.fixture(scope="module")
@@ -945,7 +938,7 @@ def spiky_table(tmp_path_factory):
     Before each its trades have a mean of 100 and a deviation of 20: (1000 - 100) / 20 = 45.
     """
     folder = tmp_path_factory.mktemp("spiky")
-    trades = [*AT_THE_BOUND[:5], 1000, *AT_THE_BOUND[:5], 1000, 90]
+    trades = [*AT_THE_THRESHOLD[:5], 1000, *AT_THE_THRESHOLD[:5], 1000, 90]
     market = {}
     for day, number in zip(SAMPLE_DAYS, trades):
         market[day] = [("SPIKE", number, 1), ("REST", 50, 1)]
@@ -957,17 +950,18 @@ def spiky_table(tmp_path_factory):
     ("index", "threshold", "previous", "following"),
     [(5, 3, None, 11), (8, 3, 5, 11), (11, 3, 5, None), (8, 44, 5, 11), (8, 46, None, None)],
 )
-def test_a_ticker_leads_to_its_own_anomalies(spiky_table, index, threshold, previous, following):
-    listing = gui.Options(date=SAMPLE_DAYS[index], threshold=threshold, ticker="SPIKE")
-    _, detail = views_of(spiky_table, listing)
+def test_a_ticker_leads_to_its_previous_and_next_anomaly(
+    spiky_table, index, threshold, previous, following
+):
+    date = SAMPLE_DAYS[index]
+    _, detail = views_of(spiky_table, date=date, threshold=threshold, ticker="SPIKE")
     expected = [n if n is None else SAMPLE_DAYS[n] for n in (previous, following)]
     assert [detail.previous_anomaly, detail.next_anomaly] == expected
 
 
-def test_a_ticker_leads_to_its_own_days(spiky_table):
+def test_a_ticker_leads_to_its_previous_and_next_day(spiky_table):
     def around(index):
-        listing = gui.Options(date=SAMPLE_DAYS[index], ticker="REST")
-        _, detail = views_of(spiky_table, listing)
+        _, detail = views_of(spiky_table, date=SAMPLE_DAYS[index], ticker="REST")
         return detail.previous_session, detail.next_session
 
     assert around(0) == (None, SAMPLE_DAYS[1])
@@ -975,36 +969,29 @@ def test_a_ticker_leads_to_its_own_days(spiky_table):
     assert around(12) == (SAMPLE_DAYS[11], None)
 
 
-def test_without_a_row_of_the_ticker_there_is_no_detail(spiky_table):
-    listing = gui.Options(date=SAMPLE_DAYS[8], ticker="REST")
-    day, detail = views_of(spiky_table, listing)
+def test_a_ticker_without_a_row_on_the_day_has_no_view(spiky_table):
+    day, detail = views_of(spiky_table, date=SAMPLE_DAYS[8], ticker="REST")
     assert detail is None
     assert day.problem == f"no trades of REST on {SAMPLE_DAYS[8]}"
 
 
-def links_of(page):
-    links = {link["id"]: link["href"] for link in page.find(id="steps")[0].find("a")}
-    return links["previous-ticker"], links["next-ticker"], links["all-anomalies"]
-
-
-def test_the_chart_page_keeps_the_lists_state(client):
+def test_a_tickers_own_view_keeps_the_lists_options(client):
     state = {"threshold": "2", "sort": "ticker", "order": "desc", "filter": "a"}
     query = urlencode({"date": SAMPLE_DAY, **state})
     tickers = [row["ticker"] for row in list_rows(parse(client.get(f"/?{query}")))]
     assert len(tickers) > 3
-    page = parse(client.get(f"/chart?{query}&ticker={tickers[1]}"))
-    previous, following, whole = map(urlsplit, links_of(page))
-    asked = {**state, "date": SAMPLE_DAY}
-    for link, path, ticker in [
-        (previous, "/chart", tickers[0]),
-        (following, "/chart", tickers[2]),
-        (whole, "/", tickers[1]),
+    view = parse(client.get(f"/chart?{query}&ticker={tickers[1]}"))
+    for link_id, path, ticker in [
+        ("previous-ticker", "/chart", tickers[0]),
+        ("next-ticker", "/chart", tickers[2]),
+        ("all-anomalies", "/", tickers[1]),
     ]:
+        link = urlsplit(view.find("a", id=link_id)[0]["href"])
         assert link.path == path
-        assert dict(parse_qsl(link.query)) == {**asked, "ticker": ticker}
+        assert dict(parse_qsl(link.query)) == {**state, "date": SAMPLE_DAY, "ticker": ticker}
 
 
-def test_a_history_is_judged_by_the_threshold(tiny_client):
+def test_a_historys_anomalies_are_those_above_the_threshold(tiny_client):
     address = "/api/history?ticker=TINY&date=2024-01-12"
     # TINY's z-score on that day is 61.3, as worked out above.
     for threshold, is_anomaly in [("", True), ("&threshold=61", True), ("&threshold=62", False)]:
@@ -1013,9 +1000,9 @@ def test_a_history_is_judged_by_the_threshold(tiny_client):
         assert answer["rows"][5]["anomaly"] is is_anomaly
 
 
-def test_a_chart_asks_for_a_history_with_the_lists_threshold(client):
-    page = parse(client.get(f"/chart?ticker=VTAK&date={SAMPLE_DAY}&threshold=40"))
-    address = page.find(id="history-chart-box")[0]["data-url"]
+def test_a_tickers_view_asks_for_a_history_with_the_lists_threshold(client):
+    view = parse(client.get(f"/chart?ticker=VTAK&date={SAMPLE_DAY}&threshold=40"))
+    address = view.find(id="history-chart-box")[0]["data-url"]
     assert loads(client.get(address))["threshold"] == 40
 
 
@@ -1025,7 +1012,7 @@ def test_a_whole_history_can_be_asked_for(client):
 
 
 @pytest.mark.parametrize("ticker", ["VTAK", "AAPL"])
-def test_a_title_is_the_same_for_a_click_and_a_reload(client, ticker):
+def test_both_views_of_a_ticker_have_the_same_title(client, ticker):
     query = f"?date={SAMPLE_DAY}&ticker={ticker}"
     titles = [parse(client.get(path + query)).find("title")[0].text for path in ("/", "/chart")]
     assert titles == [f"{ticker} on {SAMPLE_DAY} · anomalies"] * 2
@@ -1043,7 +1030,7 @@ def test_a_title_is_the_same_for_a_click_and_a_reload(client, ticker):
     ],
 )
 def test_a_date_that_the_table_lacks_has_a_nearest_one(sample_table, date, nearest):
-    day, _ = views_of(sample_table, gui.Options(date=date))
+    day, _ = views_of(sample_table, date=date)
     assert day.nearest == nearest
     assert day.problem.endswith(f"nearest trading day {nearest}")
 
@@ -1069,21 +1056,20 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("date", ["2024-09-12", SAMPLE_DAY])
-@pytest.mark.parametrize(("query", "options"), OPTIONS)
-def test_the_csv_is_what_the_querier_writes(client, sample_table, date, query, options):
-    response = client.get(f"/anomalies.csv?date={date}{query}")
-    command = [date, "--table", sample_table, "--format", "csv", *options]
-    written = run("query-lookup-table.py", *command).stdout
+@pytest.mark.parametrize(("parameters", "options"), OPTIONS)
+def test_the_csv_is_what_the_querier_writes(client, sample_table, date, parameters, options):
+    response = client.get(f"/anomalies.csv?date={date}{parameters}")
+    written = query(sample_table, date, "--format", "csv", *options).stdout
     assert response.get_data(as_text=True) == written
     assert written.count("\n") > 1
     assert response.mimetype == "text/csv"
     disposition = f'attachment; filename="anomalies-{date}.csv"'
     assert response.headers["Content-Disposition"] == disposition
-    listed = [row["ticker"] for row in list_rows(parse(client.get(f"/?date={date}{query}")))]
+    listed = [row["ticker"] for row in list_rows(parse(client.get(f"/?date={date}{parameters}")))]
     assert listed == [line.partition(",")[0] for line in written.splitlines()[1:]]
 
 
-def test_the_csv_has_the_rows_of_the_list_in_its_order(client):
+def test_the_csv_has_the_lists_rows_in_its_order(client):
     query = "filter=a&sort=times_normal&order=asc&threshold=1"
     rows = client.get(f"/anomalies.csv?{query}").get_data(as_text=True).splitlines()[1:]
     listed = [row["ticker"] for row in list_rows(parse(client.get(f"/?{query}")))]
@@ -1151,41 +1137,50 @@ def test_a_date_that_the_table_lacks_is_answered_in_the_queriers_words(client):
 
 
 @pytest.mark.parametrize(
-    ("address", "statuses"),
+    ("address", "status"),
     [
-        ("/?date=tomorrow", {400}),
-        ("/?threshold=nan", {400}),
-        ("/?sort=volume", {400}),
-        ("/?order=up", {400}),
-        *((f"/?min_price={value}", {400}) for value in ("x", "nan", "inf", "1e999")),
-        *((f"/?min_trades={value}", {400}) for value in ("x", "-1", "1.5", "1e3", "9" * 10)),
-        *((f"/?min_record={value}", {400}) for value in ("x", "-1", "1.5")),
-        *((f"/?skip={value}", {400}) for value in ("old", "new,,thin", "new,%00")),
-        ("/?date=2024-10-19", {404}),
-        ("/?ticker=NOSUCH", {200, 404}),
-        ("/chart", {400}),
-        ("/chart?ticker=VTAK", {400}),
-        (f"/chart?ticker=NOSUCH&date={SAMPLE_DAY}", {404}),
-        ("/nothing", {404}),
+        ("/?date=tomorrow", 400),
+        ("/?threshold=nan", 400),
+        ("/?sort=volume", 400),
+        ("/?order=up", 400),
+        *((f"/?min_price={value}", 400) for value in ("x", "nan", "inf", "1e999")),
+        *((f"/?min_trades={value}", 400) for value in ("x", "-1", "1.5", "1e3", "9" * 10)),
+        *((f"/?min_record={value}", 400) for value in ("x", "-1", "1.5")),
+        *((f"/?skip={value}", 400) for value in ("old", "new,,thin", "new,%00")),
+        ("/?date=2024-10-19", 404),
+        ("/chart", 400),
+        ("/chart?ticker=VTAK", 400),
+        (f"/chart?ticker=NOSUCH&date={SAMPLE_DAY}", 404),
+        ("/nothing", 404),
     ],
 )
-def test_a_wrong_address_gets_a_page(client, address, statuses):
+def test_a_wrong_address_gets_a_view_that_leads_on(client, address, status):
     response = client.get(address)
-    assert response.status_code in statuses
-    assert parse(response).find("a", href=True)
+    assert response.status_code == status
+    targets = [link["href"] for link in parse(response).find("a") if link["href"]]
+    assert client.get(targets[-1]).status_code == 200
+
+
+def test_a_days_list_is_shown_without_a_ticker_that_it_lacks(client):
+    response = client.get("/?ticker=NOSUCH")
+    assert response.status_code == 200
+    view = parse(response)
+    assert len(list_rows(view)) == 18
+    assert view.find(id="detail")[0].text == f"no trades of NOSUCH on {SAMPLE_DAY}"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/chart", "/api/days", "/api/bars", "/api/nothing"])
-def test_only_get_is_answered(client, method, path):
+def test_only_get_and_head_are_answered(client, method, path):
     response = client.open(path, method=method, data={"date": SAMPLE_DAY})
-    assert response.status_code in ({404, 405} if path == "/api/nothing" else {405})
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
     if path.startswith("/api"):
-        sentence(response, response.status_code)
+        sentence(response, 405)
+    assert client.head("/").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost:8888", "127.0.0.1:8888", "127.0.0.1", "[::1]:8888"])
-def test_this_servers_names_are_answered(client, host):
+def test_a_request_for_one_of_this_servers_names_is_answered(client, host):
     assert client.get("/api/days", headers={"Host": host}).status_code == 200
 
 
@@ -1197,7 +1192,7 @@ def test_this_servers_names_are_answered(client, host):
         *("evil.example#localhost", "localhost@evil.example", "evillocalhost", "192.0.2.1", "a b"),
     ],
 )
-def test_another_hosts_name_is_refused(client, host, path):
+def test_a_request_for_another_hosts_name_is_refused(client, host, path):
     response = client.get(path, headers={"Host": host})
     assert response.status_code == 400
     assert "VTAK" not in response.get_data(as_text=True)
@@ -1218,40 +1213,40 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize(("address", "status"), EVERY_KIND)
-def test_every_answer_has_a_policy_without_inline_script(client, address, status):
+def test_every_answers_policy_forbids_inline_scripts(client, address, status):
     response = client.get(address)
     assert response.status_code == status
     directives = response.headers["Content-Security-Policy"].split(";")
     policy = {words[0]: words[1:] for words in map(str.split, directives) if words}
-    assert policy.get("script-src", policy["default-src"]) == ["'self'"]
-    allowed = {"'self'", "'none'"}
-    for name, sources in policy.items():
-        more = {"img-src": {"data:", "blob:"}, "style-src": {"'unsafe-inline'"}}.get(name, set())
-        assert set(sources) <= allowed | more, name
+    assert policy.pop("img-src") == ["'self'", "data:", "blob:"]
+    assert policy.pop("style-src") == ["'self'", "'unsafe-inline'"]
+    assert [policy.pop(name) for name in ("object-src", "base-uri")] == [["'none'"]] * 2
+    assert policy.pop("frame-ancestors") == ["'none'"]
+    assert set(policy) == {"default-src", "script-src", "form-action"}
+    assert [*policy.values()] == [["'self'"]] * 3
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert not [name for name, _ in response.headers if name.startswith("Access-Control-")]
 
 
 @pytest.mark.parametrize("address", [address for address, _ in EVERY_KIND if "/api" not in address])
-def test_no_page_has_inline_script(client, address):
-    page = parse(client.get(address))
-    for script in page.find("script"):
-        is_data = script["type"] == "application/json"
-        assert is_data or (script["src"] and not script.text)
-    every = page.find()
+def test_no_view_has_inline_scripts(client, address):
+    view = parse(client.get(address))
+    assert [(script["src"], script.text) for script in view.find("script")] == [
+        ("/static/scanner.js", "")
+    ]
+    every = view.find()
     assert not [name for element in every for name in element.attributes if name.startswith("on")]
     assert not [e for e in every if (e["href"] or "").lower().startswith("javascript:")]
 
 
 def test_nothing_of_the_working_directory_is_served(sample_table, monkeypatch):
     monkeypatch.chdir(TOP)
-    client = gui.create_app(sample_table, NOTHING_WANTED).test_client()
+    client = gui.create_app(sample_table, NO_POLYGON).test_client()
     for name in ("lookup_table.pkl", "README.md", "gui-lookup-table.py", ".git/config"):
         for prefix in ("", "static/", "static/../", "static/../../", "static/..%2f..%2f"):
             for more in ("", "templates/", quote(f"{TOP}/", safe=""), "%2e%2e/", "..%5c"):
                 address = f"/{prefix}{more}{name}"
-                status = client.get(address, follow_redirects=True).status_code
-                assert status in (400, 404), address
+                assert client.get(address, follow_redirects=True).status_code == 404, address
     assert client.get("/static/").status_code == 404
 
 
@@ -1277,7 +1272,7 @@ def test_polygon_is_asked_for_unadjusted_minutes_of_that_day(bars_client, polygo
     assert request.headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_all_pages_of_bars_are_read(bars_client, polygon):
+def test_bars_that_come_in_three_parts_are_put_together(bars_client, polygon):
     polygon.page_size = 300
     bars = loads(bars_client.get(VTAK))["bars"]
     sent = polygon.bars_of("VTAK", SAMPLE_DAY)
@@ -1314,29 +1309,7 @@ def test_a_day_that_is_not_over_is_fetched_again(tmp_path, polygon):
     assert len(polygon.requests) == 2
 
 
-def test_the_cache_is_bounded(sample_table):
-    calls = []
-
-    def fetch_minute_bars(ticker, date):
-        calls.append((ticker, date))
-        return [{"timestamp": 0, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}]
-
-    client = gui.create_app(sample_table, StandIn(fetch_minute_bars)).test_client()
-    addresses = [
-        f"/api/bars?ticker={ticker}&date={date}"
-        for ticker, date in read_days(SAMPLE_MARKET)
-        if ticker in LARGE
-    ]
-    for address in addresses:
-        assert client.get(address).status_code == 200
-    assert len(calls) == len(addresses) == 12 * 56
-    client.get(addresses[-1])
-    assert len(calls) == len(addresses)
-    client.get(addresses[0])
-    assert len(calls) == len(addresses) + 1
-
-
-def test_the_bars_that_were_asked_for_last_are_kept():
+def test_the_cache_drops_the_answer_that_was_not_asked_for_longest():
     calls = []
 
     def fetch_minute_bars(ticker, date):
@@ -1364,47 +1337,64 @@ def in_threads(count, function, *args):
     return threads, results
 
 
-def test_simultaneous_requests_for_the_same_bars_make_one_call(bars_client, polygon):
+class CountedTurns:
+    """A semaphore with turns for everyone, which counts those that are held."""
+
+    def __init__(self):
+        self.held = 0
+
+    def acquire(self, blocking):
+        self.held += 1
+        return True
+
+    def release(self):
+        self.held -= 1
+
+
+def at_the_same_time(count, client, polygon):
+    """The responses to so many requests for VTAK, all of which wait for the same answer."""
+    turns = client.application.extensions["sources"].bars.turns = CountedTurns()
     polygon.answering.clear()
-    threads, results = in_threads(4, lambda: bars_client.application.test_client().get(VTAK))
-    wait_until(lambda: polygon.requests)
-    time.sleep(0.1)
+    threads, results = in_threads(count, lambda: client.application.test_client().get(VTAK))
+    wait_until(lambda: turns.held == count and polygon.requests)
     polygon.answering.set()
     for thread in threads:
         thread.join(10)
+    assert len(results) == count
+    return results
+
+
+def test_simultaneous_requests_for_the_same_bars_make_one_call(bars_client, polygon):
+    results = at_the_same_time(4, bars_client, polygon)
     assert len(polygon.requests) == 1
     assert [response.status_code for response in results] == [200] * 4
     assert len({response.get_data() for response in results}) == 1
 
 
-def test_a_failure_is_told_to_all_who_wait_and_then_forgotten(bars_client, polygon):
-    polygon.answering.clear()
+def test_all_who_wait_get_the_same_error_and_the_next_request_asks_again(bars_client, polygon):
     polygon.answer = REFUSALS["unknown key"]
-    threads, results = in_threads(3, lambda: bars_client.application.test_client().get(VTAK))
-    wait_until(lambda: polygon.requests)
-    time.sleep(0.1)
-    polygon.answering.set()
-    for thread in threads:
-        thread.join(10)
+    results = at_the_same_time(3, bars_client, polygon)
     assert len(polygon.requests) == 1
-    assert {sentence(response, 502) for response in results} == {sentence(results[0], 502)}
+    assert [sentence(response, 502) for response in results] == [gui.REFUSALS["API Key"]] * 3
     polygon.answer = None
     assert bars_client.get(VTAK).status_code == 200
 
 
 def test_one_tickers_bars_do_not_wait_for_anothers(sample_table):
-    release = threading.Event()
+    asked, release = threading.Event(), threading.Event()
 
     def fetch_minute_bars(ticker, date):
         if ticker == "AAPL":
+            asked.set()
             release.wait(10)
-        return [{"timestamp": 0, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}]
+        return []
 
     app = gui.create_app(sample_table, StandIn(fetch_minute_bars))
     slow = f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}"
     threads, results = in_threads(1, lambda: app.test_client().get(slow))
+    assert asked.wait(10)
     assert app.test_client().get(VTAK).status_code == 200
-    assert not results
+    assert results == []
     release.set()
     threads[0].join(10)
     assert results[0].status_code == 200
@@ -1415,30 +1405,34 @@ def test_an_odd_ticker_is_one_part_of_polygons_path(odd_table, polygon, ticker):
     polygon.answer = EMPTY["no results"]
     client = gui.create_app(odd_table, gui.PolygonBars(polygon.url)).test_client()
     address = "/api/bars?" + urlencode({"ticker": ticker, "date": "2024-01-12"})
-    assert ticker in json.loads(client.get(address).get_data())["error"]
+    told = f"Polygon has no minute bars of {ticker} on 2024-01-12."
+    assert json.loads(client.get(address).get_data()) == {"error": told}
     (request,) = polygon.requests
     *start, asked, range_, one, minute, first, last = request.path.split("/")
     assert start == ["", "v2", "aggs", "ticker"]
     assert unquote(asked) == ticker
     assert [range_, one, minute, first, last] == ["range", "1", "minute", *["2024-01-12"] * 2]
-    assert set(request.query) <= {"adjusted", "limit", "sort"}
+    assert request.query == {"adjusted": "false", "limit": "50000"}
 
 
+@pytest.mark.parametrize("route", ["bars", "headlines"])
 @pytest.mark.parametrize(
-    "query",
+    ("parameters", "status"),
     [
-        f"ticker=NOSUCH&date={SAMPLE_DAY}",
-        f"ticker=SWN&date={SAMPLE_DAY}",
-        "ticker=VTAK&date=2024-10-19",
-        f"ticker=vtak&date={SAMPLE_DAY}",
-        f"ticker=VTAK%2F..&date={SAMPLE_DAY}",
-        f"ticker=VTAK&date={SAMPLE_DAY}%2F..",
-        f"ticker=&date={SAMPLE_DAY}",
+        (f"ticker=NOSUCH&date={SAMPLE_DAY}", 404),
+        (f"ticker=SWN&date={SAMPLE_DAY}", 404),
+        ("ticker=VTAK&date=2024-10-19", 404),
+        (f"ticker=vtak&date={SAMPLE_DAY}", 404),
+        (f"ticker=VTAK%2F..&date={SAMPLE_DAY}", 404),
+        (f"ticker=VTAK&date={SAMPLE_DAY}%2F..", 400),
+        (f"ticker=&date={SAMPLE_DAY}", 400),
     ],
 )
-def test_polygon_is_never_asked_for_what_the_table_lacks(bars_client, polygon, query):
-    assert bars_client.get(f"/api/bars?{query}").status_code in (400, 404)
-    assert not polygon.requests
+def test_polygon_is_never_asked_for_what_the_table_lacks(
+    bars_client, polygon, route, parameters, status
+):
+    sentence(bars_client.get(f"/api/{route}?{parameters}"), status)
+    assert polygon.requests == []
 
 
 @pytest.mark.parametrize("names", [KEYS, KEYS[:1], KEYS[1:]])
@@ -1460,16 +1454,17 @@ def test_without_a_key_the_answer_says_how_to_set_one(bars_client, polygon, monk
     monkeypatch.delenv("POLYGON_API_KEY")
     for name in KEYS if key is not None else []:
         monkeypatch.setenv(name, key)
-    assert "POLYGON_API_KEY" in sentence(bars_client.get(VTAK), 503)
-    assert not polygon.requests
+    assert sentence(bars_client.get(VTAK), 503) == gui.NO_KEY
+    assert "export POLYGON_API_KEY=" in gui.NO_KEY
+    assert polygon.requests == []
     for address in ("/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}", "/api/anomalies"):
         assert bars_client.get(address).status_code == 200
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX-More: 1", f"{KEY}\N{SNOWMAN}"])
-def test_a_key_that_cannot_be_sent_is_told(bars_client, polygon, monkeypatch, key):
+def test_a_key_that_no_header_can_hold_is_refused(bars_client, polygon, monkeypatch, key):
     monkeypatch.setenv("POLYGON_API_KEY", key)
-    assert KEY not in sentence(bars_client.get(VTAK), 502)
+    assert sentence(bars_client.get(VTAK), 502) == gui.REFUSALS["API Key"]
     assert not polygon.requests
 
 
@@ -1477,42 +1472,42 @@ REFUSED = [(name, answer, 502) for name, answer in REFUSALS.items()]
 REFUSED += [("drop", DROP, 502)]
 REFUSED += [(name, answer, 502) for name, answer in BROKEN.items() if name != "another host"]
 REFUSED += [(name, answer, 404) for name, answer in EMPTY.items()]
+# With 500 bars in each part, the third has more than a day has minutes.
+REQUESTS = {"the same page for ever": 3, "a new bar a page for ever": gui.MOST_REQUESTS}
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"), [pytest.param(*case, id=name) for name, *case in REFUSED]
+    ("answer", "status", "requests"),
+    [pytest.param(*case, REQUESTS.get(name, 1), id=name) for name, *case in REFUSED],
 )
-def test_each_of_polygons_faults_becomes_a_sentence_in_time(bars_client, polygon, answer, status):
+def test_each_of_polygons_faults_becomes_a_sentence_in_time(
+    bars_client, polygon, answer, status, requests
+):
     polygon.answer = answer
     threads, results = in_threads(1, bars_client.get, VTAK)
     threads[0].join(5)
-    asked, polygon.answer = len(polygon.requests), None
     assert results, "no answer within 5 s"
-    assert sentence(results[0], status)
+    sentence(results[0], status)
+    assert len(polygon.requests) == requests
+    polygon.answer = None
     assert bars_client.get(VTAK).status_code == 200
-    assert 1 <= asked <= 5
 
 
-def test_the_refusals_are_told_apart(bars_client, polygon):
-    told = {}
-    for name, answer, status in REFUSED:
-        if name in ("unknown key", "not entitled", "timeframe", "today", "no results"):
-            polygon.answer = answer
-            told[name] = sentence(bars_client.get(VTAK), status)
+def test_each_refusal_has_its_own_sentence(bars_client, polygon):
+    phrases = {"unknown key": "API Key", "not entitled": "entitled", "timeframe": "timeframe"}
+    expected = {name: gui.REFUSALS[phrase] for name, phrase in phrases.items()}
+    expected["today"] = gui.REFUSALS["today's data"]
+    for name, text in expected.items():
+        polygon.answer = REFUSALS[name]
+        assert sentence(bars_client.get(VTAK), 502) == text
+    assert len({*expected.values(), gui.RATE_LIMIT, gui.NO_KEY}) == 6
+    assert "key" in expected["unknown key"]
+    assert [text for text in expected.values() if "plan" in text] == list(expected.values())[1:]
+
+
+def test_a_request_that_gets_a_429_is_not_repeated(bars_client, polygon):
     polygon.answer = RATE_LIMIT
-    told["rate limit"] = sentence(bars_client.get(VTAK), 429)
-    assert len(set(told.values())) == len(told) == 6
-    assert "key" in told["unknown key"]
-    for name in ("not entitled", "timeframe", "today"):
-        assert "plan" in told[name]
-    assert "minute" in told["rate limit"]
-    assert "VTAK" in told["no results"]
-
-
-def test_a_refusal_for_rate_is_asked_once(bars_client, polygon):
-    polygon.answer = RATE_LIMIT
-    response = bars_client.get(VTAK)
-    assert sentence(response, 429)
+    assert sentence(bars_client.get(VTAK), 429) == gui.RATE_LIMIT
     assert len(polygon.requests) == 1
 
 
@@ -1520,22 +1515,24 @@ def test_a_server_that_hangs_is_given_up(bars_client, polygon):
     polygon.answering.clear()
     threads, results = in_threads(1, bars_client.get, VTAK)
     threads[0].join(5)
-    assert sentence(results[0], 504)
-    assert len(polygon.requests) <= 3
+    assert sentence(results[0], 504) == gui.TIMEOUT
+    assert len(polygon.requests) == 1
 
 
-def test_where_nothing_listens_the_answer_says_so(sample_table, polygon):
-    nobody = gui.PolygonBars(f"http://127.0.0.1:{free_port()}")
-    client = gui.create_app(sample_table, nobody).test_client()
-    assert "reach" in sentence(client.get(VTAK), 502)
+def test_where_nothing_listens_polygon_cannot_be_reached(sample_table, polygon):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        nobody = gui.PolygonBars(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        client = gui.create_app(sample_table, nobody).test_client()
+        assert sentence(client.get(VTAK), 502) == gui.NO_CONNECTION
 
 
-def test_the_key_is_not_sent_to_another_host(bars_client, polygon):
+def test_a_redirect_to_another_host_is_not_followed(bars_client, polygon):
     with FakePolygon(SAMPLE_MARKET) as other:
         location = {"Location": other.url.replace("127.0.0.1", "localhost") + "/v2/aggs"}
         polygon.answer = BROKEN["another host"]._replace(headers=location)
-        assert sentence(bars_client.get(VTAK), 502)
-    assert not [request for request in other.requests if "Authorization" in request.headers]
+        assert sentence(bars_client.get(VTAK), 502) == gui.BAD_ANSWER
+        assert other.requests == []
 
 
 def test_the_key_is_in_no_answer_and_no_log_line(bars_client, polygon, caplog, capfd):
@@ -1566,33 +1563,36 @@ print(sorted({{"polygon", "pandas", "numpy", "plotly"}} & set(sys.modules)))
 assert app.test_client().get({VTAK!r}).status_code == 502
 print("polygon" in sys.modules)
 """
-    command = [sys.executable, "-c", program]
-    finished = subprocess.run(
-        command, stdout=subprocess.PIPE, env=environment(POLYGON_API_KEY=KEY), check=True
-    )
-    assert finished.stdout.decode().splitlines() == ["[]", "True"]
+    line = [sys.executable, "-c", program]
+    printed = subprocess.check_output(line, env=environment(POLYGON_API_KEY=KEY), encoding="utf-8")
+    assert printed.splitlines() == ["[]", "True"]
 
 
 # Polygon, hostile.
 
 
-@pytest.mark.parametrize("scheme", ["x:@", "//x@", "https://x@", "x:", "http:/\\", ""])
-def test_a_next_page_on_another_host_is_never_asked_for(bars_client, polygon, scheme):
+# What the client makes of such an address: a path on its own server, or no address there.
+@pytest.mark.parametrize(
+    ("start", "requests"),
+    [("x:@", 1), ("x:", 1), ("", 1), *((start, 5) for start in ("//x@", "https://x@", "http:/\\"))],
+)
+def test_a_next_url_never_leads_to_another_host(bars_client, polygon, start, requests):
     with FakePolygon(SAMPLE_MARKET) as other:
-        next_url = other.url.replace("http://", scheme) + "/v2/aggs"
+        next_url = other.url.replace("http://", start) + "/v2/aggs"
         polygon.answer = answered(json.dumps({"results": [BAR], "next_url": next_url}))
-        bars_client.get(VTAK)
-    assert not other.requests
+        assert sentence(bars_client.get(VTAK), 502) == gui.BAD_ANSWER
+        assert other.requests == []
+    assert len(polygon.requests) == requests
 
 
 @pytest.mark.parametrize("next_url", ["x:@127.0.0.1:9/v2/aggs", "x:8/v2/aggs", "v2/aggs", ""])
-def test_a_next_page_without_a_path_is_refused(bars_client, polygon, next_url):
+def test_a_next_url_without_a_path_is_refused(bars_client, polygon, next_url):
     polygon.answer = answered(json.dumps({"results": [BAR], "next_url": next_url}))
-    assert sentence(bars_client.get(VTAK), 502)
+    assert sentence(bars_client.get(VTAK), 502) == gui.BAD_ANSWER
     assert len(polygon.requests) == 1
 
 
-def test_an_answer_without_end_is_not_read_to_its_end():
+def test_an_answer_without_end_is_read_to_the_limit_only():
     class Endless:
         headers, sent = {}, 0
 
@@ -1603,42 +1603,42 @@ def test_an_answer_without_end_is_not_read_to_its_end():
     response = Endless()
     with pytest.raises(gui.PolygonError):
         gui.read_body(response)
-    assert gui.LARGEST_ANSWER < response.sent < 2 * gui.LARGEST_ANSWER
+    assert response.sent == gui.LARGEST_ANSWER + 1
 
 
-def test_a_number_of_401_digits_is_none():
+def test_a_number_of_401_digits_is_read_as_nan():
     number = gui.read_answer('{"results":[' + "9" * 401 + "]}")["results"][0]
     assert isnan(number)
 
 
-def test_a_next_page_of_headlines_on_another_host_is_never_asked_for(bars_client, polygon):
+def test_the_next_url_of_headlines_is_not_followed(bars_client, polygon):
     with FakePolygon(SAMPLE_MARKET) as other:
         next_url = other.url.replace("http://", "x:@") + "/v2/aggs"
         polygon.answer = answered(json.dumps({"results": [ARTICLE], "next_url": next_url}))
-        assert bars_client.get(HEADLINES).status_code == 200
-    assert not other.requests
+        assert loads(bars_client.get(HEADLINES))["headlines"] == [HEADLINE]
+        assert other.requests == []
     assert len(polygon.requests) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(bars_client, polygon, status):
     polygon.answer = Answer(status, {"Location": f"{polygon.url}/v2/aggs"}, "")
-    assert sentence(bars_client.get(VTAK), 502)
+    assert sentence(bars_client.get(VTAK), 502) == gui.BAD_ANSWER
     assert len(polygon.requests) == 1
 
 
 @pytest.mark.parametrize("is_head_slow", [False, True])
-def test_an_answer_that_trickles_is_given_up(sample_table, polygon, is_head_slow):
+def test_an_answer_that_comes_too_slowly_is_given_up(sample_table, polygon, is_head_slow):
     # Each byte comes within the time limit of a read.
     polygon.pace, polygon.is_head_slow = 0.02, is_head_slow
-    source = gui.PolygonBars(polygon.url, timeout=5, total=0.5)
+    source = gui.PolygonBars(polygon.url, timeout=5, total=0.3)
     client = gui.create_app(sample_table, source).test_client()
     started = time.monotonic()
     assert sentence(client.get(VTAK), 504) == gui.TIMEOUT
-    assert 0.5 <= time.monotonic() - started < 3
+    assert 0.3 <= time.monotonic() - started < 3
 
 
-def test_questions_that_were_given_up_are_counted_until_they_end(sample_table, polygon):
+def test_a_call_that_was_given_up_holds_its_turn_until_it_ends(sample_table, polygon):
     source = gui.PolygonBars(polygon.url, timeout=30, total=0.05)
     client = gui.create_app(sample_table, source).test_client()
     addresses = [f"/api/bars?ticker={ticker}&date={SAMPLE_DAY}" for ticker in LARGE]
@@ -1653,15 +1653,15 @@ def test_questions_that_were_given_up_are_counted_until_they_end(sample_table, p
     wait_until(lambda: client.get(addresses[-1]).status_code == 200)
 
 
-def test_many_pages_may_not_take_longer_than_one(sample_table, polygon):
-    polygon.page_size, polygon.pace = 1, 0.0002
-    source = gui.PolygonBars(polygon.url, timeout=5, total=0.3)
+def test_all_parts_of_an_answer_share_one_time_limit(sample_table, polygon):
+    # Each part of some 400 bytes takes at least 0.2 s; five of them would take 1 s.
+    polygon.page_size, polygon.pace = 1, 0.0005
+    source = gui.PolygonBars(polygon.url, timeout=5, total=0.5)
     client = gui.create_app(sample_table, source).test_client()
-    assert client.get(VTAK).status_code in (502, 504)
-    assert len(polygon.requests) <= gui.MOST_REQUESTS
+    assert sentence(client.get(VTAK), 504) == gui.TIMEOUT
 
 
-def test_an_answer_may_be_packed(bars_client, polygon):
+def test_a_gzip_answer_is_unpacked(bars_client, polygon):
     body = json.dumps({"status": "OK", "results": [BAR]}).encode()
     polygon.answer = Answer(200, {"Content-Encoding": "gzip"}, gzip.compress(body))
     assert [bar["timestamp"] for bar in loads(bars_client.get(VTAK))["bars"]] == [BAR["t"]]
@@ -1684,9 +1684,8 @@ def test_bars_of_other_days_are_left_out(bars_client, polygon):
     bars = loads(bars_client.get(VTAK))["bars"]
     assert [bar["timestamp"] for bar in bars] == [start, end - 60_000]
     polygon.answer = with_bars({**BAR, "t": start - 1})
-    assert "no minute bars" in sentence(
-        bars_client.get("/api/bars?ticker=AAPL&date=" + SAMPLE_DAY), 404
-    )
+    told = sentence(bars_client.get(f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}"), 404)
+    assert told == f"Polygon has no minute bars of AAPL on {SAMPLE_DAY}."
 
 
 @pytest.fixture(scope="module")
@@ -1721,7 +1720,7 @@ def test_a_server_is_asked_through_tls_if_its_certificate_is_known(
     assert len(polygon.requests) == is_known
 
 
-def test_without_the_client_the_answer_says_what_to_install(bars_client, polygon, monkeypatch):
+def test_without_polygons_client_the_answer_says_what_to_install(bars_client, polygon, monkeypatch):
     monkeypatch.setitem(sys.modules, "polygon", None)
     assert "pip install -r requirements.txt" in sentence(bars_client.get(VTAK), 503)
     assert not polygon.requests
@@ -1756,8 +1755,7 @@ def clock(monkeypatch):
 def test_after_a_429_polygon_is_left_alone_for_as_long_as_it_says(
     sample_table, polygon, clock, header, seconds
 ):
-    source = gui.PolygonBars(polygon.url, total=10**9)
-    client = gui.create_app(sample_table, source).test_client()
+    client = gui.create_app(sample_table, gui.PolygonBars(polygon.url)).test_client()
     polygon.answer = RATE_LIMIT._replace(headers={"Retry-After": header} if header else {})
     response = client.get(VTAK)
     assert loads(response) == {"error": gui.RATE_LIMIT, "retry_after": seconds}
@@ -1772,7 +1770,7 @@ def test_after_a_429_polygon_is_left_alone_for_as_long_as_it_says(
     assert client.get(VTAK).status_code == 200
 
 
-def test_after_a_429_kept_bars_are_still_given(bars_client, polygon):
+def test_after_a_429_bars_in_the_cache_are_still_given(bars_client, polygon):
     assert bars_client.get(VTAK).status_code == 200
     polygon.answer = RATE_LIMIT
     assert sentence(bars_client.get(f"/api/bars?ticker=AAPL&date={SAMPLE_DAY}"), 429)
@@ -1816,7 +1814,7 @@ def test_the_headlines_are_those_from_the_previous_close_to_the_days_evening(bar
     assert answer["headlines"][1] == {**HEADLINE, "title": "2"}
 
 
-def test_a_tickers_first_days_headlines_start_at_midnight(bars_client, polygon):
+def test_the_headlines_of_a_tickers_first_day_start_at_midnight(bars_client, polygon):
     answer = loads(bars_client.get(f"/api/headlines?ticker=VTAK&date={SAMPLE_DAYS[0]}"))
     assert answer["from"] == f"{SAMPLE_DAYS[0]}T04:00:00Z"
     assert answer["headlines"] == []
@@ -1860,7 +1858,7 @@ def test_a_click_for_headlines_is_one_request(bars_client, polygon):
         ({"title": "A" * 501}, {"title": "A" * 500}),
     ],
 )
-def test_an_odd_article_is_survived(bars_client, polygon, odd, shown):
+def test_what_is_odd_in_an_article_is_left_out(bars_client, polygon, odd, shown):
     polygon.answer = answered(json.dumps({"results": [{**ARTICLE, **odd}]}))
     assert loads(bars_client.get(HEADLINES))["headlines"] == [{**HEADLINE, **shown}]
 
@@ -1871,13 +1869,8 @@ def test_what_is_no_article_is_left_out(bars_client, polygon, odd):
     assert loads(bars_client.get(HEADLINES))["headlines"] == [HEADLINE]
 
 
-def test_an_article_of_the_real_api_is_read(bars_client, polygon):
-    polygon.answer = answered(json.dumps({"results": [ARTICLE], "status": "OK", "count": 10}))
-    assert loads(bars_client.get(HEADLINES))["headlines"] == [HEADLINE]
-
-
 @pytest.mark.parametrize("results", ["text", {"title": "A"}, 7])
-def test_results_that_are_no_list_are_nonsense(bars_client, polygon, results):
+def test_headlines_that_are_no_list_are_a_bad_answer(bars_client, polygon, results):
     polygon.answer = answered(json.dumps({"results": results}))
     assert sentence(bars_client.get(HEADLINES), 502) == gui.BAD_ANSWER
 
@@ -1888,61 +1881,55 @@ def test_headlines_are_refused_as_bars_are(bars_client, polygon, name):
     assert sentence(bars_client.get(HEADLINES), 502) == sentence(bars_client.get(VTAK), 502)
 
 
-@pytest.mark.parametrize("query", ["ticker=NOSUCH&date=2024-10-18", "ticker=VTAK&date=2024-10-19"])
-def test_no_headlines_are_asked_for_of_what_the_table_lacks(bars_client, polygon, query):
-    assert sentence(bars_client.get(f"/api/headlines?{query}"), 404)
-    assert not polygon.requests
-
-
-# Requests that a foreign page makes.
+# Requests that another site makes.
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
 @pytest.mark.parametrize(
     "address", [VTAK, HEADLINES, AFTER.format("VTAK", SAMPLE_DAY), "/api/days", "/api/nothing"]
 )
-def test_a_foreign_page_may_not_ask_the_api(bars_client, polygon, address, site):
+def test_another_site_may_not_use_the_api(bars_client, polygon, address, site):
     response = bars_client.get(address, headers={"Sec-Fetch-Site": site})
-    assert sentence(response, 403)
+    assert sentence(response, 403) == "only this server's own views may ask for this"
     assert not polygon.requests
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
-def test_the_page_itself_and_the_address_bar_may(client, site):
+def test_this_servers_views_and_its_user_may_use_the_api(client, site):
     assert client.get("/api/days", headers={"Sec-Fetch-Site": site}).status_code == 200
 
 
-def test_a_link_from_a_foreign_page_leads_here(client):
+def test_a_link_on_another_site_may_lead_here(client):
     assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
 
-# A new table, as an open page notices it.
+# The table's version, by which an open view notices a new table.
 
 
 def test_the_version_changes_with_the_table(sample_table, tiny_table, tmp_path):
     table = tmp_path / "table.pkl"
     table.write_bytes(sample_table.read_bytes())
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    client = gui.create_app(table, NO_POLYGON).test_client()
 
-    def version_of_page(address):
+    def version_of_view(address):
         return parse(client.get(address)).find("main")[0]["data-table-version"]
 
     before = loads(client.get("/api/table"))
-    assert before == {"version": version_of_page("/"), "last": SAMPLE_DAY}
-    assert version_of_page(f"/chart?ticker=VTAK&date={SAMPLE_DAY}") == before["version"]
+    assert before == {"version": version_of_view("/"), "last": SAMPLE_DAY}
+    assert version_of_view(f"/chart?ticker=VTAK&date={SAMPLE_DAY}") == before["version"]
     assert loads(client.get("/api/table")) == before
     new = tmp_path / "new.pkl"
     new.write_bytes(tiny_table.read_bytes())
     os.replace(new, table)
     after = loads(client.get("/api/table"))
-    assert after == {"version": version_of_page("/"), "last": TINY_DAYS[-1]}
+    assert after == {"version": version_of_view("/"), "last": TINY_DAYS[-1]}
     assert after["version"] != before["version"]
 
 
-def test_the_version_of_a_table_that_is_gone_is_a_sentence(tmp_path, sample_table):
+def test_a_table_that_is_gone_has_no_version(tmp_path, sample_table):
     table = tmp_path / "table.pkl"
     table.write_bytes(sample_table.read_bytes())
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    client = gui.create_app(table, NO_POLYGON).test_client()
     assert client.get("/api/table").status_code == 200
     table.unlink()
     assert "run build-lookup-table.py" in sentence(client.get("/api/table"), 503)
@@ -1951,10 +1938,10 @@ def test_the_version_of_a_table_that_is_gone_is_a_sentence(tmp_path, sample_tabl
 # The table while the server runs.
 
 
-def test_a_replaced_table_shows_with_the_next_request(sample_table, tiny_table, tmp_path):
+def test_the_next_request_is_answered_from_a_replaced_table(sample_table, tiny_table, tmp_path):
     table = tmp_path / "table.pkl"
     table.write_bytes(sample_table.read_bytes())
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    client = gui.create_app(table, NO_POLYGON).test_client()
     addresses = ["/api/days", "/api/anomalies", "/", "/api/history?ticker=VTAK&date=2024-10-18"]
     before = [client.get(address).status_code for address in addresses]
     assert before == [200, 200, 200, 200]
@@ -1963,7 +1950,7 @@ def test_a_replaced_table_shows_with_the_next_request(sample_table, tiny_table, 
     os.replace(new, table)
     assert loads(client.get("/api/days"))["days"] == TINY_DAYS
     assert loads(client.get("/api/anomalies"))["date"] == TINY_DAYS[-1]
-    assert TINY_DAYS[-1] in parse(client.get("/")).text
+    assert parse(client.get("/")).find("h1")[0].text == f"Tuesday, {TINY_DAYS[-1]}"
     assert client.get(addresses[3]).status_code == 404
     assert client.get("/api/history?ticker=TINY&date=2024-01-12").status_code == 200
 
@@ -1987,12 +1974,14 @@ BAD_TABLES = {
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)
-def test_a_bad_table_is_told_and_a_good_one_forgives_it(sample_table, tmp_path, monkeypatch, name):
+def test_a_bad_table_is_an_error_until_a_good_one_replaces_it(
+    sample_table, tmp_path, monkeypatch, name
+):
     monkeypatch.chdir(tmp_path)
     table = tmp_path / "table.pkl"
     good = sample_table.read_bytes()
     table.write_bytes(good)
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    client = gui.create_app(table, NO_POLYGON).test_client()
     assert client.get("/").status_code == 200
     table.unlink()
     bad = BAD_TABLES[name](good)
@@ -2015,31 +2004,40 @@ def test_a_bad_table_is_told_and_a_good_one_forgives_it(sample_table, tmp_path, 
 def test_a_plain_pickle_is_refused_with_the_command_that_builds_a_table(tmp_path, sample_table):
     table = tmp_path / "table.pkl"
     table.write_bytes(pickle.dumps(pickle.loads(sample_table.read_bytes())))
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    client = gui.create_app(table, NO_POLYGON).test_client()
     text = sentence(client.get("/api/days"), 503)
     assert text == f"{table} is no table of build-lookup-table.py: run it to make one"
-    assert_refused(run(GUI, "--table", table, "--port", free_port()), text)
+    assert_refused(call_gui("--table", table, "--port", 0), text)
 
 
 # Tables that were made to harm: every checksum is right.
 
 
 class ForgedTable:
-    """A table in the builder's format that says whatever a test wants.
+    """A table in the builder's format with whatever contents a test wants.
 
-    Each of dates has the same page: columns are arrays of DAY_PAGE_COLUMNS, of what is missing all
-    numbers are 1. names is bytes. Every ticker's history is records and gaps, by default one row
-    on the first date.
+    names has the tickers, as bytes. Each of dates has the same day page: columns has arrays for
+    some of DAY_PAGE_COLUMNS, and the others are ones. Each ticker has the same history: records
+    and gaps, which have one row, on the first date.
     """
 
     def __init__(self, dates, names, **columns):
         self.dates, self.names, self.columns = dates, names, columns
         self.rows = names.count(b"\n") + 1
         self.window, self.number_of_tickers, self.counts = 5, self.rows, (9, 1)
-        record = bytearray(gui.querier.SHORT_ROW_INTEGERS.size)
-        struct.pack_into("<I", record, 1, len(gui.querier.FIELDS))
-        self.records, self.gaps = bytes(record), struct.pack("<d", 1)
         self.spoil = lambda packed_extent: packed_extent
+        self.set_history([0])
+
+    def set_history(self, sessions, price=0.0, gap=1.0):
+        """A row on each of sessions, of which there are at most five, with these numbers."""
+        self.records = b""
+        for session in sessions:
+            record = bytearray(gui.querier.SHORT_ROW_INTEGERS.size)
+            struct.pack_into("<I", record, 1, len(gui.querier.FIELDS) + session)
+            struct.pack_into(">d", record, 17, price)  # close_price
+            struct.pack_into(">d", record, 28, price)  # price_diff
+            self.records += record
+        self.gaps = struct.pack("<d", gap) * len(sessions)
 
     def write(self, path):
         content = bytearray(gui.querier.SIGNATURE)
@@ -2065,7 +2063,7 @@ class ForgedTable:
         return path
 
     def client(self, tmp_path):
-        return gui.create_app(self.write(tmp_path / "forged.pkl"), NOTHING_WANTED).test_client()
+        return gui.create_app(self.write(tmp_path / "forged.pkl"), NO_POLYGON).test_client()
 
 
 FEW_DAYS = SAMPLE_DAYS[:3]
@@ -2104,9 +2102,10 @@ def test_a_forged_table_is_read_like_any_other(tmp_path):
 ODD_NUMBERS = [nan, inf, -inf, 0.0, -0.0, -1.0, 5e-324, 1.7e308, -1.7e308, 1e18]
 
 
-def test_whatever_numbers_a_page_holds_there_is_an_answer(tmp_path):
+@pytest.mark.xfail(strict=True, reason="trades_text cannot write a deviation that is infinite")
+def test_odd_numbers_in_a_day_page_make_no_request_fail(tmp_path):
     rng = random.Random(1)
-    names = [f"T{i}" for i in range(400)]
+    names = [f"T{i}" for i in range(60 * EFFORT)]
     columns = {
         name: [rng.choice(ODD_NUMBERS) for _ in names]
         for name, code in gui.querier.DAY_PAGE_COLUMNS.items()
@@ -2117,25 +2116,23 @@ def test_whatever_numbers_a_page_holds_there_is_an_answer(tmp_path):
     columns["baseline_days"] = columns["earlier_rows"] = columns["record"][::-1]
     forged = ForgedTable(SAMPLE_DAYS[:30], "\n".join(names).encode(), **columns)
     forged.counts = 2**32 - 1, 2**32 - 1
+    forged.set_history([5, 29])  # only the latter has 20 days before it, and so a tide
     client = forged.client(tmp_path)
     for i, ticker in enumerate(names):
         more = {
             "threshold": [3, -1e308, 1e308][i % 3],
             "sort": list(gui.SORT_COLUMNS)[i % len(gui.SORT_COLUMNS)],
-            "order": ["asc", "desc"][i % 2],
-            "min_price": [0, -1e308, 1e308][i % 3],
+            "order": ["asc", "desc"][i // 3 % 2],
+            "min_price": [0, -1e308, 1e308][i // 2 % 3],
         }
-        date = SAMPLE_DAYS[i % 30 if i % 2 else 29]
-        assert statuses_of(client, addresses_of(ticker, date, **more)[i % 2 : 6]) <= {200, 404}
+        date = SAMPLE_DAYS[[5, 29][i % 2]]
+        assert statuses_of(client, addresses_of(ticker, date, **more)[:6]) == {200}
 
 
-def test_whatever_numbers_a_history_holds_there_is_an_answer(tmp_path):
+def test_odd_numbers_in_a_history_make_no_request_fail(tmp_path):
     forged = ForgedTable(FEW_DAYS, b"A", trades=[9])
     for number in ODD_NUMBERS:
-        record = bytearray(forged.records)
-        struct.pack_into(">d", record, 17, number)
-        struct.pack_into(">d", record, 28, number)
-        forged.records, forged.gaps = bytes(record), struct.pack("<d", number)
+        forged.set_history([0], number, number)
         assert statuses_of(forged.client(tmp_path), addresses_of("A")) == {200}
 
 
@@ -2145,14 +2142,15 @@ HOSTILE_NAMES = [
 ]
 
 
-def test_names_stay_text(tmp_path):
+def test_hostile_names_are_shown_as_they_are(tmp_path):
     rows = len(HOSTILE_NAMES)
     names = "\n".join(HOSTILE_NAMES).encode()
     client = ForgedTable(FEW_DAYS, names, trades=[9] * rows).client(tmp_path)
-    page = parse(client.get("/?date=2024-08-01"))
-    shown = [row["data-ticker"] for row in page.find("tr", data_ticker=True)]
+    view = parse(client.get("/?date=2024-08-01"))
+    shown = [row["data-ticker"] for row in view.find("tr", data_ticker=True)]
     assert shown == HOSTILE_NAMES
-    assert not [e for e in page.find("img") + page.find("script") if not e["src"].startswith("/")]
+    assert view.find("img") == []
+    assert [script["src"] for script in view.find("script")] == ["/static/scanner.js"]
     found = loads(client.get("/api/anomalies?date=2024-08-01"))["anomalies"]
     assert [row["ticker"] for row in found] == HOSTILE_NAMES
     for name in HOSTILE_NAMES:
@@ -2162,7 +2160,7 @@ def test_names_stay_text(tmp_path):
 @pytest.mark.parametrize(
     "names", [b"\xed\xa0\x80", b"\xff", b"\xc0\xaf", "A\nB".encode("utf-16")], ids=repr
 )
-def test_names_that_are_no_text_are_told(tmp_path, names):
+def test_names_that_are_not_utf_8_are_refused(tmp_path, names):
     client = ForgedTable(FEW_DAYS, names).client(tmp_path)
     assert statuses_of(client, addresses_of("A")[:6]) == {503}
 
@@ -2170,7 +2168,7 @@ def test_names_that_are_no_text_are_told(tmp_path, names):
 @pytest.mark.parametrize(
     "dates", [FEW_DAYS[::-1], ["2024-02-30"], ["yesterday!"], ["2024-08-01", "0000-00-00"]], ids=str
 )
-def test_dates_that_cannot_be_are_told(tmp_path, dates):
+def test_impossible_dates_are_refused(tmp_path, dates):
     client = ForgedTable(dates, b"A").client(tmp_path)
     assert statuses_of(client, addresses_of("A", "2024-08-01")) == {503}
 
@@ -2193,26 +2191,32 @@ def moved(extent, **changes):
     ],
     ids=str,
 )
-def test_an_extent_that_lies_is_told(tmp_path, changes):
+def test_a_wrong_extent_is_refused(tmp_path, changes):
     forged = ForgedTable(FEW_DAYS, b"A")
     forged.spoil = lambda extent: moved(extent, **changes)
     assert statuses_of(forged.client(tmp_path), addresses_of("A")[:6]) == {503}
 
 
 @pytest.mark.parametrize("rows", [0, 2, 2**16, 2**17, 2**32 - 1])
-def test_a_number_of_rows_that_lies_is_told(tmp_path, rows):
-    ones = {name: [1] for name in gui.querier.DAY_PAGE_COLUMNS}
-    forged = ForgedTable(FEW_DAYS, b"A", **ones)
+def test_a_wrong_number_of_rows_is_refused(tmp_path, rows):
+    forged = ForgedTable(FEW_DAYS, b"A")
     forged.rows = rows
-    addresses = addresses_of("A")
-    del addresses[4]  # a history does not read the page
-    assert statuses_of(forged.client(tmp_path), addresses[:5]) == {503}
+    *of_the_page, history, after = addresses_of("A")[:6]
+    client = forged.client(tmp_path)
+    assert statuses_of(client, [*of_the_page, after]) == {503}
+    assert statuses_of(client, [history]) == {200}
+
+
+def forged_client(tmp_path, changes):
+    forged = ForgedTable(FEW_DAYS, b"A")
+    for name, value in changes.items():
+        setattr(forged, name, value)
+    return forged.client(tmp_path)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"window": 2**32 - 1, "number_of_tickers": 1},
         {"gaps": struct.pack("<d", 1) * 3},
         {"gaps": struct.pack("<d", 1) * 1_600_000},
         {"gaps": struct.pack("<d", 1) * 200_000, "records": bytes(43 * 200_000)},
@@ -2222,20 +2226,26 @@ def test_a_number_of_rows_that_lies_is_told(tmp_path, rows):
         {"records": bytes(43)},
         {"records": b"\xff" * 43},
         {"number_of_tickers": 2},
-        {"number_of_tickers": 0},
-        {"number_of_tickers": 2**32 - 1},
-        {"window": 0},
     ],
     ids=lambda changes: str(changes)[:40],
 )
-def test_a_history_that_cannot_be_is_told(tmp_path, changes):
-    forged = ForgedTable(FEW_DAYS, b"A")
-    for name, value in changes.items():
-        setattr(forged, name, value)
-    client = forged.client(tmp_path)
-    is_sound = changes.get("window") == 2**32 - 1
-    assert statuses_of(client, addresses_of("A")[4:5]) == ({200} if is_sound else {503})
-    assert statuses_of(client, addresses_of("A")) <= {200, 503}
+def test_an_impossible_history_is_refused_wherever_it_is_needed(tmp_path, changes):
+    client = forged_client(tmp_path, changes)
+    view, chart, csv_file, anomalies, history, after = addresses_of("A")[:6]
+    assert statuses_of(client, [view, chart, history]) == {503}
+    assert statuses_of(client, [csv_file, anomalies, after, "/"]) == {200}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"number_of_tickers": 0}, {"number_of_tickers": 2**32 - 1}, {"window": 0}], ids=str
+)
+def test_an_impossible_index_is_refused(tmp_path, changes):
+    assert statuses_of(forged_client(tmp_path, changes), addresses_of("A")) == {503}
+
+
+def test_the_longest_window_is_possible(tmp_path):
+    client = forged_client(tmp_path, {"window": 2**32 - 1})
+    assert statuses_of(client, addresses_of("A")) == {200}
 
 
 MOST_MEMORY = 120  # MB
@@ -2248,7 +2258,7 @@ def crowd(tickers, anomalies):
     return ForgedTable(SAMPLE_DAYS[:25], names, trades=trades)
 
 
-def test_a_day_of_too_many_tickers_is_told(tmp_path):
+def test_a_day_of_too_many_tickers_is_refused(tmp_path):
     client = crowd(2**17, 1).client(tmp_path)
     addresses = addresses_of("TICKER7", SAMPLE_DAYS[0])
     for address in [*addresses[:4], addresses[5], "/"]:
@@ -2258,13 +2268,14 @@ def test_a_day_of_too_many_tickers_is_told(tmp_path):
     assert client.get(addresses[4]).status_code == 200
 
 
-def test_a_day_of_too_many_anomalies_is_told(tmp_path):
+def test_a_day_of_too_many_anomalies_is_refused(tmp_path):
     client = crowd(gui.MOST_ANOMALIES + 1, gui.MOST_ANOMALIES + 1).client(tmp_path)
     for address in ("/", "/anomalies.csv", "/api/anomalies"):
         response = client.get(address)
         assert response.status_code == 503
         assert "16,385 anomalies, and a list holds 16,384" in response.get_data(as_text=True)
-    assert "0 anomalies among 16,385 tickers" in parse(client.get("/?threshold=8")).text
+    summary = parse(client.get("/?threshold=8")).find(id="summary")[0].elements[1].text
+    assert summary == "0 anomalies among 16,385 tickers"
 
 
 def most_memory(process):
@@ -2273,26 +2284,28 @@ def most_memory(process):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def test_the_largest_lists_of_the_largest_table_fit_into_memory(tmp_path):
+def test_the_largest_lists_at_the_same_time_fit_into_memory(tmp_path):
     table = crowd(gui.MOST_TICKERS_A_DAY, gui.MOST_ANOMALIES).write(tmp_path / "table.pkl")
-    query = f"?date={SAMPLE_DAYS[0]}&ticker=TICKER7"
+    parameters = f"?date={SAMPLE_DAYS[0]}&ticker=TICKER7"
     routes = ["/", "/anomalies.csv", "/api/anomalies", "/api/after", "/chart"]
+    sizes = {}
     with running_gui(table, "http://127.0.0.1:9") as served:
-        sizes = []
 
-        def ask(address):
-            sizes.append(len(served.get(address, timeout=60)))
+        def measure(route):
+            sizes[route] = len(served.get(route + parameters, timeout=60))
 
-        threads = [in_threads(1, ask, route + query)[0][0] for route in routes * 2]
+        threads = [in_threads(1, measure, route)[0][0] for route in routes]
         for thread in threads:
             thread.join(60)
-        assert len(sizes) == len(routes) * 2
-        assert max(sizes) > 5_000_000
         assert most_memory(served.process) <= MOST_MEMORY
+    assert set(sizes) == set(routes)
+    # A row takes more than 400 bytes in the view, 60 in the csv file and 200 in JSON.
+    least = dict(zip(routes, [400, 60, 200]))
+    assert [route for route in least if sizes[route] < least[route] * gui.MOST_ANOMALIES] == []
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "sparse", "device"])
-def test_what_is_no_file_of_a_table_is_told_at_once(tmp_path, kind):
+def test_what_is_no_file_or_too_large_is_refused(tmp_path, kind):
     path = tmp_path / "table.pkl"
     if kind == "fifo":
         os.mkfifo(path)
@@ -2306,7 +2319,7 @@ def test_what_is_no_file_of_a_table_is_told_at_once(tmp_path, kind):
             file.seek(0, os.SEEK_END)
             index = gui.querier.EXTENT.pack(0, 6 * 2**30, 0)
             file.write(gui.querier.FOOTER.pack(index, gui.querier.MAGIC))
-    client = gui.create_app(path, NOTHING_WANTED).test_client()
+    client = gui.create_app(path, NO_POLYGON).test_client()
     assert statuses_of(client, addresses_of("A")) == {503}
 
 
@@ -2317,23 +2330,30 @@ def without_version(response):
 
 @pytest.fixture(scope="module")
 def tiny_answers(tiny_table):
-    """What each kind of page says of the sound table."""
-    client = gui.create_app(tiny_table, NOTHING_WANTED).test_client()
-    query = "?ticker=TINY&date=2024-01-12"
-    addresses = ["/", "/chart" + query, "/api/days", "/api/anomalies", "/api/history" + query]
+    """What the GUI answers about the undamaged table, by address."""
+    client = gui.create_app(tiny_table, NO_POLYGON).test_client()
+    parameters = "?ticker=TINY&date=2024-01-12"
+    routes = ["/chart", "/api/history"]
+    addresses = ["/", "/api/days", "/api/anomalies", *(route + parameters for route in routes)]
     return {address: without_version(client.get(address)) for address in addresses}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """The path of a table that tests write, and a client of an app that shows it."""
+    path = tmp_path_factory.mktemp("damaged") / "table.pkl"
+    return path, gui.create_app(path, NO_POLYGON).test_client()
 
 
 @EXAMPLES
 @given(data=st.data())
-def test_damage_gives_the_right_answer_or_a_sentence(
-    tiny_table, tiny_answers, tmp_path_factory, data
+def test_a_damaged_table_gives_the_right_answer_or_an_error(
+    tiny_table, tiny_answers, damaged, data
 ):
-    good = bytearray(tiny_table.read_bytes())
-    good[data.draw(st.integers(0, len(good) - 1))] ^= data.draw(st.integers(1, 255))
-    table = tmp_path_factory.getbasetemp() / "damaged.pkl"
-    table.write_bytes(good)
-    client = gui.create_app(table, NOTHING_WANTED).test_client()
+    path, client = damaged
+    content = bytearray(tiny_table.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
     for address, answer in tiny_answers.items():
         response = client.get(address)
         assert response.status_code == 503 or without_version(response) == answer
@@ -2368,84 +2388,88 @@ PATHS = st.sampled_from(
 )
 
 
-@EXAMPLES
-@given(path=PATHS, query=st.lists(st.tuples(NAMES, VALUES), max_size=6))
-def test_no_query_string_is_too_much(sample_table, path, query):
-    client = gui.create_app(sample_table, StandIn(lambda *asked: [])).test_client()
-    response = client.get(f"{path}?{urlencode(query, errors='surrogatepass')}")
-    assert response.status_code in (200, 400, 404)
+@pytest.fixture(scope="module")
+def patient_client(sample_table):
+    """A client of an app whose days have no minute bars."""
+    return gui.create_app(sample_table, StandIn(lambda *asked: [])).test_client()
 
 
 @EXAMPLES
-@given(path=st.text(max_size=30), query=st.binary(max_size=40))
-def test_no_address_is_too_much(sample_table, path, query):
-    client = gui.create_app(sample_table, NOTHING_WANTED).test_client()
-    address = "/" + quote(path.encode("utf-8", "surrogatepass"), safe="/%") + "?" + quote(query)
-    assert client.get(address).status_code in (200, 400, 404, 308)
+@given(path=PATHS, parameters=st.lists(st.tuples(NAMES, VALUES), max_size=6))
+def test_no_parameters_make_the_server_fail(patient_client, path, parameters):
+    address = f"{path}?{urlencode(parameters, errors='surrogatepass')}"
+    assert statuses_of(patient_client, [address]) <= {200, 400, 404}
 
 
-def test_a_short_soak_finds_nothing():
-    soak = [
-        sys.executable,
-        str(TOP / "tests" / "tools" / "soak_gui.py"),
-        "--requests",
-        "60",
-        "--pause",
-        "0.3",
-    ]
-    finished = subprocess.run(soak, stdout=subprocess.PIPE, timeout=100)
-    assert finished.returncode == 0, finished.stdout.decode()
+@EXAMPLES
+@given(path=st.binary(max_size=30), parameters=st.binary(max_size=40))
+def test_no_address_makes_the_server_fail(patient_client, path, parameters):
+    as_a_server_has_it = {"PATH_INFO": "/" + path.decode("latin-1")}
+    response = patient_client.get(
+        "/", query_string=quote(parameters), environ_overrides=as_a_server_has_it
+    )
+    assert response.status_code in (200, 308, 400, 404)
+
+
+def test_a_short_soak_finds_nothing_wrong():
+    options = ["--requests", str(30 * EFFORT), "--pause", "0"]
+    assert soak_gui.main(options) == 0
 
 
 # The command.
 
 
-@contextlib.contextmanager
-def started(*options, key=None):
-    """The command as a process, which is ended if the test has not done so."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    keys = {"POLYGON_API_KEY": key} if key else {}
-    process = subprocess.Popen(command(GUI, *options), env=environment(**keys), **pipes)
+def call_gui(*options):
+    """The command within this process, where it is to end at once."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        yield process
+        return call(gui, *options)
     finally:
-        process.kill()
-        process.communicate()
+        signal.signal(signal.SIGINT, handler)
 
 
-def get_days(host, port):
-    connection = HTTPConnection(host, port, timeout=5)
-    connection.request("GET", "/api/days")
-    return json.loads(connection.getresponse().read())["days"]
+@contextlib.contextmanager
+def started(*options, line=None, **variables):
+    """The command, or line, as a process, and the URL that it printed, empty if stdout is lost.
+
+    The process is ended if the test has not done so.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    line = [*(line or command(GUI)), *map(str, options)]
+    with subprocess.Popen(line, env=environment(**variables), **pipes) as process:
+        try:
+            yield process, process.stdout.readline()
+        finally:
+            process.kill()
 
 
-def test_it_prints_its_url_serves_there_and_ends_politely(sample_table):
+def get_days(url):
+    with urllib.request.urlopen(f"{url.strip()}/api/days", timeout=5) as response:
+        return json.load(response)["days"]
+
+
+def test_it_prints_its_url_serves_there_and_ends_by_ctrl_c(sample_table):
     port = free_port()
-    with started("--table", sample_table, "--port", port) as process:
-        line = process.stdout.readline().decode()
-        assert line.strip().endswith(f"http://localhost:{port}")
-        wait_until(lambda: answers(port), 5)
-        assert get_days("localhost", port) == SAMPLE_DAYS
+    with started("--table", sample_table, "--port", port) as (process, url):
+        assert url == f"http://localhost:{port}\n"
+        assert get_days(url) == SAMPLE_DAYS
         process.send_signal(signal.SIGINT)
-        printed = process.communicate(timeout=5)
+        assert process.communicate(timeout=5) == ("", "")
     assert process.returncode == 130
-    assert printed[1] == b""
 
 
 def test_it_listens_on_loopback_only(sample_table):
-    port = free_port()
-    with started("--table", sample_table, "--port", port):
-        wait_until(lambda: answers(port), 5)
-        # 127.0.0.2 is this machine too: who listens on every address answers there.
-        assert not answers(port, "127.0.0.2")
+    with started("--table", sample_table, "--port", 0) as (_, url):
+        assert get_days(url) == SAMPLE_DAYS
+        # 127.0.0.2 is this machine too: a server that listens on every address answers there.
+        assert not answers(int(url.rpartition(":")[2]), "127.0.0.2")
 
 
-def test_another_address_to_listen_on_may_be_named(sample_table):
-    port = free_port()
-    with started("--table", sample_table, "--port", port, "--host", "127.0.0.2"):
-        wait_until(lambda: answers(port, "127.0.0.2"), 5)
-        assert get_days("127.0.0.2", port) == SAMPLE_DAYS
-        assert not answers(port)
+def test_it_listens_on_another_address_that_is_named(sample_table):
+    with started("--table", sample_table, "--port", 0, "--host", "127.0.0.2") as (_, url):
+        assert url.startswith("http://127.0.0.2:")
+        assert get_days(url) == SAMPLE_DAYS
+        assert not answers(int(url.rpartition(":")[2]))
 
 
 def test_a_port_in_use_is_one_line(sample_table):
@@ -2453,50 +2477,67 @@ def test_a_port_in_use_is_one_line(sample_table):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert_refused(run(GUI, "--table", sample_table, "--port", port), port)
+        finished = call_gui("--table", sample_table, "--port", port)
+    assert_refused(finished, f"cannot listen on 127.0.0.1, port {port}: Address already in use")
 
 
-def test_a_missing_table_is_told_as_in_the_querier(tmp_path):
+def test_a_missing_table_is_the_same_line_as_in_the_querier(tmp_path):
     table = tmp_path / "none.pkl"
-    finished = run(GUI, "--table", table, "--port", free_port())
+    finished = call_gui("--table", table, "--port", 0)
     assert_refused(finished, f"{table} not found: run build-lookup-table.py first")
-    assert finished.stderr == run("query-lookup-table.py", SAMPLE_DAY, "--table", table).stderr
+    assert finished.stderr == query(table, SAMPLE_DAY).stderr
 
 
 @pytest.mark.parametrize("name", ["cut short", "empty", "no pickle", "hostile", "no tickers"])
-def test_a_bad_table_is_one_line(sample_table, tmp_path, name):
+def test_a_bad_table_is_one_line(sample_table, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
     table = tmp_path / "table.pkl"
     table.write_bytes(BAD_TABLES[name](sample_table.read_bytes()))
-    finished = run(GUI, "--table", table, "--port", free_port(), cwd=tmp_path)
+    finished = call_gui("--table", table, "--port", 0)
     assert_refused(finished, table, "build-lookup-table.py")
     assert not (tmp_path / "made-by-a-table").exists()
 
 
-@pytest.mark.parametrize("options", [["--port", "x"], ["--port", "99999"], ["--no-such"]])
-def test_a_wrong_command_ends_with_status_2(sample_table, options):
-    finished = run(GUI, "--table", sample_table, *options)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--port", "x"], "argument --port: 'x' is not a whole number from 0 to 65535"),
+        (["--port", "99999"], "argument --port: '99999' is not a whole number from 0 to 65535"),
+        (["--no-such"], "unrecognized arguments: --no-such"),
+        (["--host="], "--host is empty: name an address"),
+        *(
+            (["--api-url", url], f"argument --api-url: {url!r} is no address such as {gui.API_URL}")
+            for url in ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"]
+        ),
+    ],
+)
+def test_a_wrong_command_ends_with_status_2(sample_table, options, reason):
+    finished = call_gui("--table", sample_table, *options)
     assert finished.returncode == 2
-    assert "Traceback" not in finished.stderr
+    assert finished.stderr.endswith(f": error: {reason}\n")
 
 
-@pytest.mark.parametrize("tickers", [12, 1])
-def test_the_page_lives_on_while_polygon_hangs(sample_table, polygon, tickers):
+@pytest.mark.parametrize(("tickers", "calls"), [(12, gui.CALLS_AT_ONCE), (1, 1)])
+def test_views_are_answered_while_polygon_hangs(sample_table, polygon, tickers, calls):
     wanted = [f"/api/bars?ticker={ticker}&date={SAMPLE_DAY}" for ticker in LARGE[:tickers]]
     polygon.answering.clear()
+    refused = []
     with running_gui(sample_table, polygon.url, POLYGON_API_KEY=KEY) as served:
 
         def ask(address):
-            with contextlib.suppress(OSError):
+            try:
                 served.get(address)
+            except urllib.error.HTTPError as error:
+                refused.append(error.code)
 
         for address in wanted * (12 // tickers):
             threading.Thread(target=ask, args=[address], daemon=True).start()
-        wait_until(lambda: polygon.requests)
-        time.sleep(0.2)
-        for _ in range(3):
-            started = time.perf_counter()
-            assert b"VTAK" in served.get("/")
-            assert time.perf_counter() - started < 1
+        wait_until(lambda: (len(refused), len(polygon.requests)) == (6, calls))
+        started = time.perf_counter()
+        assert b"VTAK" in served.get("/")
+        assert time.perf_counter() - started < 1
+        polygon.answering.set()
+    assert refused == [503] * 6
 
 
 @contextlib.contextmanager
@@ -2507,7 +2548,7 @@ def connected(url):
         yield connection
 
 
-def test_a_large_body_is_refused_before_it_is_sent(sample_table):
+def test_a_large_body_is_refused_by_its_length(sample_table):
     with running_gui(sample_table, "http://127.0.0.1:9") as served, connected(served.url) as post:
         post.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n")
         assert post.recv(12) == b"HTTP/1.1 413"
@@ -2522,62 +2563,66 @@ def test_a_large_body_in_chunks_is_refused_before_it_goes_to_a_file(sample_table
         assert post.recv(12) == b"HTTP/1.1 413"
 
 
-@pytest.mark.parametrize("count", [99, 250])
-def test_silent_connections_shut_nobody_out(sample_table, count):
-    with running_gui(sample_table, "http://127.0.0.1:9") as served, contextlib.ExitStack() as stack:
+@pytest.fixture
+def fast_clock(tmp_path):
+    """Variables with which a Python process has a time.time() that is ten times as fast."""
+    program = "import time\n\nclock = time.time\ntime.time = lambda: 10 * clock()\n"
+    (tmp_path / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def seconds_beside_silent_connections(count, served):
+    """How long a view takes while so many connections are open that never send anything."""
+    with contextlib.ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(connected(served.url))
         started = time.monotonic()
         assert b"VTAK" in served.get("/", timeout=20)
-        # Beyond the limit of connections the first must be closed before another is answered.
-        assert time.monotonic() - started < (2 if count == 99 else 15)
+        return time.monotonic() - started
 
 
-def test_any_number_of_ctrl_c_ends_it_without_a_traceback(sample_table, polygon):
+def test_190_silent_connections_delay_nobody(sample_table):
+    with running_gui(sample_table, "http://127.0.0.1:9") as served:
+        # A server with a lower limit first waits 10 seconds until it closes one of them.
+        assert seconds_beside_silent_connections(190, served) < 5
+
+
+def test_250_silent_connections_are_closed_in_time(sample_table, fast_clock):
+    with running_gui(sample_table, "http://127.0.0.1:9", **fast_clock) as served:
+        # These 10 seconds are one here. waitress's own 120 seconds would be 12.
+        assert seconds_beside_silent_connections(250, served) < 5
+
+
+def test_ctrl_c_again_and_again_ends_it_without_a_traceback(sample_table, polygon, fast_clock):
     polygon.answering.clear()
-    port = free_port()
-    options = ["--table", sample_table, "--port", port, "--api-url", polygon.url]
-    with started(*options, key=KEY) as process:
-        wait_until(lambda: answers(port), 5)
-        connection = HTTPConnection("localhost", port)
-        connection.request("GET", VTAK)
-        wait_until(lambda: polygon.requests)
-
-        def has_ended():
-            process.send_signal(signal.SIGINT)
-            return process.poll() is not None
-
-        wait_until(has_ended, 15)
-        connection.close()
+    options = ["--table", sample_table, "--port", 0, "--api-url", polygon.url]
+    with started(*options, POLYGON_API_KEY=KEY, **fast_clock) as (process, url):
+        # The server waits for this request for 5 seconds, which are half a second here.
+        with connected(url.strip()) as connection:
+            connection.sendall(f"GET {VTAK} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            wait_until(lambda: polygon.requests)
+            interrupts = 0
+            while process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                interrupts += 1
+                time.sleep(0.01)
+        assert interrupts > 10
         assert process.returncode == 130
-        assert process.communicate()[1] == b""
+        assert process.communicate() == ("", "")
 
 
 @pytest.mark.parametrize("host", [b"\xff", b"a" * 300, b"no such host", b"192.0.2.1", b"::g", b"."])
 def test_an_impossible_host_is_one_line(sample_table, host):
-    finished = run(GUI, "--table", sample_table, "--port", free_port(), "--host", os.fsdecode(host))
-    assert_refused(finished, "cannot listen on")
-
-
-@pytest.mark.parametrize("url", ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"])
-def test_an_impossible_api_url_ends_with_status_2(sample_table, url):
-    finished = run(GUI, "--table", sample_table, "--api-url", url)
-    assert finished.returncode == 2
-    assert "https://api.polygon.io" in finished.stderr
-    assert "Traceback" not in finished.stderr
+    host = os.fsdecode(host)
+    finished = call_gui("--table", sample_table, "--port", 0, "--host", host)
+    assert_refused(finished, f"cannot listen on {gui.querier.printable(host)}, port 0: ")
 
 
 def test_it_runs_without_docstrings(sample_table):
-    port = free_port()
-    line = [sys.executable, "-OO", TOP / GUI, "--table", sample_table, "--port", str(port)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        wait_until(lambda: process.poll() is not None or answers(port))
-        assert get_days("localhost", port) == SAMPLE_DAYS
-    finally:
-        process.kill()
-        process.communicate()
-    finished = subprocess.run([*line[:3], "--help"], capture_output=True)
+    line = [sys.executable, "-OO", TOP / GUI]
+    with started("--table", sample_table, "--port", 0, line=line) as (_, url):
+        assert get_days(url) == SAMPLE_DAYS
+    finished = subprocess.run([*line, "--help"], capture_output=True)
     assert (finished.returncode, finished.stderr) == (0, b"")
 
 
@@ -2589,32 +2634,29 @@ def test_a_missing_package_is_one_line(sample_table, tmp_path, name):
     assert_refused(finished, name, "pip install -r requirements.txt")
 
 
-@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "| true", "2>&-", "2>/dev/full"])
-def test_a_lost_stdout_or_stderr_is_no_reason_to_stop(sample_table, tmp_path, redirection):
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "> fifo", "2>&-", "2>/dev/full"])
+def test_a_lost_stdout_or_stderr_does_not_stop_it(sample_table, tmp_path, monkeypatch, redirection):
+    monkeypatch.chdir(tmp_path)
+    # A pipe whose reader has gone.
+    start = "mkfifo fifo; (exec 9< fifo) & " if "fifo" in redirection else ""
+    line = ["sh", "-c", f'{start}exec "$@" {redirection}', "sh", *command(GUI)]
     port = free_port()
-    start = f'"$@" {redirection} &'
-    if redirection == "| true":  # a pipe whose reader has gone
-        start = 'mkfifo fifo; (exec 9< fifo) & "$@" > fifo &'
-    script = f"{start} echo $! > pid; wait $!; echo $? > status"
-    line = ["sh", "-c", script, "sh", *command(GUI, "--table", sample_table, "--port", port)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(line, cwd=tmp_path, env=environment(), **pipes)
-    wait_until(lambda: answers(port))
-    assert get_days("localhost", port) == SAMPLE_DAYS
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
-    printed = process.communicate(timeout=10)
-    assert (tmp_path / "status").read_text() == "130\n"
-    assert printed[1] == b""
+    with started("--table", sample_table, "--port", port, line=line) as (process, url):
+        assert url == (f"http://localhost:{port}\n" if "2>" in redirection else "")
+        wait_until(lambda: answers(port))
+        assert get_days(f"http://localhost:{port}") == SAMPLE_DAYS
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&-", "2>/dev/full"])
-def test_an_error_that_cannot_be_told_still_has_its_status(tmp_path, redirection):
+def test_an_error_that_cannot_be_printed_still_has_its_status(tmp_path, redirection):
     line = command(GUI, "--table", tmp_path / "none.pkl", "--port", free_port())
     finished = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", *line], capture_output=True)
-    assert finished.returncode == 1
-    assert finished.stdout == b""
-    assert b"Traceback" not in finished.stderr
-    assert finished.stderr.count(b"\n") == (0 if "2>" in redirection else 1)
+    assert (finished.returncode, finished.stdout) == (1, b"")
+    told = f"{tmp_path}/none.pkl not found: run build-lookup-table.py first\n"
+    assert finished.stderr.decode() == ("" if "2>" in redirection else told)
 
 
 def test_help_on_a_full_disk_is_quiet():
@@ -2626,7 +2668,7 @@ def test_help_on_a_full_disk_is_quiet():
 def test_nothing_is_needed_that_windows_or_macos_lack(sample_table):
     port = free_port()
     program = f"""
-import os, runpy, select, signal, socket, sys, threading, urllib.request
+import os, runpy, select, signal, socket, sys, threading, time, urllib.request
 
 for name in ("resource", "fcntl", "pwd", "grp", "termios"):
     sys.modules[name] = None
@@ -2644,12 +2686,13 @@ def visit():
         try:
             answer = urllib.request.urlopen("http://127.0.0.1:{port}/", timeout=10)
         except OSError:
+            time.sleep(0.01)
             continue
         print(answer.status)
         break
     os.kill(os.getpid(), signal.SIGINT)
 
-threading.Timer(0.5, visit).start()
+threading.Thread(target=visit).start()
 sys.argv = ["gui", "--table", {str(sample_table)!r}, "--port", "{port}"]
 runpy.run_path({str(TOP / GUI)!r}, run_name="__main__")
 """

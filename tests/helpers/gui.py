@@ -1,4 +1,4 @@
-"""The page's server, started as its user starts it."""
+"""The GUI's server, started as its user starts it."""
 
 import os
 import signal
@@ -16,19 +16,16 @@ KEY = "sEcReT-kEy-0123456789"
 
 
 def free_port():
+    """A port that was free a moment ago. Port 0 is better where the URL that is printed is read."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
-def gui_command(table, *options):
-    return command("gui-lookup-table.py", "--table", table, *options)
-
-
-def environment(**keys):
-    """This process's environment, with these keys for Polygon and no others."""
+def environment(**variables):
+    """This process's environment with these variables, and without other keys for Polygon."""
     others = {name: value for name, value in os.environ.items() if name not in KEYS}
-    return {**others, **keys}
+    return {**others, **variables}
 
 
 class RunningGui:
@@ -43,28 +40,30 @@ class RunningGui:
 
 
 @contextmanager
-def running_gui(table, api_url, **keys):
-    """A RunningGui as its user starts it, with these keys for Polygon in its environment.
+def running_gui(table, api_url, **variables):
+    """A RunningGui, with these variables in its environment. It ends by Ctrl-C.
 
-    Raises RuntimeError if it prints one of them or a traceback.
+    Raises RuntimeError if it does not start, or prints a traceback or one of the variables' values.
     """
-    port = free_port()
-    started = gui_command(table, "--port", port, "--api-url", api_url)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            started, cwd=folder, env=environment(**keys), stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            wait_until(lambda: process.poll() is not None or answers(port))
-            yield RunningGui(f"http://127.0.0.1:{port}", process)
-            process.send_signal(signal.SIGINT)
-            process.wait(10)
-        finally:
-            process.kill()
-            process.wait()
-        output.seek(0)
-        printed = output.read()
-    if any(text in printed for text in ["Traceback", *keys.values()]):
+    line = command("gui-lookup-table.py", "--table", table, "--port", 0, "--api-url", api_url)
+    # An inherited pipe for stderr would block the server as soon as it is full.
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as stderr:
+        pipes = {"stdout": subprocess.PIPE, "stderr": stderr, "encoding": "utf-8"}
+        with subprocess.Popen(line, cwd=folder, env=environment(**variables), **pipes) as process:
+            try:
+                printed = process.stdout.readline()
+                if printed:
+                    port = printed.strip().rpartition(":")[2]
+                    yield RunningGui(f"http://127.0.0.1:{port}", process)
+                    process.send_signal(signal.SIGINT)
+                    process.wait(10)
+            finally:
+                process.kill()
+            printed += process.stdout.read()
+        stderr.seek(0)
+        printed += stderr.read()
+    unwanted = ["Traceback", *variables.values()]
+    if "http" not in printed or any(text in printed for text in unwanted):
         raise RuntimeError(f"it printed: {printed}")
 
 

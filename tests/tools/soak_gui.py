@@ -11,6 +11,7 @@ error nor a mixture of both), or if the server's memory or open files have grown
 """
 
 import argparse
+import contextlib
 import datetime
 import random
 import re
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fakes.polygon import FakePolygon
 from helpers.flat_files import write_flat_files
-from helpers.gui import running_gui
+from helpers.gui import running_gui, wait_until
 from helpers.scripts import build_table, run
 
 CLIENTS = 8
@@ -66,9 +67,9 @@ def make_market(rng, days):
 
 
 def make_addresses(rng, count):
-    """So many requests, as (method, path, host): over all routes, days and tickers."""
+    """So many requests, as (method, path, host), for all routes, days and tickers."""
 
-    def any_page():
+    def any_view():
         names = ["date", "threshold", "sort", "order", "filter", "ticker"]
         names += ["min_price", "min_trades", "min_record", "skip"]
         values = [
@@ -89,14 +90,14 @@ def make_addresses(rng, count):
         )
 
     kinds = [
-        any_page,
+        any_view,
         lambda: one_ticker("/chart", sort="ticker", filter=rng.choice("abcz")),
         lambda: one_ticker("/api/bars"),
         lambda: one_ticker("/api/history", sessions=rng.choice([1, 5, 40, 260])),
         lambda: f"/api/anomalies?date={rng.choice(DAYS)}&threshold={rng.choice([3, -9, 40])}",
         lambda: one_ticker("/api/headlines"),
         lambda: one_ticker("/api/after"),
-        lambda: any_page().replace("/?", "/anomalies.csv?"),
+        lambda: any_view().replace("/?", "/anomalies.csv?"),
         lambda: rng.choice(["/", "/api/days", "/api/table", "/api/anomalies"]),
         lambda: rng.choice(MALFORMED),
     ]
@@ -107,7 +108,7 @@ def make_addresses(rng, count):
 
 
 def ask(connection, address):
-    """The status and body that an address is answered with, without the file's version."""
+    """The status and body of the answer to an address, without the table's version."""
     method, path, host = address
     connection.request(method, path, headers={"Host": host} if host else {})
     response = connection.getresponse()
@@ -115,7 +116,7 @@ def ask(connection, address):
 
 
 class Server:
-    """What /proc says of a process."""
+    """What /proc says about a process."""
 
     def __init__(self, process):
         self.proc = Path(f"/proc/{process.pid}")
@@ -133,20 +134,27 @@ class Server:
 
 
 class Soak:
-    """The clients, and the builder that works against them."""
+    """The clients, and the builder that replaces the table while they ask.
+
+    answers has the right answers to each address, one for each of two tables.
+    """
 
     def __init__(self, url, answers, options):
         self.netloc, self.answers, self.options = urlsplit(url).netloc, answers, options
         self.latencies, self.violations, self.refused, self.busy = [], [], 0, 0
         self.seen, self.replaced = set(), 0
+        self.deadline = time.monotonic() + MOST_SECONDS
         self.clients = [threading.Thread(target=self.client, args=[n]) for n in range(CLIENTS)]
 
+    def is_over(self):
+        """Whether there were enough requests, and two other tables."""
+        is_enough = len(self.latencies) >= CLIENTS * self.options.requests and self.replaced >= 2
+        return is_enough or time.monotonic() > self.deadline
+
     def client(self, number):
-        """Ask until it was often enough and two other tables came by."""
         rng, addresses = random.Random(f"{self.options.seed} {number}"), list(self.answers)
-        connection, asked = HTTPConnection(self.netloc, timeout=30), 0
-        deadline = time.monotonic() + MOST_SECONDS
-        while (asked < self.options.requests or self.replaced < 2) and time.monotonic() < deadline:
+        connection = HTTPConnection(self.netloc, timeout=30)
+        while not self.is_over():
             address = rng.choice(addresses)
             started = time.perf_counter()
             try:
@@ -156,7 +164,6 @@ class Soak:
                 answer = type(error).__name__, b""
             self.latencies.append(time.perf_counter() - started)
             self.judge(address, answer)
-            asked += 1
         connection.close()
 
     def judge(self, address, answer):
@@ -171,7 +178,7 @@ class Soak:
             self.violations.append((address, answer))
 
     def is_busy(self, address, answer):
-        """Whether too many clients wanted bars at once, which the server may say."""
+        """Whether it says that too many clients asked for bars at once, which it may."""
         status, body = answer
         return (
             address[1].startswith(("/api/bars?", "/api/headlines?"))
@@ -180,46 +187,58 @@ class Soak:
         )
 
     def replace_tables(self, flat_files, table):
-        """Build one table after the other over the last one for as long as there are clients."""
-        while any(client.is_alive() for client in self.clients):
+        """Build one table after the other over the last one."""
+        while not self.is_over():
             time.sleep(self.options.pause)
             files = flat_files[(self.replaced + 1) % 2]
             run("build-lookup-table.py", "--data-dir", files, "--output", table, check=True)
             self.replaced += 1
 
+    def figures(self):
+        latencies = sorted(1000 * latency for latency in self.latencies)
+        p50, p95 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.95))
+        return (
+            f"{len(latencies):,} requests, {self.refused:,} refused as they must be, "
+            f"{self.busy} while busy, {len(self.violations)} wrong; {self.replaced} tables; "
+            f"p50 {p50:.1f}, p95 {p95:.1f}, max {latencies[-1]:.0f} ms"
+        )
 
-def soak(gui, flat_files, table, options):
-    """Run it, print the lines; returns what was wrong, in words."""
-    server = Server(gui.process)
-    connection = HTTPConnection(urlsplit(gui.url).netloc, timeout=30)
-    addresses = make_addresses(random.Random(options.seed), max(100, options.requests))
+
+def answers_at_rest(url, flat_files, table, options):
+    """{address: its answers, one for each of two tables}; the first table is built last."""
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
+    addresses = make_addresses(random.Random(options.seed), max(60, options.requests))
     by_table = []
     for files in flat_files[::-1]:
         build_table(files, table)
         by_table.append([ask(connection, address) for address in addresses])
     connection.close()
-    answers = dict(zip(addresses, zip(*by_table[::-1])))
-    wrong = [
-        f"{a} at rest: {answer[0]}"
-        for a, both in answers.items()
-        for answer in both
-        if answer[0] >= 500
-    ]
+    return dict(zip(addresses, zip(*by_table[::-1])))
 
+
+def soak(gui, flat_files, table, options):
+    """Run it, and print the lines. Returns what was wrong, in words."""
+    server, answers = Server(gui.process), answers_at_rest(gui.url, flat_files, table, options)
+    wrong = [
+        f"{address} at rest: {status}"
+        for address, both in answers.items()
+        for status, _ in both
+        if status >= 500
+    ]
     soaking = Soak(gui.url, answers, options)
     limits, open_files, memory = server.limits(), server.open_files(), [server.memory()]
     print(f"start: {memory[0]:.1f} MB, {open_files} open files", flush=True)
-    for client in soaking.clients:
-        client.start()
     builder = threading.Thread(target=soaking.replace_tables, args=[flat_files, table])
-    builder.start()
+    for thread in [*soaking.clients, builder]:
+        thread.start()
     while len(soaking.latencies) < CLIENTS * options.requests / 2 and builder.is_alive():
         time.sleep(0.05)
     memory.append(server.memory())
     print(f"middle: {memory[1]:.1f} MB, {server.open_files()} open files", flush=True)
     for thread in [*soaking.clients, builder]:
         thread.join()
-    time.sleep(0.5)
+    with contextlib.suppress(TimeoutError):  # the server closes its ends of the connections
+        wait_until(lambda: server.open_files() <= open_files, 5)
     memory.append(server.memory())
     print(f"end: {memory[2]:.1f} MB, {server.open_files()} open files", flush=True)
 
@@ -228,26 +247,18 @@ def soak(gui, flat_files, table, options):
         wrong.append(f"not both tables were seen: {soaking.seen}")
     if memory[2] - memory[0] > MOST_GROWTH or memory[2] > MOST_MEMORY:
         wrong.append(f"memory grew from {memory[0]:.1f} to {memory[2]:.1f} MB")
-    if server.open_files() > open_files + 5:
+    if server.open_files() > open_files:
         wrong.append(f"open files grew from {open_files} to {server.open_files()}")
     if server.limits() != limits:
         wrong.append(f"the process's limits changed:\n{limits}\n{server.limits()}")
-    latencies = sorted(1000 * latency for latency in soaking.latencies)
-    p50, p95 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.95))
-    print(
-        f"{len(latencies):,} requests, {soaking.refused:,} refused as they must be, "
-        f"{soaking.busy} while busy, {len(soaking.violations)} wrong; {soaking.replaced} tables; "
-        f"p50 {p50:.1f}, p95 {p95:.1f}, max {latencies[-1]:.0f} ms; "
-        + " -> ".join(f"{mb:.1f}" for mb in memory)
-        + " MB"
-    )
+    print(soaking.figures() + "; " + " -> ".join(f"{mb:.1f}" for mb in memory) + " MB")
     return wrong
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--requests", type=int, default=2000, metavar="N", help="of each client (2000)")
+    add("--requests", type=int, default=2000, metavar="N", help="a client (2000)")
     add("--pause", type=float, default=2, metavar="SECONDS", help="between tables (2)")
     add("--seed", type=int, default=1, metavar="S", help="another one makes other requests (1)")
     options = parser.parse_args(argv)
