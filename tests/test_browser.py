@@ -1,21 +1,21 @@
-"""The browser half in a real browser: Playwright drives Debian's Chromium to the real server."""
+"""The GUI in a real browser: Playwright drives Debian's Chromium, against the real server."""
 
 import calendar
 import json
 import os
 import re
-import shutil
 import struct
-from statistics import mean, median, stdev
+from itertools import accumulate
+from statistics import mean, stdev
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from fakes.polygon import BROKEN, DROP, EMPTY, RATE_LIMIT, REFUSALS, FakePolygon, read_days
+from fakes.polygon import BROKEN, DROP, EMPTY, REFUSALS, FakePolygon, read_days
 from helpers.flat_files import new_york_time, write_flat_files
 from helpers.gui import KEY, running_gui, wait_until
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
-from helpers.scripts import build_table, run
-from tools.make_screenshot import find_chromium, launch_chromium, take_screenshot
+from helpers.scripts import build_table, query
+from tools.make_screenshot import MOST_BYTES, find_chromium, launch_chromium, take_screenshot
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -25,12 +25,12 @@ else:
     expect.set_options(timeout=15_000)
 
 DAY_BEFORE = "2024-10-17"
-# The server keeps bars that it has fetched: tests that watch them arrive do so on this day.
+# The server keeps the bars that it has fetched: tests that watch bars arrive use this day.
 QUIET_DAY = "2024-10-11"
 VIEWPORT = {"width": 1280, "height": 800}
 COLUMNS = ["ticker", "trades", "avg_trades", "std_trades"]
 COLUMNS += ["z_score", "times_normal", "record", "close_price", "price_diff"]
-# What is left out where the window is narrower than so many pixels.
+# Columns that are left out where the window is narrower than so many pixels.
 HIDDEN_BELOW = {"avg_trades": 1200, "std_trades": 1200, "times_normal": 1100}
 
 # 2024-01-12 in New York: winter time, 5 hours before UTC; 2024-07-12: summer time, 4 hours.
@@ -52,26 +52,34 @@ CHART = """(id) => {
     const chart = box?.data ? box : box?.querySelector(".js-plotly-plot");
     return chart && { traces: chart.data, shapes: chart.layout.shapes };
 }"""
+AXES = """() => {
+    const { xaxis, yaxis } = document.getElementById("day-chart").layout;
+    return { time: xaxis.range.map(String), price: yaxis.range };
+}"""
+GROUND = "document.getElementById('day-chart').layout.plot_bgcolor"
+# Two more candles are empty: they make plotly draw each candle as wide as a minute.
+CANDLES = '#day-chart path.box:not([d="M0,0Z"])'
 BOXES = """() => ["#list", "#detail", "#detail h2", "#day-chart-box", "#day-chart",
     "#history-chart-box", "#history-chart"].map((selector) => {
         const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
         return [selector, x, y, width, height];
     })"""
-# When the last of a ticker's candles is drawn and painted, in ms of the page's clock.
+# candlesDrawn: when the last of a ticker's candles is painted, by the browser's clock, in ms.
 WATCH_CANDLES = """([ticker, count]) => {
     window.candlesDrawn = new Promise((resolve, reject) => {
         setTimeout(() => reject(new Error("no candles within 10 s")), 10000);
-        const look = () => document.querySelector("#detail h2")?.textContent === ticker
+        const areDrawn = () => document.querySelector("#detail h2")?.textContent === ticker
             && document.querySelector("#day-chart").dataset.ticker === ticker
             && document.querySelectorAll('#day-chart path.box:not([d="M0,0Z"])').length === count;
         const watcher = new MutationObserver(() => {
-            if (!look()) return;
+            if (!areDrawn()) return;
             watcher.disconnect();
             requestAnimationFrame(() => setTimeout(() => resolve(performance.now())));
         });
         watcher.observe(document.body, { childList: true, subtree: true });
     });
 }"""
+# How long it takes from the arrival of a ticker's bars until the candles are drawn, in ms.
 DRAWING_TIME = """async (ticker) => {
     const drawn = await window.candlesDrawn;
     const entries = performance.getEntriesByType("resource");
@@ -79,7 +87,7 @@ DRAWING_TIME = """async (ticker) => {
         name.includes("/api/bars") && name.includes(`ticker=${ticker}&`));
     return drawn - arrival[0].responseEnd;
 }"""
-# How long plotly.js itself takes for the chart that stands there, in ms.
+# How long plotly.js alone takes to draw the chart that is shown, in ms.
 PLOTLY_TIME = """async () => {
     const { data, layout } = document.querySelector("#day-chart .js-plotly-plot, #day-chart");
     const box = document.createElement("div");
@@ -93,44 +101,61 @@ PLOTLY_TIME = """async () => {
     box.remove();
     return end - start;
 }"""
-# What does not fit where it stands.
+# The texts that are wider than their element, or reach beyond the window.
 CUT = """(selector) => [...document.querySelectorAll(selector)]
     .filter((element) => element.scrollWidth > element.clientWidth
         || element.getBoundingClientRect().right > innerWidth)
     .map((element) => element.textContent)"""
+# The texts and the graphics with less contrast than WCAG 2 asks for: 4.5 and 3. And how bright the
+# ground is.
 CONTRASTS = """() => {
     const channels = (color) => color.match(/[\\d.]+/g).map(Number);
     const luminance = (color) => channels(color).slice(0, 3).map((value) => value / 255)
         .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
         .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+    const contrast = (...colors) => {
+        const both = colors.map(luminance);
+        return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+    };
     const ground = (element) => {
         const color = getComputedStyle(element).backgroundColor;
         return (channels(color)[3] ?? 1) ? color : ground(element.parentElement);
     };
-    const contrast = (element, property) => {
-        const both = [getComputedStyle(element)[property], ground(element)].map(luminance);
-        return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
-    };
     const all = (selector) => [...document.querySelectorAll(selector)];
+    const texts = [
+        ...all("h1, h2, h3, td, th, th a, td a, label, p, .mark").map((e) => [e, "color"]),
+        ...all("#day-chart .xtick text, #history-chart .xtick text").map((e) => [e, "fill"]),
+    ];
+    const paper = document.getElementById("history-chart").layout.plot_bgcolor;
+    const columns = document.getElementById("history-chart").data[0];
+    const candles = document.getElementById("day-chart").data.find(({ name }) => name === "price");
+    const field = getComputedStyle(document.getElementById("filter"));
+    const graphics = {
+        columns: Math.min(...columns.marker.color.map((color) => contrast(color, paper))),
+        rising: contrast(candles.increasing.line.color, paper),
+        falling: contrast(candles.decreasing.line.color, paper),
+        field: contrast(field.borderTopColor, field.backgroundColor),
+    };
     return {
         ground: luminance(ground(document.querySelector("#detail"))),
-        low: [
-            ...all("h1, h2, h3, td, th, th a, td a, label, p, .mark").map((e) => [e, "color"]),
-            ...all("#day-chart .xtick text, #history-chart .xtick text").map((e) => [e, "fill"]),
-        ].map(([element, property]) => [element.textContent.trim(), contrast(element, property)])
+        texts: texts.map(([element, property]) => [element, getComputedStyle(element)[property]])
+            .map(([element, color]) => [element.textContent, contrast(color, ground(element))])
             .filter(([_, value]) => value < 4.5),
+        graphics: Object.entries(graphics).filter(([_, value]) => value < 3),
     };
 }"""
 
 
 class Visitor:
-    """A person with a browser on the GUI; what must not happen there is noted in complaints.
+    """A person with a browser on the GUI.
 
-    refusals holds the answers with a status of 400 or more. A test that causes some clears it.
+    requests    the addresses that the browser asked for
+    refusals    the paths that were answered with a status of 400 or more
+    complaints  what must not happen: messages on the console, dialogs, requests to other servers
     """
 
     def __init__(self, context, url):
-        self.url, self.complaints, self.refusals = url, [], []
+        self.url, self.requests, self.refusals, self.complaints = url, [], [], []
         self.context, self.page = context, context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -139,21 +164,34 @@ class Visitor:
         self.page.on("response", self.see_response)
 
     def hear(self, message):
-        # What was refused is in refusals already.
+        # The browser also reports each refused request: refusals has it.
         if not message.text.startswith("Failed to load resource: the server responded"):
             self.complaints.append(message.text)
 
     def see_request(self, request):
+        self.requests.append(request.url)
         if not request.url.startswith((f"{self.url}/", "data:", "blob:")):
             self.complaints.append(f"asked for {request.url}")
 
     def see_response(self, response):
         if response.status >= 400:
-            self.refusals.append(response.url)
+            self.refusals.append(urlsplit(response.url).path)
+
+    def assert_refused(self, *paths):
+        """Nothing but paths was refused, and the test meant that to happen."""
+        assert self.refusals == [*paths]
+        self.refusals.clear()
+
+    def tickers_asked_for(self, path):
+        """The tickers of the requests for path, such as /api/bars, so far."""
+        return [parameters(url)["ticker"] for url in self.requests if urlsplit(url).path == path]
 
     def open(self, path="/"):
         self.page.goto(self.url + path)
         return self
+
+    def resize(self, width, height=VIEWPORT["height"]):
+        self.page.set_viewport_size({"width": width, "height": height})
 
     def choose(self, ticker):
         self.page.locator(f'tr[data-ticker="{ticker}"] td').nth(1).click()
@@ -181,7 +219,7 @@ class Visitor:
         self.expect("#anomalies tr[data-ticker] td:first-child").to_have_text(tickers)
 
     def query(self):
-        return {name: text for name, (text,) in parse_qs(urlsplit(self.page.url).query).items()}
+        return parameters(self.page.url)
 
     def chosen(self):
         return self.page.locator('tr[aria-selected="true"]').evaluate_all(
@@ -189,7 +227,7 @@ class Visitor:
         )
 
     def expect_chart(self, chart_id):
-        """Wait until a chart is that of the ticker and day in the detail, not the one before."""
+        """Wait until a chart shows the ticker and day of the detail, no longer those before."""
         shown = self.page.locator("#detail[data-ticker]")
         for name in ("data-ticker", "data-date"):
             value = shown.get_attribute(name)
@@ -207,19 +245,23 @@ class Visitor:
         return found
 
     def expect_candles(self, count):
-        self.expect_chart("day-chart")
-        # Two more are empty; they make plotly draw a candle as wide as a minute.
-        self.expect('#day-chart path.box:not([d="M0,0Z"])').to_have_count(count)
+        self.expect_chart("day-chart").expect(CANDLES).to_have_count(count)
 
     def bars_message(self):
-        """The sentence in the minute candles' place, when there is one."""
+        """The sentence that is shown instead of the candles; waits until there is one."""
         message = self.page.locator("#day-chart-box .message")
         expect(message).to_be_visible()
         expect(message.locator("button.retry")).to_be_visible()
         return message.locator(".sentence").inner_text()
 
 
+def parameters(address):
+    """The parameters in an address's query, by name."""
+    return {name: text for name, (text,) in parse_qs(urlsplit(address).query).items()}
+
+
 def missing():
+    """A sentence that says what these tests need and lack, or None."""
     if sync_playwright is None:
         return "playwright is missing: pip install -r tests/requirements.txt"
     install = "apt-get install chromium-headless-shell"
@@ -244,7 +286,7 @@ def running_polygon():
 
 @pytest.fixture
 def polygon(running_polygon):
-    """The stand-in for Polygon, in order."""
+    """The stand-in for Polygon: it answers with bars, and so far nobody has asked it anything."""
     running_polygon.answer = None
     running_polygon.answering.set()
     running_polygon.requests.clear()
@@ -254,14 +296,14 @@ def polygon(running_polygon):
 
 @pytest.fixture(scope="module")
 def served(browser, sample_table, running_polygon):
-    """The GUI on the sample market, started once: bars that it has fetched it has."""
+    """The GUI on the sample market, started once. It keeps the bars that it has fetched."""
     with running_gui(sample_table, running_polygon.url, POLYGON_API_KEY=KEY) as gui:
         yield gui
 
 
 @pytest.fixture
 def visitors(browser):
-    """A function that makes visitors; in the end none of them may have had to complain."""
+    """A function that makes visitors with a browser context each. None may complain in the end."""
     all_of_them = []
 
     def visitor(url, **options):
@@ -272,8 +314,8 @@ def visitors(browser):
     yield visitor
     for one in all_of_them:
         one.context.close()
-        assert one.complaints == []
-        assert one.refusals == []
+    for one in all_of_them:
+        assert (one.complaints, one.refusals) == ([], [])
 
 
 @pytest.fixture(scope="module")
@@ -287,27 +329,53 @@ def shared_tab(browser, served):
 
 @pytest.fixture
 def visitor(shared_tab, served, polygon):
-    """A visitor in a new tab. One that changes the browser's clock comes from visitors."""
+    """A visitor in a new tab. Tests that change the browser's clock need one of visitors."""
     shared_tab.evaluate("localStorage.clear()")
     one = Visitor(shared_tab.context, served.url)
     yield one
     one.page.close()
-    assert one.complaints == []
-    assert one.refusals == []
+    assert (one.complaints, one.refusals) == ([], [])
 
 
-def ask_querier(table, date, *options):
-    """What the querier prints for the date: a list of the words of each row."""
-    lines = run("query-lookup-table.py", date, "--table", table, *options).stdout.splitlines()
-    return [line.split() for line in lines[5:]]
+# Days of other tables than the sample market's.
+EARLY_CLOSE = "2024-11-29"
+TAG = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def odd_gui(browser, tmp_path_factory):
+    """The GUI on a market of odd days and names.
+
+    TINY has one bar on each of its days, at half past nine. TAG is an anomaly on SAMPLE_DAYS[5] and
+    has no bars.
+    """
+    folder = tmp_path_factory.mktemp("odd")
+    times = {**HALF_PAST_NINE, EARLY_CLOSE: new_york_time(EARLY_CLOSE, 9 * 60 + 30)}
+    market = {date: [("TINY", 3, 1.5)] for date in times}
+    for date, trades in zip(SAMPLE_DAYS, [10, 20, 30, 40, 50, 1000]):
+        market[date] = [(TAG, trades, 1), ("</script>", 9, 1)]
+    flat_files = write_flat_files(folder / "csv", market)
+    table = build_table(flat_files, folder / "table.pkl")
+    bar = {"o": 1, "h": 2, "l": 1, "c": 1.5, "v": 300, "vw": 1.4, "n": 3}
+    with FakePolygon(flat_files) as polygon:
+        polygon.bars.update({("TINY", date): [{"t": time, **bar}] for date, time in times.items()})
+        polygon.bars[TAG, SAMPLE_DAYS[5]] = []
+        with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
+            yield gui
+
+
+def anomalies(table, date=SAMPLE_DAY, *options):
+    """What the querier finds, in its order: a list of dicts."""
+    return json.loads(query(table, date, "--format", "json", *options).stdout)
 
 
 def found(table, date=SAMPLE_DAY, *options):
-    return [row[0] for row in ask_querier(table, date, *options)]
+    """The tickers that the querier finds, in its order."""
+    return [anomaly["ticker"] for anomaly in anomalies(table, date, *options)]
 
 
 def rounding(field, value):
-    """How far from a value its text in the list may be: half of the last digit that is shown."""
+    """How far the text in the list may be from a value: half of the last digit that is shown."""
     if field in ("avg_trades", "std_trades") and value >= 99.95:
         return 0.5
     if field in ("avg_trades", "std_trades"):  # three digits
@@ -324,8 +392,8 @@ def number(text):
 # The list.
 
 
-@pytest.mark.parametrize("date", [SAMPLE_DAY, "2024-09-12", "2024-08-20"])
-def test_the_rows_equal_what_the_querier_prints(visitor, sample_table, date):
+@pytest.mark.parametrize("date, count", [(SAMPLE_DAY, 18), ("2024-09-12", 8), ("2024-08-20", 7)])
+def test_the_rows_equal_what_the_querier_finds(visitor, sample_table, date, count):
     visitor.open(f"/?date={date}")
     rows = visitor.page.locator("#anomalies tr[data-ticker]").evaluate_all(
         "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()))"
@@ -334,28 +402,22 @@ def test_the_rows_equal_what_the_querier_prints(visitor, sample_table, date):
         "headers => headers.map((header) => header.dataset.sort)"
     )
     assert headers == [*COLUMNS, None]
-    output = run("query-lookup-table.py", date, "--table", sample_table, "--format", "json").stdout
-    found_ones = json.loads(output)
-    assert len(found_ones) > 0
-    assert [row[0] for row in rows] == [one["ticker"] for one in found_ones]
-    for row, one in zip(rows, found_ones):
+    expected = anomalies(sample_table, date)
+    assert len(rows) == count
+    assert [row[0] for row in rows] == [anomaly["ticker"] for anomaly in expected]
+    for row, anomaly in zip(rows, expected):
+        anomaly["times_normal"] = anomaly["trades"] / anomaly["avg_trades"]
         for field, text in zip(COLUMNS[1:], row[1:]):
-            value = one["trades"] / one["avg_trades"] if field == "times_normal" else one[field]
+            value = anomaly[field]
             if field == "record":
-                most_ever = "all " if value == one["earlier_rows"] else ""
+                most_ever = "all " if value == anomaly["earlier_rows"] else ""
                 assert text == f"{most_ever}{value:,}"
             else:
                 assert abs(number(text) - value) <= rounding(field, value) * 1.000001, (row, field)
-        assert row[-1].split() == one["marks"].split()
+        assert row[-1].split() == anomaly["marks"].split()
 
 
-def test_all_columns_are_in_sight_on_a_screen_of_1280_pixels(visitor):
-    visitor.open("/?ticker=VTAK")
-    for column in COLUMNS:
-        visitor.expect(f'th[data-sort="{column}"]').to_be_visible()
-
-
-def test_numbers_stand_under_each_other_and_a_fall_has_another_colour(visitor):
+def test_numbers_are_aligned_and_a_fall_has_another_colour_than_a_rise(visitor):
     visitor.open()
     styles = visitor.evaluate(
         """() => ["VTAK", "CVS"].map((ticker) =>
@@ -372,13 +434,13 @@ def test_numbers_stand_under_each_other_and_a_fall_has_another_colour(visitor):
         assert {tuple(style[:2]) for style in numbers} == {("right", "tabular-nums")}
 
 
-def test_a_click_on_a_header_sorts_and_another_turns_the_order(visitor, sample_table):
+def test_a_click_on_a_header_sorts_and_another_reverses_the_order(visitor, sample_table):
     visitor.open()
     header = visitor.page.locator('th[data-sort="z_score"]')
     header.click()
     visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score"))
     expect(header).to_have_attribute("aria-sort", "descending")
-    visitor.expect('th[data-sort="trades"]').not_to_have_attribute("aria-sort", "descending")
+    visitor.expect('th[data-sort="trades"]').to_have_attribute("aria-sort", "none")
     header.click()
     visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score")[::-1])
     expect(header).to_have_attribute("aria-sort", "ascending")
@@ -386,14 +448,14 @@ def test_a_click_on_a_header_sorts_and_another_turns_the_order(visitor, sample_t
     visitor.expect_tickers(sorted(found(sample_table)))
 
 
-def test_the_filter_narrows_the_list_while_one_types(visitor, sample_table):
+def test_the_filter_shortens_the_list_with_each_letter(visitor, sample_table):
     visitor.open()
     visitor.press("/")
     visitor.expect("#filter").to_be_focused()
     visitor.page.keyboard.type("aa")
-    visitor.expect_tickers([t for t in found(sample_table) if "AA" in t.upper()])
+    visitor.expect_tickers(["AAP", "AAA", "AAp"])
     assert visitor.query()["filter"] == "aa"
-    # Within the field a letter is a letter.
+    # In the field the key j types a letter; elsewhere it chooses a row.
     visitor.page.keyboard.type("j")
     visitor.expect_tickers([])
     visitor.expect("#list .message").to_be_visible()
@@ -401,15 +463,15 @@ def test_the_filter_narrows_the_list_while_one_types(visitor, sample_table):
     visitor.expect_tickers(found(sample_table))
 
 
-def test_the_threshold_sets_how_far_above_normal(visitor, sample_table):
+def test_the_list_holds_what_is_above_the_threshold_field(visitor, sample_table):
     visitor.open()
     visitor.page.locator("#threshold").fill("30")
     visitor.press("Enter")
     visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--threshold", "30"))
-    assert float(visitor.query()["threshold"]) == 30
+    assert visitor.query()["threshold"] == "30"
 
 
-def test_days_go_by_with_arrows_buttons_and_the_date_field(visitor, sample_table):
+def test_arrows_buttons_and_the_date_field_change_the_day(visitor, sample_table):
     visitor.open("/?date=2024-08-30")
     visitor.press("ArrowRight")
     visitor.expect_day("2024-09-03")
@@ -426,13 +488,13 @@ def test_days_go_by_with_arrows_buttons_and_the_date_field(visitor, sample_table
     assert visitor.query()["date"] == "2024-09-12"
 
 
-def test_the_days_end_where_the_table_ends(visitor):
+def test_no_key_leads_beyond_the_first_or_last_day(visitor):
     for date, outwards, inwards, neighbour in (
         (SAMPLE_DAYS[0], "ArrowLeft", "ArrowRight", SAMPLE_DAYS[1]),
         (SAMPLE_DAY, "ArrowRight", "ArrowLeft", DAY_BEFORE),
     ):
         visitor.open(f"/?date={date}")
-        # The page asks whether the table has got longer.
+        # The script asks whether the table has got longer.
         with visitor.page.expect_response(f"**/?date={date}"):
             visitor.press(outwards)
         visitor.press(inwards)
@@ -449,15 +511,15 @@ def test_the_ticker_stays_chosen_from_day_to_day(visitor):
 # Choosing a ticker.
 
 
-def test_arrows_and_letters_walk_down_and_up_the_list(visitor, sample_table):
+def test_arrows_and_the_keys_j_and_k_choose_the_row_below_or_above(visitor, sample_table):
     tickers = found(sample_table)
     visitor.open()
-    for key, place in [("ArrowDown", 0), ("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0)]:
+    for key, index in [("ArrowDown", 0), ("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0)]:
         visitor.press(key)
-        visitor.expect_detail(tickers[place])
-        assert visitor.chosen() == [tickers[place]]
-        assert visitor.query()["ticker"] == tickers[place]
-    visitor.press(*["j"] * 40)
+        visitor.expect_detail(tickers[index])
+        assert visitor.chosen() == [tickers[index]]
+        assert visitor.query()["ticker"] == tickers[index]
+    visitor.press(*["j"] * (len(tickers) + 2))
     visitor.expect_detail(tickers[-1])
     assert visitor.chosen() == tickers[-1:]
 
@@ -470,13 +532,13 @@ def test_enter_chooses_the_row_that_has_the_focus(visitor, sample_table):
     assert visitor.chosen() == ["NFLX"]
 
 
-def test_the_figures_beside_the_list_are_in_words(visitor):
+def test_the_detail_compares_the_trades_with_the_average_in_words(visitor):
     visitor.open().choose("VTAK")
     words = "460,548 trades, 73 \N{MULTIPLICATION SIGN} its five-day average of 6,291"
     visitor.expect("#detail").to_contain_text(words)
 
 
-def test_an_address_brings_back_what_one_sees(visitor, visitors, served):
+def test_an_address_shows_the_same_view_elsewhere_and_after_a_reload(visitor, visitors, served):
     visitor.open(f"/?date={DAY_BEFORE}")
     visitor.press("ArrowRight")
     visitor.expect_day(SAMPLE_DAY)
@@ -495,7 +557,7 @@ def test_an_address_brings_back_what_one_sees(visitor, visitors, served):
     assert visitor.evaluate(STATE) == seen
 
 
-def test_the_back_button_goes_back_through_what_one_saw(visitor, sample_table):
+def test_the_back_button_goes_back_through_the_views(visitor, sample_table):
     visitor.open().choose("VTAK")
     visitor.press("ArrowLeft")
     visitor.expect_day(DAY_BEFORE)
@@ -513,7 +575,7 @@ def test_the_back_button_goes_back_through_what_one_saw(visitor, sample_table):
     visitor.expect_day(SAMPLE_DAY).expect_detail("VTAK")
 
 
-def test_the_page_of_its_own_leads_from_anomaly_to_anomaly(visitor):
+def test_a_tickers_own_view_leads_from_anomaly_to_anomaly(visitor):
     visitor.open(f"/chart?ticker=PEGY&date={SAMPLE_DAY}").expect_detail("PEGY")
     visitor.page.locator("#next-ticker").click()
     visitor.expect_detail("NFLX")
@@ -526,14 +588,16 @@ def test_the_page_of_its_own_leads_from_anomaly_to_anomaly(visitor):
 # The charts.
 
 
-def expected_candles(sent, date):
-    """The bars as a candlestick trace has them; the times are New York's."""
-    midnight = new_york_time(date, 0)
-    minutes = [(bar["t"] - midnight) // 60_000 for bar in sent]
-    return {
-        "x": [f"{date} {minute // 60:02}:{minute % 60:02}" for minute in minutes],
-        **{name: [bar[name[0]] for bar in sent] for name in ("open", "high", "low", "close")},
-    }
+def bar_times(sent, date):
+    """The times of bars in New York, such as 09:30."""
+    minutes = [(bar["t"] - new_york_time(date, 0)) // 60_000 for bar in sent]
+    return [f"{minute // 60:02}:{minute % 60:02}" for minute in minutes]
+
+
+def price(value):
+    """A price as the browser shows it, with two to four digits after the point."""
+    digits = f"{value:.4f}".rstrip("0").partition(".")[2]
+    return f"{value:,.{max(2, len(digits))}f}"
 
 
 @pytest.mark.parametrize("ticker", ["VTAK", "AAp"])
@@ -542,124 +606,134 @@ def test_the_candles_on_screen_are_the_bars_sent(visitor, polygon, ticker):
     visitor.open().choose(ticker)
     visitor.expect_candles(len(sent))
     candles = visitor.trace("day-chart", name="price")
-    candles["x"] = [text[:16].replace("T", " ") for text in candles["x"]]
-    expected = expected_candles(sent, SAMPLE_DAY)
-    assert {name: candles[name] for name in expected} == expected
+    times = [f"{SAMPLE_DAY} {time}" for time in bar_times(sent, SAMPLE_DAY)]
+    assert [text[:16].replace("T", " ") for text in candles["x"]] == times
+    for name in ("open", "high", "low", "close"):
+        assert candles[name] == [bar[name[0]] for bar in sent]
     assert visitor.trace("day-chart", name="volume")["y"] == [bar["v"] for bar in sent]
     assert visitor.trace("day-chart", name="trades")["y"] == [bar["n"] for bar in sent]
 
 
-def test_the_vwap_is_a_line_that_ends_at_the_days(visitor, polygon):
+def test_the_vwap_is_the_average_price_of_the_volume_so_far(visitor, polygon):
     sent = polygon.bars_of("VTAK", SAMPLE_DAY)
     visitor.open().choose("VTAK")
-    line = visitor.trace("day-chart", name="VWAP")
-    volume = sum(bar["v"] for bar in sent)
-    assert line["y"][0] == pytest.approx(sent[0]["vw"])
-    assert line["y"][-1] == pytest.approx(sum(bar["v"] * bar["vw"] for bar in sent) / volume)
+    volumes = accumulate(bar["v"] for bar in sent)
+    dollars = accumulate(bar["v"] * bar["vw"] for bar in sent)
+    expected = [dollar / volume for dollar, volume in zip(dollars, volumes)]
+    assert visitor.trace("day-chart", name="VWAP")["y"] == pytest.approx(expected)
 
 
-def test_extended_hours_are_shaded(visitor):
-    visitor.open().choose("VTAK")
-    visitor.trace("day-chart", name="price")
+def shaded_hours(visitor):
+    visitor.expect_chart("day-chart")
     shapes = visitor.evaluate(CHART, "day-chart")["shapes"]
-    assert {(shape["x0"][11:16], shape["x1"][11:16]) for shape in shapes} == {
-        ("04:00", "09:30"),
-        ("16:00", "20:00"),
-    }
+    return [(shape["x0"][11:16], shape["x1"][11:16]) for shape in shapes]
 
 
-def test_a_candle_tells_its_figures_when_pointed_at(visitor, polygon):
+def test_the_hours_before_the_open_and_after_the_close_are_shaded(visitor, visitors, odd_gui):
+    visitor.open().choose("VTAK")
+    assert shaded_hours(visitor) == [("04:00", "09:30"), ("16:00", "20:00")]
+    early = visitors(odd_gui.url).open(f"/chart?ticker=TINY&date={EARLY_CLOSE}")
+    assert shaded_hours(early) == [("04:00", "09:30"), ("13:00", "20:00")]
+
+
+def test_pointer_and_keyboard_show_the_figures_of_a_candle(visitor, polygon):
     sent = polygon.bars_of("AAp", SAMPLE_DAY)
+    times = bar_times(sent, SAMPLE_DAY)
     visitor.open().choose("AAp")
     visitor.expect_candles(len(sent))
+    readout = visitor.readout("day-chart")
+
+    def expect_figures(index):
+        bar = sent[index]
+        prices = [f"{name} {price(bar[name[0]])}" for name in ("open", "high", "low", "close")]
+        counts = [f"volume {bar['v']:,.0f}", f"trades {bar['n']:,}"]
+        others = [re.compile("change"), re.compile("VWAP")]
+        figures = [times[index], *prices, *others, *counts]
+        expect(readout.locator("span")).to_have_text(figures)
+
     middle = len(sent) // 2
-    candle = visitor.page.locator('#day-chart path.box:not([d="M0,0Z"])').nth(middle)
-    box = candle.bounding_box()
+    box = visitor.page.locator(CANDLES).nth(middle).bounding_box()
     # Beside the candle, where no other is nearer.
     visitor.page.mouse.move(box["x"] + box["width"] / 2 + 6, box["y"] + box["height"] / 2)
     visitor.expect("#day-chart .spikeline").not_to_have_count(0)
-    label = visitor.readout("day-chart")
-    for name in ("open", "high", "low", "close"):
-        expect(label).to_contain_text(f"{name} {sent[middle][name[0]]}")
-    expect(label).to_contain_text(f"volume {sent[middle]['v']:,}")
-    expect(label).to_contain_text(f"trades {sent[middle]['n']:,}")
+    expect_figures(middle)
     area = visitor.page.locator("#day-chart .nsewdrag").nth(2).bounding_box()
     visitor.page.mouse.move(area["x"] + 1, area["y"] + 5)
-    expect(label).to_contain_text(f"open {sent[0]['o']}")
-    label.focus()
+    expect_figures(0)
+    readout.focus()
     visitor.press("End", "ArrowLeft")
-    expect(label).to_contain_text(f"open {sent[-2]['o']}")
+    expect_figures(-2)
     visitor.expect("#day-chart .spikeline").not_to_have_count(0)
 
 
-def test_a_chart_can_be_zoomed_and_saved(visitor):
+def test_a_chart_can_be_saved_as_a_picture(visitor):
     visitor.open().choose("VTAK")
-    visitor.trace("day-chart", name="price")
-    area = visitor.page.locator("#day-chart .nsewdrag").first.bounding_box()
-    middle = area["y"] + area["height"] / 2
-    before = visitor.page.locator("#day-chart .xtick text").all_inner_texts()
-    visitor.page.mouse.move(area["x"] + area["width"] * 0.4, middle)
-    visitor.page.mouse.down()
-    visitor.page.mouse.move(area["x"] + area["width"] * 0.5, middle + 2, steps=4)
-    visitor.page.mouse.up()
-    ticks = visitor.page.locator("#day-chart .xtick text")
-    wait_until(lambda: ticks.all_inner_texts() != before)
+    visitor.expect_chart("day-chart")
     with visitor.page.expect_download() as download:
         visitor.page.locator('#day-chart .modebar-btn[data-title*="png" i]').click()
-    assert download.value.suggested_filename.endswith(".png")
+    assert download.value.suggested_filename == f"VTAK-{SAMPLE_DAY}.png"
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
-def test_candles_are_in_new_york_time_winter_and_summer(visitors, tmp_path, zone):
-    market = {date: [("TINY", 3, 1.5)] for date in HALF_PAST_NINE}
-    flat_files = write_flat_files(tmp_path / "csv", market)
-    table = build_table(flat_files, tmp_path / "table.pkl")
-    bar = {"o": 1, "h": 2, "l": 1, "c": 1.5, "v": 300, "vw": 1.4, "n": 3}
-    with FakePolygon(flat_files) as polygon:
-        for date, time_ in HALF_PAST_NINE.items():
-            polygon.bars["TINY", date] = [{"t": time_, **bar}]
-        with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
-            visitor = visitors(gui.url, timezone_id=zone, locale="de-DE")
-            for date in HALF_PAST_NINE:
-                visitor.open(f"/chart?ticker=TINY&date={date}")
-                (x,) = visitor.trace("day-chart", name="price")["x"]
-                assert x[:16].replace("T", " ") == f"{date} 09:30"
-            visitor.context.close()
+def test_candles_are_in_new_york_time_winter_and_summer(visitors, odd_gui):
+    visitor = visitors(odd_gui.url, timezone_id="Asia/Tokyo", locale="de-DE")
+    for date in HALF_PAST_NINE:
+        visitor.open(f"/chart?ticker=TINY&date={date}")
+        (x,) = visitor.trace("day-chart", name="price")["x"]
+        assert x[:16].replace("T", " ") == f"{date} 09:30"
+
+
+def bounds(trades, threshold):
+    """For each day, the mean of the five days before plus threshold times their deviation.
+
+    With more trades the day is an anomaly. None for the first five days.
+    """
+    baselines = [trades[i - 5 : i] for i in range(5, len(trades))]
+    return [None] * 5 + [mean(five) + threshold * stdev(five) for five in baselines]
 
 
 def test_the_history_shows_trades_baseline_bound_and_close(visitor):
     days = read_days(SAMPLE_MARKET)
     trades = [days["VTAK", date].trades for date in SAMPLE_DAYS]
+    closes = [days["VTAK", date].close for date in SAMPLE_DAYS]
     visitor.open().choose("VTAK")
-    assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS
-    assert visitor.trace("history-chart", type="bar")["y"] == trades
-    before = [trades[i - 5 : i] for i in range(5, len(trades))]
-    none = [None] * 5  # the first five days have no baseline
-    anomalies = [n for n, five in zip(trades[5:], before) if n > mean(five) + 3 * stdev(five)]
-    for name, expected in (
-        ("mean", none + [mean(five) for five in before]),
-        ("mean + 3 std", none + [mean(five) + 3 * stdev(five) for five in before]),
-        ("close", [days["VTAK", date].close for date in SAMPLE_DAYS]),
-        ("anomaly", anomalies),
-    ):
-        assert visitor.trace("history-chart", name=name)["y"] == [
-            value if value is None else pytest.approx(value) for value in expected
-        ]
+    columns = visitor.trace("history-chart", type="bar")
+    assert (columns["x"], columns["y"]) == (SAMPLE_DAYS, trades)
+    assert visitor.trace("history-chart", name="mean")["y"] == pytest.approx(bounds(trades, 0))
+    assert visitor.trace("history-chart", name="mean + 3 std")["y"] == pytest.approx(
+        bounds(trades, 3)
+    )
+    assert visitor.trace("history-chart", name="close")["y"] == pytest.approx(closes)
+
+
+@pytest.mark.parametrize("threshold", [3, 40])
+def test_the_history_marks_the_days_above_the_addresss_threshold(visitor, threshold):
+    days = read_days(SAMPLE_MARKET)
+    trades = [days["HEPS", date].trades for date in SAMPLE_DAYS]
+    limits = bounds(trades, threshold)
+    visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&threshold={threshold}")
+    line = visitor.trace("history-chart", name=f"mean + {threshold} std")
+    assert line["y"] == pytest.approx(limits)
+    marks = visitor.trace("history-chart", name="anomaly")
+    above = [row for row in zip(SAMPLE_DAYS, trades, limits) if row[2] and row[1] > row[2]]
+    assert marks["x"] == [date for date, _, _ in above]
+    assert marks["y"] == [count for _, count, _ in above]
 
 
 def test_a_click_on_a_day_of_the_history_goes_to_that_day(visitor):
+    date = SAMPLE_DAYS[-3]
     visitor.open().choose("VTAK")
-    visitor.trace("history-chart", type="bar")
-    bar = visitor.page.locator("#history-chart .point path").nth(53).bounding_box()
-    visitor.page.mouse.move(bar["x"] + bar["width"] / 2, bar["y"] + 2)
-    visitor.page.mouse.down()
-    visitor.page.mouse.up()
-    visitor.expect_day(SAMPLE_DAYS[53]).expect_detail("VTAK")
-    assert visitor.query()["date"] == SAMPLE_DAYS[-3]
+    visitor.expect_chart("history-chart")
+    cursor = "getComputedStyle(document.querySelector('#history-chart .nsewdrag')).cursor"
+    assert visitor.evaluate(cursor) == "pointer"
+    columns = visitor.page.locator("#history-chart .point path")
+    box = columns.nth(SAMPLE_DAYS.index(date)).bounding_box()
+    visitor.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 2)
+    visitor.expect_day(date).expect_detail("VTAK")
+    assert visitor.query()["date"] == date
 
 
-# While bars are under way.
+# While bars are awaited.
 
 
 def test_nothing_moves_when_bars_arrive(visitor, polygon):
@@ -685,74 +759,70 @@ def test_the_next_ticker_does_not_wait_for_the_last_ones_bars(visitor, polygon):
     polygon.answering.set()
     sent = polygon.bars_of("INTC", QUIET_DAY)
     visitor.expect_candles(len(sent))
-    assert any("/api/bars?ticker=GOOG&" in url for url in given_up)
+    given_up = [url for url in given_up if urlsplit(url).path == "/api/bars"]
+    assert [parameters(url)["ticker"] for url in given_up] == ["GOOG"]
     candles = visitor.trace("day-chart", name="price")
     assert candles["close"] == [bar["c"] for bar in sent]
 
 
-def test_960_bars_are_on_the_screen_in_two_and_a_half_times_the_time_of_plotly_alone(
-    visitor, polygon
-):
+def test_960_bars_are_drawn_in_two_and_a_half_times_plotlys_own_time(visitor, polygon):
     start = new_york_time(QUIET_DAY, 4 * 60)
     bar = {"h": 10.5, "l": 9.5, "v": 1000, "vw": 10, "n": 10}
     bars = [
         {"t": start + i * 60_000, "o": 9.8 + i % 3 / 10, "c": 9.8 + i % 5 / 10, **bar}
         for i in range(960)
     ]
-    tickers = ["BA", "BABA", "BAC", "COIN", "CSCO", "DIS", "GM"]
+    tickers = ["BA", "BABA", "BAC", "COIN"]
     polygon.bars.update({(ticker, QUIET_DAY): bars for ticker in tickers})
     visitor.open(f"/?date={QUIET_DAY}&threshold=-99").choose("AVGO")
-    visitor.trace("day-chart", name="price")
-    ratios = []
+    visitor.expect_chart("day-chart")
+    times, plotly_times = [], []
     for ticker in tickers:
         visitor.evaluate(WATCH_CANDLES, [ticker, 960])
         visitor.choose(ticker)
-        time_of_page = visitor.evaluate(DRAWING_TIME, ticker)
-        ratios.append(time_of_page / visitor.evaluate(PLOTLY_TIME))
-    assert 0 < median(ratios) <= 2.5, ratios
+        times.append(visitor.evaluate(DRAWING_TIME, ticker))
+        plotly_times.append(visitor.evaluate(PLOTLY_TIME))
+    # A busy machine can only make either longer.
+    assert min(times) <= 2.5 * min(plotly_times), (times, plotly_times)
 
 
 # When there are no bars.
 
 
-FAULTS = {**REFUSALS, "drop": DROP, "nothing": EMPTY["no results"]}
-FAULTS.update({name: BROKEN[name] for name in ("server error", "broken json", "a page for people")})
+# Each on a day of its own, because bars that have been fetched are not asked for again.
+FAULTS = {
+    "2024-08-26": REFUSALS["unknown key"],
+    "2024-08-28": DROP,
+    "2024-08-30": EMPTY["no results"],
+}
 
 
-def test_a_fault_is_a_sentence_in_the_candles_place_and_the_rest_lives_on(visitor, polygon):
-    # Each fault its own days, for what has been fetched is not asked for again.
-    for place, (name, answer) in zip(range(10, 55, 3), FAULTS.items()):
-        date, next_date = SAMPLE_DAYS[place : place + 2]
-        polygon.answer = answer
-        with visitor.page.expect_response(f"**/api/bars?*{date}*") as response:
-            visitor.open(f"/?date={date}&ticker=AMZN&threshold=0")
-        assert visitor.bars_message() == response.value.json()["error"], name
-        visitor.trace("history-chart", type="bar")
-        polygon.answer = None
-        visitor.page.locator("#day-chart-box button.retry").click()
-        visitor.expect_candles(len(polygon.bars_of("AMZN", date)))
-        visitor.expect("#day-chart-box .message").to_have_count(0)
-        assert visitor.refusals == [response.value.url]
-        visitor.refusals.clear()
+@pytest.mark.parametrize("date", FAULTS)
+def test_a_fault_is_a_sentence_instead_of_candles_and_all_else_works(visitor, polygon, date):
+    polygon.answer = FAULTS[date]
+    with visitor.page.expect_response("**/api/bars?*") as response:
+        visitor.open(f"/?date={date}&ticker=AMZN&threshold=0")
+    assert visitor.bars_message() == response.value.json()["error"]
+    visitor.expect_chart("history-chart")
+    visitor.assert_refused("/api/bars")
+    polygon.answer = None
+    visitor.page.locator("#day-chart-box button.retry").click()
+    visitor.expect_candles(len(polygon.bars_of("AMZN", date)))
+    visitor.expect("#day-chart-box .message").to_have_count(0)
     visitor.press("ArrowRight")
-    visitor.expect_day(next_date)
-    visitor.expect_candles(len(polygon.bars_of("AMZN", next_date)))
+    visitor.expect_day(SAMPLE_DAYS[SAMPLE_DAYS.index(date) + 1]).expect_detail("AMZN")
 
 
-def test_whatever_the_server_says_about_bars_is_shown(visitor):
-    said = {}
-    visitor.page.route(
-        "**/api/bars?**", lambda route: route.fulfill(**said) if said else route.continue_()
-    )
-    for status in (429, 502, 503, 504):
-        sentence = f"For one reason or another <b>{status}</b>."
-        said.update(status=status, json={"error": sentence})
-        visitor.open(f"/chart?ticker=AMD&date={SAMPLE_DAY}")
-        assert visitor.bars_message() == sentence
-        said.clear()
-        visitor.page.locator("#day-chart-box button.retry").click()
-        visitor.trace("day-chart", name="price")
-    visitor.refusals.clear()
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_sentence_of_a_refused_request_for_bars_is_shown_as_text(visitor, status):
+    sentence = f"For one reason or another <b>{status}</b>."
+    refusal = {"status": status, "json": {"error": sentence}}
+    visitor.page.route("**/api/bars?**", lambda route: route.fulfill(**refusal), times=1)
+    visitor.open(f"/chart?ticker=AMD&date={SAMPLE_DAY}")
+    assert visitor.bars_message() == sentence
+    visitor.assert_refused("/api/bars")
+    visitor.page.locator("#day-chart-box button.retry").click()
+    visitor.expect_chart("day-chart")
 
 
 def test_the_readmes_screenshot_can_be_taken(browser, served, polygon, tmp_path):
@@ -761,7 +831,7 @@ def test_the_readmes_screenshot_can_be_taken(browser, served, polygon, tmp_path)
     picture = (tmp_path / "screenshot.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert struct.unpack(">II", picture[16:24]) == (1280, 900)
-    assert len(picture) < 300_000
+    assert len(picture) <= MOST_BYTES
 
 
 def test_without_a_key_all_else_works(visitors, sample_table, polygon):
@@ -771,74 +841,60 @@ def test_without_a_key_all_else_works(visitors, sample_table, polygon):
         assert visitor.trace("history-chart", type="bar")["y"][-1] == 460548
         visitor.press("j")
         visitor.expect_detail("PEGY")
-        visitor.bars_message()
+        assert "POLYGON_API_KEY" in visitor.bars_message()
+        visitor.assert_refused("/api/bars", "/api/bars")
         visitor.context.close()
-    assert not polygon.requests
-    visitor.refusals.clear()
+    assert polygon.requests == []
 
 
-def test_a_ticker_named_like_a_tag_is_text(visitors, tmp_path):
-    ticker = "<img src=x onerror=alert(1)>"
-    days = zip(SAMPLE_DAYS, [10, 20, 30, 40, 50, 1000])
-    flat_files = write_flat_files(
-        tmp_path / "csv",
-        {date: [(ticker, trades, 1), ("</script>", 9, 1)] for date, trades in days},
-    )
-    table = build_table(flat_files, tmp_path / "table.pkl")
-    with FakePolygon(flat_files) as polygon, running_gui(
-        table, polygon.url, POLYGON_API_KEY=KEY
-    ) as gui:
-        polygon.answer = EMPTY["no results"]
-        visitor = visitors(gui.url).open()
-        visitor.press("j")
-        visitor.expect_detail(ticker)
-        visitor.expect_tickers([ticker])
-        assert ticker in visitor.bars_message()
-        visitor.open("/chart?" + urlencode({"ticker": ticker, "date": SAMPLE_DAYS[5]}))
-        visitor.expect_detail(ticker)
-        assert ticker in visitor.bars_message()
-        visitor.trace("history-chart", type="bar")
-        assert visitor.page.locator("#detail img, #list img").count() == 0
-        visitor.context.close()
-    visitor.refusals.clear()
+def test_a_ticker_that_looks_like_a_tag_is_shown_as_text(visitors, odd_gui):
+    date = SAMPLE_DAYS[5]
+    visitor = visitors(odd_gui.url).open(f"/?date={date}")
+    visitor.press("j")
+    visitor.expect_detail(TAG)
+    visitor.expect_tickers([TAG])
+    assert TAG in visitor.bars_message()
+    visitor.open("/chart?" + urlencode({"ticker": TAG, "date": date}))
+    visitor.expect_detail(TAG)
+    assert TAG in visitor.bars_message()
+    visitor.expect_chart("history-chart")
+    visitor.expect("#detail img, #list img").to_have_count(0)
+    visitor.assert_refused("/api/bars", "/api/bars")
 
 
 # Whoever looks at it, and with whatever.
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_are_both_readable(visitors, served, polygon, scheme):
-    visitor = visitors(served.url, color_scheme=scheme).open().choose("VTAK")
-    visitor.trace("day-chart", name="price")
-    visitor.trace("history-chart", type="bar")
+def test_light_and_dark_both_have_the_contrasts_of_wcag(visitor, scheme):
+    visitor.page.emulate_media(color_scheme=scheme)
+    visitor.open().choose("VTAK")
+    visitor.expect_chart("day-chart").expect_chart("history-chart")
     contrasts = visitor.evaluate(CONTRASTS)
     assert contrasts["ground"] > 0.8 if scheme == "light" else contrasts["ground"] < 0.05
-    # Less than the 4.5 that WCAG 2 asks for.
-    assert contrasts["low"] == []
+    assert (contrasts["texts"], contrasts["graphics"]) == ([], [])
 
 
-@pytest.mark.parametrize("width", [420, 320])
-def test_on_a_narrow_screen_nothing_is_cut_off(visitors, served, polygon, width):
-    visitor = visitors(served.url, viewport={"width": width, "height": 800})
-    for path in ("/nothing", "/", "/?ticker=VTAK"):
-        visitor.open(path)
-        assert visitor.evaluate("document.documentElement.scrollWidth") <= width
-    visitor.trace("day-chart", name="price")
-    visitor.trace("history-chart", type="bar")
-    assert visitor.evaluate("document.documentElement.scrollWidth") <= width
+@pytest.mark.parametrize("width", [320, 700])
+def test_on_a_narrow_screen_nothing_is_wider_than_the_screen(visitor, width):
+    visitor.resize(width)
+    total_width = "document.documentElement.scrollWidth"
+    visitor.open("/nothing")
+    visitor.assert_refused("/nothing")
+    assert visitor.evaluate(total_width) == width
+    visitor.open("/?ticker=VTAK")
+    visitor.expect_chart("day-chart").expect_chart("history-chart")
+    assert visitor.evaluate(total_width) == width
     visitor.page.locator("#filters-summary").click()
     visitor.expect("#filters .panel").to_be_visible()
-    assert visitor.evaluate("document.documentElement.scrollWidth") <= width
+    assert visitor.evaluate(total_width) == width
     visitor.open("/?date=2024-09-12&ticker=ZVZZT").expect_detail("ZVZZT")
     visitor.page.locator("#detail .mark").last.focus()
-    assert visitor.evaluate("document.documentElement.scrollWidth") <= width
+    assert visitor.evaluate(total_width) == width
     boxes = {name: box for name, *box in visitor.evaluate(BOXES)}
     assert boxes["#detail"][1] >= boxes["#list"][1] + boxes["#list"][3]
     for x, _, box_width, _ in boxes.values():
-        assert x >= 0
-        assert x + box_width <= width
-    assert visitor.refusals == [f"{served.url}/nothing"]
-    visitor.refusals.clear()
+        assert 0 <= x <= x + box_width <= width
 
 
 def test_without_javascript_list_links_and_figures_are_readable(visitors, served, polygon):
@@ -856,11 +912,11 @@ def test_without_javascript_list_links_and_figures_are_readable(visitors, served
     visitor.expect_tickers(["NA", "NAN"])
     visitor.page.locator("#previous-day").click()
     visitor.expect_day(DAY_BEFORE)
-    assert not polygon.requests
+    assert polygon.requests == []
 
 
-def test_the_header_row_stays_in_sight(visitors, served):
-    visitor = visitors(served.url, viewport={"width": 1280, "height": 500})
+def test_the_header_row_stays_in_sight(visitor):
+    visitor.resize(1280, 500)
     visitor.open("/?threshold=-9")
     visitor.page.locator("#anomalies tr[data-ticker]").last.scroll_into_view_if_needed()
     visitor.expect('th[data-sort="ticker"]').to_be_in_viewport()
@@ -872,26 +928,24 @@ def test_the_header_row_stays_in_sight(visitors, served):
     assert on_top == "ticker"
 
 
-def test_the_keyboard_alone_is_enough(visitor, sample_table):
+def test_the_keyboard_reaches_everything_and_keeps_its_focus(visitor, sample_table):
     visitor.open()
-    reached = []
+    reached = {}
     for _ in range(30):
         visitor.press("Tab")
-        reached.append(
-            visitor.evaluate(
-                """() => {
-                    const element = document.activeElement;
-                    const place = element.closest("[data-sort], tr[data-ticker], [id]");
-                    const seen = getComputedStyle(element).outlineStyle !== "none";
-                    return [place?.dataset.sort ?? place?.dataset.ticker ?? place?.id, seen];
-                }"""
-            )
+        name, is_outlined = visitor.evaluate(
+            """() => {
+                const element = document.activeElement;
+                const part = element.closest("[data-sort], tr[data-ticker], [id]");
+                return [part?.dataset.sort ?? part?.dataset.ticker ?? part?.id,
+                    getComputedStyle(element).outlineStyle !== "none"];
+            }"""
         )
-    places = [place for place, _ in reached]
-    for place in ["previous-day", "date", "threshold", "filter", "trades", "price_diff", "VTAK"]:
-        assert place in places
+        reached[name] = is_outlined
+    wanted = {"previous-day", "date", "threshold", "filter", "csv", *COLUMNS, "VTAK"}
+    assert wanted - set(reached) == set()
     # The date field marks the part of it that has the focus.
-    assert [place for place, seen in reached if place not in (None, "date") and not seen] == []
+    assert [name for name in wanted - {"date"} if not reached[name]] == []
     visitor.page.locator('th[data-sort="z_score"] a').focus()
     visitor.press("Enter")
     visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--sort", "z_score"))
@@ -907,32 +961,26 @@ def test_a_screen_reader_is_told_what_is_sorted_and_chosen(visitor):
     sorts = visitor.page.locator("th[data-sort]").evaluate_all(
         "headers => headers.map((header) => header.getAttribute('aria-sort'))"
     )
-    assert sorted(sort or "none" for sort in sorts) == ["descending"] + ["none"] * 8
+    assert dict(zip(COLUMNS, sorts)) == {**dict.fromkeys(COLUMNS, "none"), "trades": "descending"}
     selected = visitor.page.locator("#anomalies tr[data-ticker]").evaluate_all(
         "rows => rows.map((row) => row.getAttribute('aria-selected'))"
     )
     assert sorted(selected) == ["false"] * 17 + ["true"]
+    assert visitor.chosen() == ["NFLX"]
+
+
+def test_a_screen_reader_is_told_the_names_of_fields_links_and_charts(visitor):
+    visitor.open("/?ticker=NFLX")
     assert visitor.evaluate("document.documentElement.lang") == "en"
-    for field in ("date", "threshold", "filter"):
-        assert visitor.evaluate("(id) => document.getElementById(id).labels.length", field) == 1
-    for link in ("previous-day", "next-day"):
-        visitor.expect(f"#{link}").to_have_attribute("aria-label", re.compile("day"))
-    visitor.trace("day-chart", name="price")
+    for field, label in (("date", "Day"), ("threshold", "Z-score above"), ("filter", "Filter")):
+        labels = "(id) => [...document.getElementById(id).labels].map((l) => l.textContent.trim())"
+        assert visitor.evaluate(labels, field) == [label]
+    for link, label in (("previous-day", "Previous"), ("next-day", "Next")):
+        visitor.expect(f"#{link}").to_have_attribute("aria-label", f"{label} trading day")
     for chart in ("day-chart", "history-chart"):
-        visitor.expect(f"#{chart}").to_have_attribute("aria-label", re.compile("NFLX"))
-
-
-def test_a_replaced_table_shows_on_the_next_key(visitors, sample_table, polygon, tmp_path):
-    market = {date: [("ONLY", 10, 1)] for date in SAMPLE_DAYS[:-1]}
-    other = build_table(write_flat_files(tmp_path / "csv", market), tmp_path / "other.pkl")
-    table = tmp_path / "table.pkl"
-    shutil.copy(sample_table, table)
-    with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
-        visitor = visitors(gui.url).open()
-        other.replace(table)
-        visitor.press("ArrowLeft")
-        visitor.expect("#summary").to_contain_text("among 1 ticker")
-        visitor.context.close()
+        visitor.expect_chart(chart)
+        label = re.compile(": chart of NFLX$")
+        visitor.expect(f"#{chart}").to_have_attribute("aria-label", label)
 
 
 # Any ticker, also one that is no anomaly.
@@ -947,7 +995,7 @@ def test_a_ticker_that_is_no_anomaly_is_shown_by_its_link(visitor):
 
 
 @pytest.mark.parametrize("typed, ticker", [("aapl", "AAPL"), ("na", "NA"), ("vta", "VTAK")])
-def test_enter_shows_the_ticker_that_was_typed_else_the_first_row(visitor, typed, ticker):
+def test_enter_shows_the_ticker_that_was_typed_or_else_the_first_row(visitor, typed, ticker):
     visitor.open()
     visitor.press("/")
     visitor.page.keyboard.type(typed)
@@ -961,38 +1009,34 @@ def test_enter_shows_the_ticker_that_was_typed_else_the_first_row(visitor, typed
 
 @pytest.fixture
 def growing(visitors, polygon, tmp_path):
-    """A page on a table that ends a day early, and a function that puts the whole table there."""
+    """A visitor of a table without the last day, and a function that replaces it by a whole one."""
     market = {date: [("ONLY", 10, 1)] for date in SAMPLE_DAYS}
     short = {date: market[date] for date in SAMPLE_DAYS[:-1]}
     whole = build_table(write_flat_files(tmp_path / "whole", market), tmp_path / "whole.pkl")
     table = build_table(write_flat_files(tmp_path / "short", short), tmp_path / "table.pkl")
-    for date in SAMPLE_DAYS[-2:]:
-        bar = {"t": new_york_time(date, 600), "o": 1, "h": 1, "l": 1, "c": 1, "v": 9, "n": 9}
-        polygon.bars["ONLY", date] = [bar]
     with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
         visitor = visitors(gui.url)
         yield visitor, lambda: whole.replace(table)
         visitor.context.close()
 
 
-def test_a_newly_built_day_is_one_step_away(growing):
+def test_the_right_arrow_leads_to_a_newly_built_day(growing):
     visitor, build = growing
-    visitor.open("/?ticker=ONLY").expect_day(DAY_BEFORE)
-    visitor.press("ArrowRight")
-    visitor.expect_day(DAY_BEFORE)
+    visitor.open().expect_day(DAY_BEFORE)
     build()
     visitor.press("ArrowRight")
-    visitor.expect_day(SAMPLE_DAY).expect_detail("ONLY")
+    visitor.expect_day(SAMPLE_DAY)
     visitor.expect("#date").to_have_attribute("max", SAMPLE_DAY)
 
 
-def test_the_page_says_by_itself_that_the_table_is_new(growing):
+def test_a_new_table_is_announced_without_a_key_or_click(growing):
     visitor, build = growing
     visitor.page.clock.install()
     visitor.open().expect_day(DAY_BEFORE)
     build()
     visitor.page.clock.fast_forward(31_000)
-    visitor.expect("#new-table").to_contain_text(f"There is a new table up to {SAMPLE_DAY}.")
+    announcement = f"There is a new table up to {SAMPLE_DAY}. Go to {SAMPLE_DAY}"
+    visitor.expect("#new-table").to_have_text(announcement)
     visitor.expect_day(DAY_BEFORE)
     visitor.expect("#date").to_have_attribute("max", SAMPLE_DAY)
     visitor.page.locator("#new-table a").click()
@@ -1000,11 +1044,7 @@ def test_the_page_says_by_itself_that_the_table_is_new(growing):
     visitor.expect("#new-table").to_be_empty()
 
 
-# Focus and place.
-
-
-def focused(visitor):
-    return visitor.evaluate("document.activeElement.id || document.activeElement.textContent")
+# The focus.
 
 
 def test_the_keys_still_work_when_the_focused_row_is_gone(visitor, sample_table):
@@ -1019,16 +1059,19 @@ def test_the_keys_still_work_when_the_focused_row_is_gone(visitor, sample_table)
     visitor.expect_day(SAMPLE_DAYS[-3])
 
 
-def test_sorting_shows_the_top_of_the_list(visitors, served):
-    visitor = visitors(served.url, viewport={"width": 1280, "height": 400}).open()
+def test_sorting_shows_the_top_of_the_list(visitor):
+    visitor.resize(1280, 400)
+    visitor.open()
     visitor.press("End")
     visitor.expect_detail("AAp")
+    scroll = "document.getElementById('list').scrollTop"
+    assert visitor.evaluate(scroll) > 0
     visitor.page.locator('th[data-sort="close_price"] a').click()
     visitor.expect('th[data-sort="close_price"]').to_have_attribute("aria-sort", "descending")
-    assert visitor.evaluate("document.getElementById('list').scrollTop") == 0
+    assert visitor.evaluate(scroll) == 0
 
 
-def test_escape_keeps_the_place_in_the_list(visitor, sample_table):
+def test_after_escape_the_arrow_keys_go_on_from_the_same_row(visitor, sample_table):
     tickers = found(sample_table)
     visitor.open()
     for ticker in tickers[:3]:
@@ -1050,26 +1093,27 @@ def test_home_and_end_choose_the_first_and_the_last_row(visitor, sample_table):
     visitor.expect_detail(tickers[0])
 
 
-def test_try_again_keeps_the_focus(visitor, polygon):
+def test_a_retry_keeps_the_focus_and_hands_it_to_the_chart(visitor, polygon):
     polygon.answer = BROKEN["server error"]
     visitor.open("/?date=2024-08-16&ticker=CSCO&threshold=-99")
     visitor.bars_message()
     button = visitor.page.locator("#day-chart-box button.retry")
     button.focus()
-    visitor.press("Enter")
+    with visitor.page.expect_response("**/api/bars?*"):
+        visitor.press("Enter")
     expect(button).to_have_attribute("aria-disabled", "false")
     expect(button).to_be_focused()
+    visitor.assert_refused("/api/bars", "/api/bars")
     polygon.answer = None
     visitor.press("Enter")
     visitor.expect_candles(len(polygon.bars_of("CSCO", "2024-08-16")))
     visitor.expect("#day-chart").to_be_focused()
-    visitor.refusals.clear()
 
 
-# The page of its own.
+# A ticker's own view.
 
 
-def test_the_page_of_its_own_answers_the_keys_of_the_list(visitor):
+def test_the_keys_of_the_list_work_in_a_tickers_own_view(visitor):
     state = "threshold=4&sort=z_score&filter=e"
     visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&{state}")
     visitor.press("ArrowDown")
@@ -1087,19 +1131,12 @@ def test_the_page_of_its_own_answers_the_keys_of_the_list(visitor):
     assert visitor.query() == {"date": SAMPLE_DAY, "ticker": "HEPS", **state}
 
 
-def test_the_history_draws_the_threshold_of_the_address(visitor):
-    visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&threshold=40")
-    assert len(visitor.trace("history-chart", name="mean + 40 std")["y"]) == len(SAMPLE_DAYS)
-    days = visitor.trace("history-chart", name="anomaly")["x"]
-    assert days[-1] == SAMPLE_DAY
-
-
 def test_the_title_is_the_same_after_a_click_and_a_reload(visitor):
     visitor.open().choose("VTAK")
-    title = visitor.page.title()
-    assert "VTAK" in title
+    title = f"VTAK on {SAMPLE_DAY} · anomalies"
+    expect(visitor.page).to_have_title(title)
     visitor.page.reload()
-    assert visitor.page.title() == title
+    expect(visitor.page).to_have_title(title)
 
 
 def test_a_ticker_leads_to_its_previous_and_next_anomaly(visitor):
@@ -1114,10 +1151,9 @@ def test_a_ticker_leads_to_its_previous_and_next_anomaly(visitor):
 # Where things are.
 
 
-@pytest.mark.parametrize("width", [860, 960, 1099, 1100, 1159, 1200, 1280, 1440])
-def test_nothing_in_the_header_overlaps_and_the_divider_stays(visitors, served, width):
-    visitor = visitors(served.url, viewport={"width": width, "height": 800})
-    dividers = set()
+def test_nothing_in_the_header_overlaps_and_the_divider_stays(visitor):
+    widths = [860, 960, 1099, 1100, 1159, 1200, 1280, 1440]
+    dividers = {width: set() for width in widths}
     filters = "min_price=1&min_trades=1&min_record=1&skip=thin,test,stale"
     for path in (
         f"/?date={SAMPLE_DAY}",
@@ -1127,40 +1163,40 @@ def test_nothing_in_the_header_overlaps_and_the_divider_stays(visitors, served, 
         "/?date=2024-08-01",
     ):
         visitor.open(path)
-        assert visitor.evaluate(CUT, "#summary > *") == []
-        dividers.add(
-            visitor.evaluate("document.getElementById('list').getBoundingClientRect().right")
-        )
-        boxes = visitor.evaluate(
-            """() => [...document.querySelectorAll(
-                    "#steps, #summary, #settings > label, #filters-summary, #csv")]
-                .map((element) => element.getBoundingClientRect())
-                .map(({ left, right, top, bottom }) => [left, right, top, bottom])"""
-        )
-        for i, (left, right, top, bottom) in enumerate(boxes):
-            assert 0 <= left <= right <= width
-            for left2, right2, top2, bottom2 in boxes[:i]:
-                assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
-    assert len(dividers) == 1
-    assert visitor.evaluate("document.documentElement.scrollWidth") <= width
+        for width in widths:
+            visitor.resize(width)
+            assert visitor.evaluate(CUT, "#summary > *") == [], width
+            assert visitor.evaluate("document.documentElement.scrollWidth") == width
+            *boxes, (_, divider, _, _) = visitor.evaluate(
+                """() => [...document.querySelectorAll(
+                        "#steps, #summary, #settings > label, #filters-summary, #csv, #list")]
+                    .map((element) => element.getBoundingClientRect())
+                    .map(({ left, right, top, bottom }) => [left, right, top, bottom])"""
+            )
+            dividers[width].add(divider)
+            for i, (left, right, top, bottom) in enumerate(boxes):
+                assert 0 <= left <= right <= width
+                for left2, right2, top2, bottom2 in boxes[:i]:
+                    assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top
+    assert {width: len(found) for width, found in dividers.items()} == dict.fromkeys(widths, 1)
 
 
-@pytest.mark.parametrize("width", [390, 960, 1100, 1280, 1440])
-def test_nothing_in_the_list_is_cut(visitors, served, width):
-    visitor = visitors(served.url, viewport={"width": width, "height": 800})
-    for date in (SAMPLE_DAY, "2024-09-12", "2024-09-20"):
-        visitor.open(f"/?date={date}")
+@pytest.mark.parametrize("date", [SAMPLE_DAY, "2024-09-12", "2024-09-20"])
+def test_nothing_in_the_list_is_cut(visitor, date):
+    visitor.open(f"/?date={date}")
+    for width in (390, 960, 1100, 1280, 1440):
+        visitor.resize(width)
         shown = visitor.page.locator("#anomalies th:visible").evaluate_all(
             "headers => headers.map((header) => header.dataset.sort)"
         )
         assert shown == [*(name for name in COLUMNS if width >= HIDDEN_BELOW.get(name, 0)), None]
-        assert visitor.evaluate(CUT, "#anomalies td, #anomalies th, #anomalies th a") == []
+        assert visitor.evaluate(CUT, "#list, #anomalies :is(td, th, th a)") == [], width
 
 
 # Candles and their time.
 
 
-def test_a_candle_is_a_minute_wide_when_the_day_has_two(visitor, polygon):
+def test_each_of_two_candles_is_as_wide_as_a_minute(visitor, polygon):
     bar = {"o": 10, "h": 11, "l": 9, "c": 10.5, "v": 100, "vw": 10, "n": 2}
     times = [new_york_time("2024-08-19", minutes) for minutes in (9 * 60 + 30, 16 * 60)]
     polygon.bars["AMD", "2024-08-19"] = [{"t": time_, **bar} for time_ in times]
@@ -1168,47 +1204,44 @@ def test_a_candle_is_a_minute_wide_when_the_day_has_two(visitor, polygon):
     visitor.expect_candles(2)
     area = visitor.page.locator("#day-chart .nsewdrag").first.bounding_box()
     minute = area["width"] / 960
-    candles = visitor.page.locator('#day-chart path.box:not([d="M0,0Z"])')
+    candles = visitor.page.locator(CANDLES)
     for candle, minutes in zip(candles.all(), (330, 720)):
         left, width = candle.evaluate("(path) => [path.getBBox().x, path.getBBox().width]")
         assert 0 < width <= minute
         assert left + width / 2 == pytest.approx((minutes + 0.5) * minute, abs=0.01)
 
 
-AXES = """() => {
-    const { xaxis, yaxis } = document.getElementById("day-chart").layout;
-    return { time: xaxis.range.map(String), price: yaxis.range };
-}"""
-
-
 def zoom_in(visitor):
-    """Zoom into the day by the wheel; returns the axes' ranges then."""
+    """Zoom into a tenth of the day by dragging the pointer; returns the axes' ranges then."""
     before = visitor.evaluate(AXES)
     area = visitor.page.locator("#day-chart .nsewdrag").first.bounding_box()
-    visitor.page.mouse.move(area["x"] + area["width"] / 3, area["y"] + area["height"] / 2)
-    for _ in range(20):
-        visitor.page.mouse.wheel(0, -100)
-    drawn = []
+    middle = area["y"] + area["height"] / 2
+    visitor.page.mouse.move(area["x"] + area["width"] * 0.4, middle)
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(area["x"] + area["width"] * 0.5, middle, steps=4)
+    visitor.page.mouse.up()
+    # The price axis is fitted last.
+    wait_until(lambda: visitor.evaluate(AXES)["price"] != before["price"])
+    return visitor.evaluate(AXES)
 
-    def is_at_rest():
-        drawn.append(visitor.evaluate(AXES))
-        return drawn[-1]["price"] != before["price"] and drawn[-40:-1] == drawn[-1:] * 39
 
-    wait_until(is_at_rest)
-    return drawn[-1]
+def hours(text):
+    """The hours since midnight of a time on an axis, such as 2024-10-18 10:24:00.5."""
+    return int(text[11:13]) + int(text[14:16]) / 60
 
 
 def test_the_price_axis_follows_a_zoom_in_time(visitor, polygon):
     visitor.open().choose("VTAK")
     visitor.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     axes = zoom_in(visitor)
+    # Four and five tenths of the 16 hours from 04:00 on; a pixel is less than 3 minutes.
+    assert [hours(text) for text in axes["time"]] == pytest.approx([10.4, 12], abs=0.05)
     candles = visitor.trace("day-chart", name="price")
     visible = [
         i
         for i, x in enumerate(candles["x"])
         if axes["time"][0] < x + ":59" and x <= axes["time"][1]
     ]
-    assert 0 < len(visible) < len(candles["x"]) / 2
     low = min(candles["low"][i] for i in visible)
     high = max(candles["high"][i] for i in visible)
     margin = 0.04 * (high - low)
@@ -1226,13 +1259,9 @@ def test_a_zoom_lasts_from_row_to_row_and_in_other_colours(visitor, polygon):
     visitor.expect_detail("PEGY")
     visitor.expect_candles(len(polygon.bars_of("PEGY", SAMPLE_DAY)))
     assert visitor.evaluate(AXES)["time"] == time_range
-    ground = visitor.evaluate("document.getElementById('day-chart').layout.paper_bgcolor")
+    ground = visitor.evaluate(GROUND)
     visitor.page.emulate_media(color_scheme="dark")
-    wait_until(
-        lambda: (
-            visitor.evaluate("document.getElementById('day-chart').layout.paper_bgcolor") != ground
-        )
-    )
+    wait_until(lambda: visitor.evaluate(GROUND) != ground)
     assert visitor.evaluate(AXES)["time"] == time_range
     visitor.press("ArrowLeft")
     visitor.expect_day(DAY_BEFORE)
@@ -1249,88 +1278,74 @@ def test_the_old_chart_stays_until_the_new_one_is_there(visitor, polygon):
     visitor.choose("BA")
     visitor.expect("#day-chart-box .loading").to_be_visible()
     visitor.expect("#day-chart").to_have_attribute("data-ticker", "AVGO")
-    visitor.expect('#day-chart path.box:not([d="M0,0Z"])').to_have_count(len(sent))
+    visitor.expect(CANDLES).to_have_count(len(sent))
     polygon.answering.set()
     visitor.expect_candles(len(polygon.bars_of("BA", date)))
-
-
-def test_early_closes_are_shaded_from_one_o_clock(visitors, tmp_path):
-    market = {"2024-11-29": [("TINY", 3, 1.5)]}
-    flat_files = write_flat_files(tmp_path / "csv", market)
-    table = build_table(flat_files, tmp_path / "table.pkl")
-    bar = {"o": 1, "h": 2, "l": 1, "c": 1.5, "v": 300, "vw": 1.4, "n": 3}
-    with FakePolygon(flat_files) as polygon:
-        polygon.bars["TINY", "2024-11-29"] = [{"t": new_york_time("2024-11-29", 600), **bar}]
-        with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
-            visitor = visitors(gui.url).open("/chart?ticker=TINY&date=2024-11-29")
-            visitor.trace("day-chart", name="price")
-            shapes = visitor.evaluate(CHART, "day-chart")["shapes"]
-            assert [shape["x0"][11:16] for shape in shapes] == ["04:00", "13:00"]
-            visitor.context.close()
 
 
 def test_the_previous_close_is_a_line_on_the_candles(visitor):
     close = read_days(SAMPLE_MARKET)["VTAK", DAY_BEFORE].close
     visitor.open().choose("VTAK")
-    visitor.expect_chart("day-chart")
-    traces = visitor.evaluate(CHART, "day-chart")["traces"]
-    (line,) = (trace for trace in traces if trace["name"].startswith("previous close"))
+    line = visitor.trace("day-chart", name=f"previous close {price(close)}")
     assert line["y"] == [close, close]
 
 
 # Requests that cost.
 
 
-def bar_requests(polygon):
-    return [request.path.split("/")[4] for request in polygon.requests]
-
-
 def test_rows_that_are_passed_by_cost_no_request(visitors, served, polygon):
-    visitor, date = visitors(served.url), "2024-08-21"
+    visitor = visitors(served.url)
     visitor.page.clock.install(time=0)
-    visitor.open(f"/?date={date}&threshold=-99")
+    visitor.open("/?date=2024-09-20")
     visitor.page.clock.pause_at(60_000)
-    tickers = visitor.page.locator("#anomalies tr[data-ticker]").evaluate_all(
-        "rows => rows.slice(0, 10).map((row) => row.dataset.ticker)"
-    )
-    for ticker in tickers:
+    for ticker in ("QQQ", "SWN", "VZ", "NAN"):
         visitor.press("ArrowDown")
         visitor.expect_detail(ticker)
-        visitor.page.clock.run_for(250)
+        visitor.page.clock.run_for(240)
     visitor.page.clock.resume()
-    visitor.expect_candles(len(polygon.bars_of(ticker, date)))
-    assert bar_requests(polygon) == [tickers[0], tickers[9]]
+    visitor.expect_candles(len(polygon.bars_of("NAN", "2024-09-20")))
+    visitor.expect("#detail .after").to_contain_text("What came after:")
+    # Nobody had passed a row before the first: its bars are asked for at once.
+    assert visitor.tickers_asked_for("/api/bars") == ["QQQ", "NAN"]
+    assert visitor.tickers_asked_for("/api/after") == ["NAN"]
 
 
 @pytest.fixture
-def limited(visitors, sample_table, polygon):
-    """A visitor whom Polygon has just refused a request for two seconds; the list's tickers."""
-    polygon.answer = RATE_LIMIT._replace(headers={"Retry-After": "2"})
-    with running_gui(sample_table, polygon.url, POLYGON_API_KEY=KEY) as gui:
-        visitor = visitors(gui.url).open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
-        visitor.bars_message()
-        polygon.answer = None
-        yield visitor
-        visitor.refusals.clear()
-        visitor.context.close()
+def limited(visitors, served, polygon):
+    """A visitor who may ask for VTAK's bars again in two seconds. Their clock is stopped."""
+    visitor = visitors(served.url)
+    refusal = {"status": 429, "json": {"error": "Too many requests.", "retry_after": 2}}
+    visitor.page.route("**/api/bars?*", lambda route: route.fulfill(**refusal), times=1)
+    visitor.page.clock.install(time=0)
+    visitor.page.clock.pause_at(60_000)
+    visitor.open("/?ticker=VTAK")
+    visitor.page.clock.run_for(100)
+    assert visitor.bars_message() == "Too many requests."
+    visitor.assert_refused("/api/bars")
+    return visitor
 
 
 def test_a_reached_limit_counts_down_and_tries_again_by_itself(limited, polygon):
-    limited.expect("#day-chart-box .countdown").to_contain_text(re.compile(r"in [12] s\."))
+    countdown = limited.page.locator("#day-chart-box .countdown")
+    expect(countdown).to_have_text("Trying again in 2 s.")
+    limited.page.clock.run_for(1000)
+    expect(countdown).to_have_text("Trying again in 1 s.")
+    limited.page.clock.run_for(999)
+    assert limited.tickers_asked_for("/api/bars") == ["VTAK"]
+    limited.page.clock.resume()
     limited.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
-    assert bar_requests(polygon) == ["VTAK", "VTAK"]
+    assert limited.tickers_asked_for("/api/bars") == ["VTAK", "VTAK"]
 
 
 def test_after_a_limit_bars_wait_until_a_row_was_chosen_for_a_second(limited, polygon):
-    limited.expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
-    polygon.requests.clear()
-    limited.page.clock.install()
     for ticker in ("PEGY", "NFLX", "JDZG"):
         limited.press("ArrowDown")
         limited.expect_detail(ticker)
-        limited.page.clock.run_for(500)
+        limited.page.clock.run_for(999)
+    assert limited.tickers_asked_for("/api/bars") == ["VTAK"]
+    limited.page.clock.resume()
     limited.expect_candles(len(polygon.bars_of("JDZG", SAMPLE_DAY)))
-    assert bar_requests(polygon) == ["JDZG"]
+    assert limited.tickers_asked_for("/api/bars") == ["VTAK", "JDZG"]
 
 
 ARTICLE = {
@@ -1342,7 +1357,7 @@ ARTICLE = {
 }
 
 
-def test_headlines_are_asked_for_by_a_click_alone(visitor, polygon):
+def test_headlines_are_asked_for_by_a_click_and_only_once(visitor, polygon):
     odd = {
         "title": "Second",
         "published_utc": f"{SAMPLE_DAY}T14:00:00Z",
@@ -1351,39 +1366,37 @@ def test_headlines_are_asked_for_by_a_click_alone(visitor, polygon):
     polygon.articles = {"VTAK": [ARTICLE, odd]}
     visitor.open().choose("VTAK")
     visitor.expect_chart("day-chart")
-    asked = len(polygon.requests)
     button = visitor.page.locator(".headlines-button")
     button.click()
     items = visitor.page.locator(".headlines li")
-    expect(items).to_have_text(
-        ["10-18 09:05 VTAK <b>rises</b> The Wire", re.compile("10-18 10:00 Second")]
-    )
+    expect(items).to_have_text(["10-18 09:05 VTAK <b>rises</b> The Wire", "10-18 10:00 Second"])
     expect(items.locator("a")).to_have_count(1)
     expect(items.locator("a")).to_have_attribute("href", "https://example.com/1")
     visitor.expect(".headlines").to_contain_text("A headline is not a cause.")
     button.click(force=True)
-    assert len(polygon.requests) == asked + 1
     polygon.articles = {}
     visitor.choose("PEGY")
     visitor.expect(".headlines").to_be_hidden()
     visitor.page.locator(".headlines-button").click()
     visitor.expect(".headlines").to_contain_text("No headline on PEGY in Polygon's feed")
+    assert visitor.tickers_asked_for("/api/headlines") == ["VTAK", "PEGY"]
 
 
 # What went wrong is said, and nothing disagrees.
 
 
-def test_a_day_out_of_the_tables_range_leads_to_the_nearest(visitor):
+def test_a_day_outside_the_table_is_shown_with_a_link_to_the_nearest(visitor):
     visitor.open()
     visitor.page.locator("#date").fill("2031-01-02")
     visitor.expect("#list .message").to_contain_text("2031-01-02")
     visitor.page.locator("#list .message a").click()
     visitor.expect_day(SAMPLE_DAY)
-    assert visitor.refusals == [f"{visitor.url}/?date=2031-01-02"]
-    visitor.refusals.clear()
+    visitor.assert_refused("/")
 
 
-def test_a_dead_server_leaves_address_and_detail_in_agreement(visitors, sample_table, polygon):
+def test_when_the_server_is_gone_address_and_detail_stay_as_they_are(
+    visitors, sample_table, polygon
+):
     with running_gui(sample_table, polygon.url, POLYGON_API_KEY=KEY) as gui:
         visitor = visitors(gui.url).open().choose("VTAK")
         visitor.expect_chart("history-chart").expect_chart("day-chart")
@@ -1410,75 +1423,38 @@ def test_a_dead_server_leaves_address_and_detail_in_agreement(visitors, sample_t
 # Colours, motion, and the days of the history by keyboard.
 
 
-COLOR_CONTRASTS = """() => {
-    const channels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number);
-    const luminance = (color) => channels(color).map((value) => value / 255)
-        .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
-    const contrast = (a, b) => {
-        const [dark, bright] = [luminance(a), luminance(b)].sort((x, y) => x - y);
-        return (bright + 0.05) / (dark + 0.05);
-    };
-    const history = document.getElementById("history-chart");
-    const day = document.getElementById("day-chart");
-    const ground = history.layout.plot_bgcolor;
-    const candles = day.data.find(({ name }) => name === "price");
-    const border = getComputedStyle(document.getElementById("filter"));
-    return [
-        ...history.data[0].marker.color.map((color) => contrast(color, ground)),
-        contrast(candles.increasing.line.color, ground),
-        contrast(candles.decreasing.line.color, ground),
-        contrast(border.borderTopColor, border.backgroundColor),
-    ];
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_bars_candles_and_borders_stand_out_three_to_one(visitors, served, polygon, scheme):
-    visitor = visitors(served.url, color_scheme=scheme).open().choose("VTAK")
-    visitor.expect_chart("day-chart").expect_chart("history-chart")
-    assert min(visitor.evaluate(COLOR_CONTRASTS)) >= 3
-
-
-def test_rising_candles_are_hollow_and_falling_ones_filled(visitor):
+def test_candles_and_volume_are_hollow_where_the_price_rose_else_filled(visitor, polygon):
     visitor.open().choose("VTAK")
     candles = visitor.trace("day-chart", name="price")
-    ground = visitor.evaluate("document.getElementById('day-chart').layout.plot_bgcolor")
-    assert candles["increasing"]["fillcolor"] == ground
-    assert candles["decreasing"]["fillcolor"] == candles["decreasing"]["line"]["color"]
-
-
-def test_volume_bars_are_hollow_and_filled_like_the_candles_above_them(visitor, polygon):
-    visitor.open().choose("VTAK")
-    candles = visitor.trace("day-chart", name="price")
-    marker = visitor.trace("day-chart", name="volume")["marker"]
-    ground = visitor.evaluate("document.getElementById('day-chart').layout.plot_bgcolor")
+    volume = visitor.trace("day-chart", name="volume")["marker"]
+    ground = visitor.evaluate(GROUND)
     up, down = (candles[name]["line"]["color"] for name in ("increasing", "decreasing"))
-    fallen = [bar["c"] < bar["o"] for bar in polygon.bars_of("VTAK", SAMPLE_DAY)]
-    assert {True, False} == set(fallen)
-    assert marker["color"] == [down if falls else ground for falls in fallen]
-    assert marker["line"]["color"] == [down if falls else up for falls in fallen]
+    assert len({up, down, ground}) == 3
+    assert candles["increasing"]["fillcolor"] == ground
+    assert candles["decreasing"]["fillcolor"] == down
+    fell = [bar["c"] < bar["o"] for bar in polygon.bars_of("VTAK", SAMPLE_DAY)]
+    assert volume["color"] == [down if bar_fell else ground for bar_fell in fell]
+    assert volume["line"]["color"] == [down if bar_fell else up for bar_fell in fell]
 
 
-def test_forced_colours_show_the_chosen_row(visitors, served):
-    visitor = visitors(served.url, forced_colors="active").open("/?ticker=VTAK")
+def test_forced_colours_show_the_chosen_row(visitor):
+    visitor.page.emulate_media(forced_colors="active")
+    visitor.open("/?ticker=VTAK")
     grounds = visitor.page.locator("#anomalies tr[data-ticker]").evaluate_all(
         "rows => rows.slice(0, 2).map((row) => getComputedStyle(row).backgroundColor)"
     )
     assert grounds[0] != grounds[1]
 
 
-def test_reduced_motion_stops_what_turns(visitors, served, polygon):
+def test_with_reduced_motion_the_loading_sign_does_not_turn(visitor, polygon):
     polygon.answering.clear()
-    visitor = visitors(served.url, reduced_motion="reduce")
+    visitor.page.emulate_media(reduced_motion="reduce")
     visitor.open("/?date=2024-08-22&ticker=AAPL")
     visitor.expect("#day-chart-box .loading").to_be_visible()
-    assert (
-        visitor.evaluate(
-            "getComputedStyle(document.querySelector('.loading'), '::before').animationName"
-        )
-        == "none"
-    )
+    motion = "getComputedStyle(document.querySelector('.loading'), '::before').animationName"
+    assert visitor.evaluate(motion) == "none"
+    visitor.page.emulate_media(reduced_motion="no-preference")
+    assert visitor.evaluate(motion) == "turn"
 
 
 def test_the_days_of_the_history_are_reached_by_keyboard(visitor):
@@ -1492,11 +1468,9 @@ def test_the_days_of_the_history_are_reached_by_keyboard(visitor):
     visitor.expect_day(SAMPLE_DAY)
     visitor.press("Enter")
     visitor.expect_day("2024-10-16").expect_detail("VTAK")
-    cursor = "getComputedStyle(document.querySelector('#history-chart .nsewdrag')).cursor"
-    assert visitor.evaluate(cursor) == "pointer"
 
 
-def test_the_history_is_one_three_or_twelve_months_or_all(visitor):
+def test_buttons_set_how_many_days_the_history_shows_of_any_ticker(visitor):
     visitor.open().choose("VTAK")
     assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS
     visitor.page.locator('.history-lengths button[data-sessions="20"]').click()
@@ -1507,19 +1481,17 @@ def test_the_history_is_one_three_or_twelve_months_or_all(visitor):
     wait_until(lambda: visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS)
 
 
-def test_the_list_can_be_taken_along_as_csv(visitor, sample_table):
+def test_the_list_can_be_downloaded_as_csv(visitor):
     visitor.open()
     visitor.page.locator("#filter").fill("aa")
     visitor.expect("#csv").to_have_attribute("href", re.compile("filter=aa"))
     with visitor.page.expect_download() as download:
         visitor.page.locator("#csv").click()
     lines = download.value.path().read_text().splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == [
-        ticker for ticker in found(sample_table) if "AA" in ticker.upper()
-    ]
+    assert [line.split(",")[0] for line in lines[1:]] == ["AAP", "AAA", "AAp"]
 
 
-# The facts: record, marks, tide, further filters, what came after.
+# Record, marks, tide, further filters, what came after.
 
 
 FILTERS = [
@@ -1531,7 +1503,7 @@ FILTERS = [
 
 
 def set_filter(visitor, name, value):
-    """Open the panel of further filters and set one there."""
+    """Open the panel of further filters and set one of them."""
     if not visitor.evaluate("document.getElementById('filters').open"):
         visitor.page.locator("#filters-summary").click()
     if name == "skip":
@@ -1609,8 +1581,10 @@ def test_the_record_is_filtered_by_choice_or_by_any_number_in_the_address(visito
 
 def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     visitor.open()
-    for name, value in (("min_price", "2"), ("skip", "split"), ("skip", "thin")):
+    wanted = [("min_price", "2"), ("skip", "split"), ("skip", "thin")]
+    for count, (name, value) in enumerate(wanted, 1):
         set_filter(visitor, name, value)
+        visitor.expect("#filters-summary").to_have_text(f"More filters: {count}")
     options = ["--min-price", "2", "--skip", "split,thin"]
     visitor.expect_tickers(found(sample_table, SAMPLE_DAY, *options))
     filters = {"min_price": "2", "skip": "split,thin"}
@@ -1629,8 +1603,7 @@ def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     assert visitor.query() == {**state, "ticker": first}
     for link in (".own-page", "#csv"):
         address = visitor.page.locator(link).get_attribute("href")
-        query = {name: text for name, (text,) in parse_qs(urlsplit(address).query).items()}
-        assert {name: query.get(name) for name in state} == state
+        assert parameters(address).items() >= state.items()
     visitor.page.locator(".own-page").click()
     visitor.expect("#all-anomalies").to_be_visible()
     visitor.press("Escape")
@@ -1666,7 +1639,7 @@ def test_the_further_filters_are_reached_and_left_by_keyboard(visitor, sample_ta
     visitor.expect("#filters-summary").to_have_text("More filters: 2")
 
 
-def test_a_number_that_is_none_asks_the_server_nothing(visitor, sample_table):
+def test_an_invalid_number_is_not_sent_to_the_server(visitor, sample_table):
     visitor.open()
     set_filter(visitor, "min_trades", "-5")
     set_filter(visitor, "min_price", "2")
@@ -1674,7 +1647,7 @@ def test_a_number_that_is_none_asks_the_server_nothing(visitor, sample_table):
     assert visitor.query() == {"min_price": "2"}
 
 
-def test_what_came_after_is_told_beside_the_ticker(visitor):
+def test_the_detail_says_what_came_after(visitor):
     visitor.open("/?date=2024-09-20").choose("SWN")
     # Closes: 6.86; 6.94 and 7.14 one and five days later; on 2024-09-30, its last day, 7.20.
     visitor.expect("#detail .after").to_have_text(
@@ -1692,10 +1665,11 @@ def test_what_came_after_is_told_beside_the_ticker(visitor):
 def test_neither_list_nor_charts_wait_for_what_came_after(visitor, polygon):
     held = []
     visitor.page.route("**/api/after?*", lambda route: held.append(route))
-    visitor.open("/?date=2024-09-20").choose("SWN")
+    visitor.open("/?date=2024-09-20")
+    with visitor.page.expect_request("**/api/after?*"):
+        visitor.choose("SWN")
     visitor.expect_candles(len(polygon.bars_of("SWN", "2024-09-20")))
     visitor.expect_chart("history-chart")
-    wait_until(lambda: visitor.evaluate("1") and held)
     visitor.expect("#detail .after").to_have_text("")
     before = visitor.evaluate(BOXES)
     held[0].continue_()
@@ -1712,31 +1686,11 @@ def test_a_fault_of_what_came_after_is_one_line(visitor, polygon):
     )
     visitor.expect_candles(len(polygon.bars_of("SWN", "2024-09-20")))
     visitor.expect("#notice").to_be_empty()
-    assert len(visitor.refusals) == 1
-    visitor.refusals.clear()
+    visitor.assert_refused("/api/after")
 
 
-def test_a_ticker_that_is_passed_by_is_not_asked_what_came_after(visitors, served, polygon):
-    visitor, asked = visitors(served.url), []
-    visitor.page.on(
-        "request", lambda request: "/api/after" in request.url and asked.append(request)
-    )
-    visitor.page.clock.install(time=0)
-    visitor.open("/?date=2024-09-20")
-    visitor.page.clock.pause_at(60_000)
-    for ticker in ("QQQ", "SWN", "VZ"):
-        visitor.press("ArrowDown")
-        visitor.expect_detail(ticker)
-        visitor.page.clock.run_for(100)
-    visitor.page.clock.resume()
-    visitor.expect("#detail .after").to_contain_text("What came after:")
-    assert [parse_qs(urlsplit(request.url).query)["ticker"] for request in asked] == [["VZ"]]
-
-
-@pytest.mark.parametrize("width", [960, 1280, 1440])
-def test_the_charts_stay_where_they_are_from_row_to_row(visitors, served, polygon, width):
-    visitor = visitors(served.url, viewport={"width": width, "height": 800})
-    places = set()
+def test_the_charts_stay_where_they_are_from_row_to_row(visitor):
+    positions = {width: set() for width in (960, 1280, 1440)}
     for date, tickers in (
         (SAMPLE_DAY, ["VTAK", "BIVI", "AAp"]),
         ("2024-09-20", ["NKLA", "AACIU"]),
@@ -1745,29 +1699,23 @@ def test_the_charts_stay_where_they_are_from_row_to_row(visitors, served, polygo
         for ticker in tickers:
             visitor.choose(ticker)
             visitor.expect("#detail .after").to_contain_text("What came after:")
-            visitor.expect_chart("day-chart").expect_chart("history-chart")
-            places.add(str(visitor.evaluate(BOXES)[3:]))
-    assert len(places) == 1
+            for width in positions:
+                visitor.resize(width)
+                positions[width].add(str(visitor.evaluate(BOXES)[3:]))
+    assert [len(boxes) for boxes in positions.values()] == [1, 1, 1]
 
 
-def test_the_wheel_zooms_the_candles_and_elsewhere_scrolls(visitors, served, polygon):
-    visitor = visitors(served.url, viewport={"width": 1280, "height": 600})
+def test_the_wheel_zooms_the_candles_and_elsewhere_scrolls(visitor, polygon):
+    visitor.resize(1280, 760)  # here the detail is scrolled, but some of the history is in sight
     visitor.open().choose("VTAK").expect_candles(len(polygon.bars_of("VTAK", SAMPLE_DAY)))
     visitor.expect_chart("history-chart")
-    visitor.page.evaluate(
-        """() => {
-            window.scrolled = new Promise((resolve) =>
-                document.getElementById("detail").addEventListener("scrollend", resolve));
-        }"""
-    )
+    scroll = "document.getElementById('detail').scrollTop"
+    history = visitor.page.locator("#history-chart .nsewdrag").first.bounding_box()
+    visitor.page.mouse.move(history["x"] + 20, history["y"] + 5)
+    visitor.page.mouse.wheel(0, 40)
+    wait_until(lambda: visitor.evaluate(scroll) == 40)
     area = visitor.page.locator("#day-chart .nsewdrag").first.bounding_box()
     visitor.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + 40)
     visitor.page.mouse.wheel(0, -200)
-    zoomed = "document.getElementById('day-chart').layout.xaxis.range[0] > '2024-10-18 04:01'"
-    wait_until(lambda: visitor.evaluate(zoomed))
-    assert visitor.evaluate("document.getElementById('detail').scrollTop") == 0
-    words = visitor.page.locator(".words").bounding_box()
-    visitor.page.mouse.move(words["x"] + 20, words["y"] + 5)
-    visitor.page.mouse.wheel(0, 100)
-    visitor.evaluate("window.scrolled.then(() => true)")
-    assert visitor.evaluate("document.getElementById('detail').scrollTop") > 0
+    wait_until(lambda: visitor.evaluate(AXES)["time"][0] > f"{SAMPLE_DAY} 04:01")
+    assert visitor.evaluate(scroll) == 40
