@@ -757,7 +757,7 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
     assert table["B"]["2019-08-13"]["trades"] == 3
     warning, _ = result.stderr.splitlines()
     assert warning.startswith(
-        "warning: flat/2019-08-12.csv: 1 rows say another day, first 2019-08-13"
+        "warning: flat/2019-08-12.csv: the day in the name is used, although 1 rows say another, "
     )
 
 
@@ -959,9 +959,9 @@ BAD_LINE_3 = {
     "a quote that is not closed": (GOOD.replace("B,", '"B,'), "unexpected end of data"),
 }
 BAD_FILE = {
-    "empty": (b"", "its columns: none"),
-    "empty lines": (b"\n\n", "its columns: none"),
-    "no header": (GOOD.partition("\n")[2], "its columns: A, 1000, 2.5"),
+    "empty": (b"", "it has none"),
+    "empty lines": (b"\n\n", "it has none"),
+    "no header": (GOOD.partition("\n")[2], "it has A, 1000, 2.5"),
     "no column transactions": (
         GOOD.replace("transactions", "n"),
         "transactions",
@@ -969,10 +969,13 @@ BAD_FILE = {
     ),
     "two columns missing": (
         GOOD.replace("close", "Close").replace("ticker", "T"),
-        "no single column ticker, close; ",
+        "must have each of these columns once: ticker, close; ",
     ),
-    "a column twice": (GOOD.replace("open", "close"), "no single column close; "),
-    "semicolons": (GOOD.replace(",", ";"), "its columns: ticker;volume"),
+    "a column twice": (
+        GOOD.replace("open", "close"),
+        "must have each of these columns once: close; ",
+    ),
+    "semicolons": (GOOD.replace(",", ";"), "it has ticker;volume"),
     "a name in the header quoted in part": (GOOD.replace("ticker", '"tick"er'), "line 1"),
     "a stray quote in the header": (GOOD.replace("transactions", 'tran"sactions'), "transactions"),
     "a quote in the header that is not closed": (f'"{GOOD}', "line 1: unexpected end"),
@@ -1118,7 +1121,9 @@ def test_a_gz_that_is_cut_short_is_refused(refuse, length):
 
 def test_an_empty_gz_is_refused(refuse):
     write_between_good_files(b"", ".csv.gz")
-    refuse("flat/2024-08-02.csv.gz: no single column ticker, ", "its columns: none")
+    refuse(
+        "flat/2024-08-02.csv.gz: it must have each of these columns once: ticker, ", "it has none"
+    )
 
 
 @pytest.mark.parametrize(

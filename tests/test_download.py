@@ -21,20 +21,8 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 
 import pytest
-from fakes.market import (
-    BEFORE_END_OF_DAY,
-    NO_KEY,
-    NOT_ENTITLED,
-    TIMEFRAME,
-    TOO_MANY,
-    UNKNOWN_KEY,
-    FakeMarket,
-    answered,
-    grouped,
-    respond,
-    row,
-    sent,
-)
+from fakes.market import FakeMarket, grouped, row, sent
+from fakes.server import RATE_LIMIT, REFUSALS, answered, send
 from helpers.flat_files import HEADER, flat_text, write_bytes, write_flat_files
 from helpers.gui import KEY
 from helpers.markets import DAYS, MARKET, rows_by_day
@@ -46,6 +34,10 @@ NEXT_MONDAY = "2024-08-12"
 OLD = b"the old table"
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+def too_many(**headers):
+    return answered(RATE_LIMIT.body, 429, **headers)
 
 
 class Clock:
@@ -158,7 +150,7 @@ def test_a_holiday_leaves_no_file(market, clock):
 
 
 def test_a_day_without_results_is_a_holiday_only_if_it_counts_none(market, clock):
-    market.faults = [answered(200, {"resultsCount": 0, "results": [], "status": "OK"})]
+    market.faults = [answered({"resultsCount": 0, "results": [], "status": "OK"})]
     assert download(market, THURSDAY).returncode == 0
     assert names_there() == files_of([FRIDAY])
 
@@ -174,7 +166,7 @@ def test_each_morning_without_a_new_day_it_builds_and_says_so(market, clock):
 
 def test_a_next_call_asks_only_for_what_is_missing(market, clock, old_table):
     market.faults = [None, None]
-    market.faults += [answered(500)] * 9
+    market.faults += [answered(status=500)] * 9
     assert_refused(download(market, MONDAY), WEDNESDAY)
     assert names_there() == files_of([MONDAY, TUESDAY])
     market.faults, market.asked = [], []
@@ -203,7 +195,7 @@ def test_a_next_call_asks_only_for_what_is_missing(market, clock, old_table):
 def test_a_day_is_over_at_midnight_in_new_york(market, clock, now, last):
     clock.now = datetime.fromisoformat(now).replace(tzinfo=timezone.utc)
     first = (clock.now - timedelta(days=7)).date().isoformat()
-    market.always = lambda handler: respond(handler, 200, grouped([row("A", 1, 1)]))
+    market.always = lambda handler: send(handler, answered(grouped([row("A", 1, 1)])))
     assert download(market, first).returncode == 0
     assert market.asked[-1] == last
 
@@ -359,13 +351,13 @@ def test_a_row_that_cannot_be_used_is_left_out_and_the_day_is_not(market, clock,
     raw = unsound if isinstance(unsound, bytes) else json.dumps(unsound).encode()
     good = json.dumps(row("AAA", 5, 2)).encode()
     body = b'{"resultsCount": 3, "results": [%s, %s, %s]}' % (raw, good, raw)
-    market.faults = [answered(200, body)]
+    market.faults = [answered(body)]
     result = download(market, FRIDAY)
     assert result.returncode == 0, result.stderr
     assert [line.split(",")[0] for line in file_lines(FRIDAY)] == ["ticker", "AAA", ""]
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1
-    assert warnings[0].startswith("warning: 2 downloaded rows left out")
+    assert warnings[0].startswith("warning: 2 downloaded rows are left out")
     assert warnings[0].endswith(f" on {FRIDAY}")
     assert warnings[0].isprintable()
 
@@ -376,8 +368,8 @@ def test_rows_left_out_of_all_days_make_one_warning(market, clock):
     result = download(market, MONDAY)
     assert result.returncode == 0
     assert result.stderr.splitlines()[0] == (
-        "warning: 3 downloaded rows left out: they lack a printable ticker, a number of trades "
-        "or a price, first BAD on 2024-08-06"
+        "warning: 3 downloaded rows are left out, because a value is missing or not "
+        "valid; the first is BAD on 2024-08-06"
     )
 
 
@@ -410,10 +402,10 @@ def test_a_free_key_gets_five_requests_a_minute_and_all_days(market, clock):
     def limit(handler):
         recent = [time for time in times if clock.now - time < timedelta(seconds=60)]
         if len(recent) >= 5:
-            respond(handler, 429, TOO_MANY)
+            send(handler, too_many())
         else:
             times.append(clock.now)
-            respond(handler, 200, grouped([row("A", 1, 1)]))
+            send(handler, answered(grouped([row("A", 1, 1)])))
 
     market.always = limit
     result = download(market, MONDAY)
@@ -426,9 +418,9 @@ def test_a_free_key_gets_five_requests_a_minute_and_all_days(market, clock):
 def test_after_a_429_it_waits_until_the_minute_is_over(market, clock):
     def slow(handler):
         clock.now += timedelta(seconds=17.5)
-        respond(handler, 200, grouped([row("A", 1, 1)]))
+        send(handler, answered(grouped([row("A", 1, 1)])))
 
-    market.faults = [slow, slow, answered(429, TOO_MANY)]
+    market.faults = [slow, slow, too_many()]
     assert download(market, MONDAY).returncode == 0
     assert clock.waits == [25]  # 60 - 2 * 17.5
 
@@ -436,7 +428,7 @@ def test_after_a_429_it_waits_until_the_minute_is_over(market, clock):
 def test_a_clock_that_is_put_back_does_not_prolong_the_wait(market, clock):
     def put_back(handler):
         clock.now -= timedelta(hours=3)
-        respond(handler, 429, TOO_MANY)
+        send(handler, too_many())
 
     market.faults = [put_back]
     assert download(market, MONDAY).returncode == 0
@@ -447,7 +439,7 @@ def test_a_clock_that_is_put_back_does_not_prolong_the_wait(market, clock):
     ("retry_after", "seconds"), [("7", 7), ("0", 1), ("3600", 3600), ("soon", 60), ("-5", 60)]
 )
 def test_after_a_429_it_waits_as_retry_after_says(market, clock, retry_after, seconds):
-    market.faults = [None, answered(429, TOO_MANY, Retry_After=retry_after)]
+    market.faults = [None, too_many(Retry_After=retry_after)]
     assert download(market, MONDAY).returncode == 0
     assert clock.waits == [seconds]
     assert market.asked == [MONDAY, TUESDAY, *WEEK[1:]]
@@ -455,27 +447,27 @@ def test_after_a_429_it_waits_as_retry_after_says(market, clock, retry_after, se
 
 def test_retry_after_may_be_a_time(market, clock):
     until = format_datetime(clock.now + timedelta(seconds=42), usegmt=True)
-    market.faults = [answered(429, TOO_MANY, Retry_After=until)]
+    market.faults = [too_many(Retry_After=until)]
     assert download(market, MONDAY).returncode == 0
     assert clock.waits == [42]
 
 
 def test_it_does_not_wait_for_hours(market, clock, old_table):
-    market.faults = [None, answered(429, TOO_MANY, Retry_After="3601")]
+    market.faults = [None, too_many(Retry_After="3601")]
     assert_refused(download(market, MONDAY), TUESDAY, "limit of requests")
     assert (clock.waits, names_there()) == ([], files_of([MONDAY]))
 
 
 def test_a_limit_that_never_ends_ends_the_download(market, clock, old_table):
     market.faults = [None]
-    market.always = answered(429, TOO_MANY)
+    market.always = too_many()
     assert_refused(download(market, MONDAY), TUESDAY, "limit of requests")
     assert clock.waits == [60] * 5
     assert (old_table.read_bytes(), names_there()) == (OLD, files_of([MONDAY]))
 
 
 def test_limits_between_answers_are_not_counted_together(market, clock):
-    market.faults = [answered(429), answered(429), answered(429), None] * 5
+    market.faults = [answered(status=429), answered(status=429), answered(status=429), None] * 5
     assert download(market, MONDAY).returncode == 0
     assert clock.waits == [60] * 15
 
@@ -484,13 +476,13 @@ def test_limits_between_answers_are_not_counted_together(market, clock):
 
 
 def in_gzip(raw):
-    return answered(200, raw, Content_Encoding="gzip")
+    return answered(raw, Content_Encoding="gzip")
 
 
 def deep_nesting(handler):
     """A fault. Garbage of other tests whose finalizers would fail at such a depth goes first."""
     gc.collect()
-    respond(handler, 200, b"[" * 100_000)
+    send(handler, answered(b"[" * 100_000))
 
 
 GOOD = json.dumps(grouped([row(f"T{i}", i, 1) for i in range(1, 500)])).encode()
@@ -498,10 +490,10 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(GOOD)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 NONSENSE, NO_CONNECTION, IN_TROUBLE = "makes no sense", "cannot be reached", "in trouble"
 FAULTS = {
-    "500": (answered(500), IN_TROUBLE),
-    "502": (answered(502, b"<html>"), IN_TROUBLE),
-    "503 with Retry-After": (answered(503, b"", Retry_After="99999"), IN_TROUBLE),
-    "599": (answered(599), IN_TROUBLE),
+    "500": (answered(status=500), IN_TROUBLE),
+    "502": (answered(b"<html>", 502), IN_TROUBLE),
+    "503 with Retry-After": (answered(status=503, Retry_After="99999"), IN_TROUBLE),
+    "599": (answered(status=599), IN_TROUBLE),
     "nothing": (sent(b""), NO_CONNECTION),
     "no HTTP": (sent(b"hello\r\n\r\n"), NO_CONNECTION),
     "half a header": (sent(b"HTTP/1.1 200 OK\r\nContent-Le"), NONSENSE),
@@ -514,22 +506,22 @@ FAULTS = {
     "gzip cut": (in_gzip(gzip.compress(GOOD)[:-20]), NONSENSE),
     "gzip damaged": (in_gzip(gzip.compress(GOOD)[:40] + bytes(200)), NONSENSE),
     "no gzip": (in_gzip(GOOD), NONSENSE),
-    "gzip in gzip": (answered(200, GOOD, Content_Encoding="gzip, gzip"), NONSENSE),
-    "another packing": (answered(200, GOOD, Content_Encoding="br"), NONSENSE),
-    "empty": (answered(200), NONSENSE),
-    "half": (answered(200, GOOD[:-100]), NONSENSE),
-    "a page": (answered(200, b"<html>Maintenance</html>"), NONSENSE),
-    "a list": (answered(200, []), NONSENSE),
-    "a number": (answered(200, 5), NONSENSE),
-    "null": (answered(200, None), NONSENSE),
+    "gzip in gzip": (answered(GOOD, Content_Encoding="gzip, gzip"), NONSENSE),
+    "another packing": (answered(GOOD, Content_Encoding="br"), NONSENSE),
+    "empty": (answered(), NONSENSE),
+    "half": (answered(GOOD[:-100]), NONSENSE),
+    "a page": (answered(b"<html>Maintenance</html>"), NONSENSE),
+    "a list": (answered([]), NONSENSE),
+    "a number": (answered(5), NONSENSE),
+    "null": (answered(None), NONSENSE),
     "a deep nesting": (deep_nesting, NONSENSE),
-    "results null": (answered(200, {**grouped([]), "results": None}), NONSENSE),
-    "results a dict": (answered(200, {"resultsCount": 1, "results": {"T": "A"}}), NONSENSE),
-    "results a text": (answered(200, {"resultsCount": 1, "results": "AAA"}), NONSENSE),
-    "no results, no count": (answered(200, {"status": "OK"}), NONSENSE),
-    "no results, but a count": (answered(200, {"resultsCount": 9, "status": "OK"}), NONSENSE),
-    "empty results, but a count": (answered(200, {"resultsCount": 9, "results": []}), NONSENSE),
-    "no sound row": (answered(200, grouped([row("A", None, 1), row("B", 1, -1)])), NONSENSE),
+    "results null": (answered({**grouped([]), "results": None}), NONSENSE),
+    "results a dict": (answered({"resultsCount": 1, "results": {"T": "A"}}), NONSENSE),
+    "results a text": (answered({"resultsCount": 1, "results": "AAA"}), NONSENSE),
+    "no results, no count": (answered({"status": "OK"}), NONSENSE),
+    "no results, but a count": (answered({"resultsCount": 9, "status": "OK"}), NONSENSE),
+    "empty results, but a count": (answered({"resultsCount": 9, "results": []}), NONSENSE),
+    "no sound row": (answered(grouped([row("A", None, 1), row("B", 1, -1)])), NONSENSE),
 }
 
 
@@ -634,15 +626,15 @@ def test_an_answer_much_too_large_does_not_fill_the_memory(market, clock, packed
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        (answered(401, NO_KEY), "Polygon does not accept your key"),
-        (answered(401, UNKNOWN_KEY), "Polygon does not accept your key"),
-        (answered(401, f"who is {KEY}?".encode()), "Polygon does not accept your key"),
-        (answered(403, NOT_ENTITLED), "your Polygon plan does not include this day"),
-        (answered(403, b"\xff\0no"), "your Polygon plan does not include this day"),
-        (answered(403, TIMEFRAME), "your Polygon plan does not reach to this day"),
-        (answered(403, BEFORE_END_OF_DAY), "your Polygon plan does not have this day yet"),
-        (answered(404, b"404 page not found"), "its status is 404"),
-        (answered(301, b"", Location="http://localhost/"), "to which your key is not sent"),
+        (REFUSALS["no key"], "Polygon does not accept your key"),
+        (REFUSALS["unknown key"], "Polygon does not accept your key"),
+        (answered(f"who is {KEY}?".encode(), 401), "Polygon does not accept your key"),
+        (REFUSALS["not entitled"], "your Polygon plan does not include a day's data"),
+        (answered(b"\xff\0no", 403), "your Polygon plan does not include a day's data"),
+        (REFUSALS["timeframe"], "your Polygon plan does not reach to this day"),
+        (REFUSALS["today"], "your Polygon plan does not have this day yet"),
+        (answered(b"404 page not found", 404), "has status 404"),
+        (answered(status=301, Location="http://localhost/"), "which does not get your key"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -659,7 +651,7 @@ def test_a_refusal_is_one_sentence_and_final(market, clock, old_table, fault, se
 def test_the_key_goes_to_no_other_host(market, clock, status):
     with FakeMarket(market.days) as other:
         path = f"/v2/aggs/grouped/locale/us/market/stocks/{FRIDAY}?adjusted=false"
-        market.always = answered(status, b"", Location=f"{other.url}{path}&key={KEY}")
+        market.always = answered(status=status, Location=f"{other.url}{path}&key={KEY}")
         result = download(market, FRIDAY)
         assert_refused(result, "another address", "--api-url")
         assert KEY not in result.stderr
@@ -713,7 +705,7 @@ USAGE = {
     "until today": (["--download", MONDAY, "--until", "2024-08-10"], "New York is 2024-08-09"),
     "from today": (["--download", "2024-08-10"], "New York is 2024-08-09"),
     "in the wrong order": (["--download", FRIDAY, "--until", THURSDAY], "is after --until"),
-    "until alone": (["--until", FRIDAY], "without --download"),
+    "until alone": (["--until", FRIDAY], "need --download"),
     "no such day": (["--download", "2024-02-30"], "2024-02-30"),
     "a day as it is not written": (["--download", "5.8.2024"], "5.8.2024"),
     "a month": (["--download", "2024-08"], "2024-08"),
@@ -742,7 +734,7 @@ def test_an_address_that_is_none_ends_with_status_2(market, clock, url):
 
 def test_an_address_without_download_ends_with_status_2(market, market_folder):
     result = call(builder, "--api-url", market.url)
-    assert (result.returncode, "without --download" in result.stderr) == (2, True)
+    assert (result.returncode, "need --download" in result.stderr) == (2, True)
 
 
 def test_an_address_may_end_in_a_slash(market, clock):
@@ -881,7 +873,7 @@ def stopped(*args):
 builder.{step} = stopped
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 """
-    market.faults = [answered(429)] if step == "wait" else []
+    market.faults = [answered(status=429)] if step == "wait" else []
     process = subprocess.run(
         script_with(market, prepare),
         capture_output=True,
@@ -897,7 +889,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 def test_the_key_is_in_no_output_and_in_no_name(market, old_table):
     encoded = base64.b64encode(KEY.encode()).decode()
-    for fault in (answered(401, UNKNOWN_KEY), answered(302, b"", Location=f"//{KEY}/")):
+    for fault in (REFUSALS["unknown key"], answered(status=302, Location=f"//{KEY}/")):
         market.faults = [None, fault]
         options = ["--download", MONDAY, "--until", FRIDAY, "--api-url", market.url]
         result = run("build-lookup-table.py", *options)
@@ -949,7 +941,7 @@ builder.utc_now, builder.wait = (lambda: now[0]), wait
 
 
 def test_on_a_terminal_a_bar_says_how_many_minutes_are_left(market):
-    market.faults = [None, None, answered(429, b"", Retry_After="180")]
+    market.faults = [None, None, answered(status=429, Retry_After="180")]
     status, stdout, stderr = on_a_terminal(script_with(market, FROZEN))
     assert status == 0
     assert stdout.splitlines()[0] == "Starting to process files..."
@@ -963,7 +955,7 @@ def test_on_a_terminal_a_bar_says_how_many_minutes_are_left(market):
 
 
 def test_on_a_terminal_a_refusal_stands_on_a_line_of_its_own(market, old_table):
-    market.faults = [None, answered(401, UNKNOWN_KEY)]
+    market.faults = [None, REFUSALS["unknown key"]]
     status, _, stderr = on_a_terminal(script_with(market, FROZEN))
     assert status == 1
     assert stderr.splitlines()[-1].startswith(f"{TUESDAY} not downloaded: Polygon does not accept")
@@ -975,7 +967,7 @@ def test_a_line_a_day_is_there_as_soon_as_the_day_is(market, monkeypatch):
 
     def hold(handler):
         assert lines_are_read.wait(30)
-        respond(handler, 200, grouped([row("AAA", 1, 1)]))
+        send(handler, answered(grouped([row("AAA", 1, 1)])))
 
     market.faults = [None, hold]
     with subprocess.Popen(script_with(market), stdout=subprocess.PIPE) as process:

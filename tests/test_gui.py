@@ -2006,7 +2006,7 @@ def test_a_plain_pickle_is_refused_with_the_command_that_builds_a_table(tmp_path
     table.write_bytes(pickle.dumps(pickle.loads(sample_table.read_bytes())))
     client = gui.create_app(table, NO_POLYGON).test_client()
     text = sentence(client.get("/api/days"), 503)
-    assert text == f"{table} is no table of build-lookup-table.py: run it to make one"
+    assert text == f"{table} was not written by build-lookup-table.py: run it to make a table"
     assert_refused(call_gui("--table", table, "--port", 0), text)
 
 

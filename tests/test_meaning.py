@@ -341,7 +341,7 @@ def aftermath_line(row):
         return "-" if value is None else f"{value:.{decimals}f}"
 
     z_class = {3: "3-5", 5: "5-10", 10: "10-30", 30: "above 30"}[row["z_from"]]
-    # More than 3 standard errors off 50; two_se is 2 of them.
+    # More than 3 standard errors away from 50; two_se is 2 of them.
     is_marked = row["two_se"] is not None and abs(row["better"] - 50) > 3 * row["two_se"] / 2
     return (
         f"{row['horizon']:<6}{z_class:<10}{row['move']:<8}{row['cases']:>9,}"
@@ -372,12 +372,12 @@ def test_the_aftermath_marks_shares_over_three_errors_away_from_50(tmp_path):
 def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
     said = ["how often, not how much", "no entry price", "no costs", "not adjusted", "no index"]
     said += ["tickers that were gone", "suspected splits", "only tickers in the files", "no advice"]
-    text = long_pair.ask("--aftermath")
+    text = " ".join(long_pair.ask("--aftermath").split())
     assert [each for each in said if each not in text] == []
     assert "too few" not in text
     # 10 blocks of 20 days take more than 180 days.
     few = call(querier, "--aftermath", "--table", sample_table).stdout
-    assert few.splitlines()[-1].startswith("56 days are too few for an error")
+    assert few.splitlines()[-1].startswith("56 days are too few for ± 2 SE")
 
 
 def test_an_aftermath_before_the_first_day_is_refused(long_pair):
@@ -552,8 +552,8 @@ def test_a_plain_table_is_refused_where_its_missing_facts_are_needed(plain_pair,
     result = call(querier, *options, "--table", plain_pair.path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"{plain_pair.path} is a plain pickle, not a table with the facts that this needs: "
-        "run build-lookup-table.py to make one\n"
+        f"{plain_pair.path} is a plain pickle: --aftermath and --min-record need a table that "
+        "build-lookup-table.py wrote\n"
     )
 
 

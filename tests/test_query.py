@@ -303,7 +303,7 @@ def test_wrong_usage_ends_with_status_2_and_a_line_that_says_why(market_table, a
     ("arguments", "reason"),
     [
         ([LAST_DAY, DAYS[0]], "2024-08-08 is after 2024-08-01"),
-        ([], "name a DATE (YYYY-MM-DD), two of them, or a --ticker"),
+        ([], "give a DATE (YYYY-MM-DD) or two, --ticker T, or --aftermath"),
         (["--aftermath", "--limit", "5"], "--aftermath takes no --limit"),
         ([LAST_DAY, "--skip", "new,old"], "'old' is none of split, new, thin, stale, test"),
         (["2024-02-30"], "'2024-02-30' is not a date, write YYYY-MM-DD"),
@@ -873,7 +873,7 @@ def test_open_table_can_be_told_to_refuse_plain_tables(market_table):
     kinds = [querier.LookupTable]
     with pytest.raises(querier.TableError) as refused, querier.open_table("plain.pkl", kinds):
         pass
-    assert str(refused.value).startswith("plain.pkl is no table of build-lookup-table.py: run it")
+    assert str(refused.value).startswith("plain.pkl was not written by build")
     with querier.open_table(market_table, kinds) as table:
         assert table.window == 5
 
