@@ -263,7 +263,7 @@ def after_text(horizons):
     """What came after a ticker's day, in words. horizons are what read_after returns."""
     if horizons[0]["state"] == "unknown":
         return "not known yet: the table ends with this day"
-    if horizons[0]["state"] == "none":
+    if any(row["state"] == "none" for row in horizons):
         return "no change can be told: the close was 0"
     parts = []
     for row, name in zip(horizons, ("next day", "five days later", "twenty days later")):
@@ -1032,12 +1032,11 @@ def requested_options():
 def address_of(options, route="scanner", **changes):
     """The address of options with changes. Parameters that have their defaults are left out."""
     options = options._replace(**changes)
-    defaults = Options(order=SORT_COLUMNS[options.sort].order)._asdict()
-    parameters = {
-        name: skip_text(value) if name == "skip" else value
-        for name, value in options._asdict().items()
-        if value not in (None, defaults[name])
-    }
+    defaults = Options(order=SORT_COLUMNS[options.sort].order)
+    values, default_values = (
+        {**each._asdict(), "skip": skip_text(each.skip)} for each in (options, defaults)
+    )
+    parameters = {name: values[name] for name in values if values[name] != default_values[name]}
     return url_for(route, **parameters)
 
 

@@ -2701,3 +2701,16 @@ runpy.run_path({str(TOP / GUI)!r}, run_name="__main__")
     assert finished.stderr == b""
     assert finished.stdout.split() == [f"http://localhost:{port}".encode(), b"200"]
     assert finished.returncode == 130
+
+
+# Addresses and sentences.
+
+
+def test_the_link_that_clears_the_filters_names_none(client):
+    (link,) = parse(client.get("/?skip=thin&min_price=2")).find(id="clear-filters")
+    assert dict(parse_qsl(urlsplit(link["href"]).query, True)) == {"date": SAMPLE_DAY}
+
+
+def test_after_a_close_of_0_no_change_can_be_told_even_if_the_next_day_has_no_trades():
+    horizons = [{"state": state, "median": None} for state in ("gone", "none", "unknown")]
+    assert gui.after_text(horizons) == "no change can be told: the close was 0"
