@@ -1719,3 +1719,25 @@ def test_the_wheel_zooms_the_candles_and_elsewhere_scrolls(visitor, polygon):
     visitor.page.mouse.wheel(0, -200)
     wait_until(lambda: visitor.evaluate(AXES)["time"][0] > f"{SAMPLE_DAY} 04:01")
     assert visitor.evaluate(scroll) == 40
+
+
+# What the user does while a view or a chart loads.
+
+
+def hold(visitor, pattern):
+    """The list of requests for an address with the pattern; none is answered until it goes on."""
+    held = []
+    visitor.page.route(re.compile(pattern), lambda route: held.append(route))
+    return held
+
+
+def test_the_history_length_that_was_chosen_last_is_shown(visitor):
+    visitor.open().choose("VTAK").expect_chart("history-chart")
+    held = hold(visitor, "sessions=all")
+    visitor.page.locator('.history-lengths button[data-sessions="all"]').click()
+    wait_until(lambda: visitor.evaluate("1") and held)
+    visitor.page.locator('.history-lengths button[data-sessions="20"]').click()
+    wait_until(lambda: visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:])
+    held[0].continue_()
+    visitor.page.wait_for_timeout(300)
+    assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:]

@@ -16,13 +16,12 @@ const WAIT_AFTER_LIMIT = 1000; // ms: how long bars wait once Polygon has refuse
 const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
 
 let plotly; // a promise of plotly.js
-let loading = new AbortController(); // aborts the requests for the charts shown before
 let lastChoice = -Infinity; // when charts were last asked for, in ms
 let limitWasReached = false; // whether Polygon has refused a request with a 429
 let goToDay = () => {}; // goToDay(date) shows another day of the ticker
 let zoom = null; // { date, range }: the times of the day that the user zoomed to
 const answers = new Map(); // a box's id: the JSON that its chart shows
-const countdowns = new Map(); // a box's id: the timer of its countdown
+const loads = new Map(); // a box's id: the AbortController of what was last loaded for its chart
 
 /** plotly.js, loaded once. */
 export function loadPlotly() {
@@ -60,25 +59,29 @@ export function keepOldCharts(charts, detail) {
 
 /** Load and draw the charts of a detail. onDay(date) is called when the user chooses another day. */
 export function showCharts(detail, onDay) {
-  loading.abort();
-  loading = new AbortController();
+  for (const load of loads.values()) load.abort();
   goToDay = onDay;
-  const { signal } = loading;
   const isStepping = performance.now() - lastChoice < STEPPING_TIME;
   lastChoice = performance.now();
   for (const box of detail.querySelectorAll(".chart-box")) {
     answers.delete(box.id);
     let wait = isStepping ? WAIT_WHILE_STEPPING[box.id] : 0;
     if (limitWasReached && box.id === "day-chart-box") wait = WAIT_AFTER_LIMIT;
-    showLoading(box);
-    box.querySelector(".retry").onclick = () => retry(box, signal);
-    setTimeout(() => signal.aborted || loadChart(box, signal), wait);
+    box.querySelector(".retry").onclick = () => retry(box);
+    loadChart(box, wait);
   }
-  enableHistoryLengths(detail.querySelector(".history-lengths"), signal);
+  enableHistoryLengths(detail.querySelector(".history-lengths"));
 }
 
-async function loadChart(box, signal) {
-  clearTimeout(countdowns.get(box.id));
+/** After wait ms, load and draw a box's chart. This ends what is loading for the box already. */
+async function loadChart(box, wait = 0) {
+  loads.get(box.id)?.abort();
+  const load = new AbortController();
+  const { signal } = load;
+  loads.set(box.id, load);
+  showLoading(box);
+  await new Promise((resolve) => setTimeout(resolve, wait));
+  if (signal.aborted) return;
   try {
     const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historySessions}` : box.dataset.url;
     const [answer, Plotly] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
@@ -137,7 +140,6 @@ function showMessage(box, kind, sentence) {
 }
 
 function showLoading(box) {
-  clearTimeout(countdowns.get(box.id));
   box.querySelector(".chart").setAttribute("aria-busy", "true");
   showMessage(box, "loading", "Loading …");
 }
@@ -173,11 +175,11 @@ function showFailure(box, error, signal) {
 }
 
 /** Load a box's chart again. The button stays in sight, so that it keeps the focus. */
-function retry(box, signal) {
-  if (box.querySelector(".retry").ariaDisabled === "true") return;
-  showLoading(box);
-  box.querySelector(".retry").ariaDisabled = "true";
-  loadChart(box, signal);
+function retry(box) {
+  const button = box.querySelector(".retry");
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true";
+  loadChart(box);
 }
 
 /** Show how many seconds are left until time, which is in ms, and then try again. */
@@ -185,11 +187,11 @@ function countDown(box, time, signal) {
   if (signal.aborted) return;
   const seconds = Math.ceil((time - Date.now()) / 1000);
   if (seconds <= 0) {
-    retry(box, signal);
+    retry(box);
     return;
   }
   box.querySelector(".countdown").textContent = `Trying again in ${seconds} s.`;
-  countdowns.set(box.id, setTimeout(() => countDown(box, time, signal), 250));
+  setTimeout(() => countDown(box, time, signal), 250);
 }
 
 // The readout. It is a slider, so that the keyboard reaches each minute or day as the pointer does.
@@ -247,7 +249,7 @@ function figureElement(name, text, className = "") {
 
 // The chart of the day: candles, volume and trades of each minute.
 
-/** The times at which a day's early trading begins and its late trading ends. */
+/** The times at which the chart of a day begins and ends. Extended hours may end sooner. */
 const wholeDay = (date) => [`${date} 04:00`, `${date} 20:00`];
 
 /** For each bar, the volume-weighted average price (VWAP) since the day's first bar. */
@@ -418,7 +420,7 @@ const HISTORY_SESSIONS = "history-sessions"; // the key of the length that the b
 let historySessions = storedHistorySessions() ?? "60"; // how many sessions the chart shows, or "all"
 
 /** Make the buttons work that choose the length of the history. */
-function enableHistoryLengths(group, signal) {
+function enableHistoryLengths(group) {
   if (!group) return;
   group.hidden = false;
   const buttons = [...group.querySelectorAll("button")];
@@ -428,9 +430,7 @@ function enableHistoryLengths(group, signal) {
       historySessions = button.dataset.sessions;
       storeHistorySessions();
       markPressed();
-      const box = group.closest(".chart-box");
-      showLoading(box);
-      loadChart(box, signal);
+      loadChart(group.closest(".chart-box"));
     };
   }
   markPressed();
