@@ -1741,3 +1741,41 @@ def test_the_history_length_that_was_chosen_last_is_shown(visitor):
     held[0].continue_()
     visitor.page.wait_for_timeout(300)
     assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:]
+
+
+def test_an_answer_that_is_no_view_is_told_and_changes_nothing(visitor):
+    visitor.open()
+    visitor.page.route(
+        f"**/?date={DAY_BEFORE}", lambda route: route.fulfill(status=400, body="Bad Request")
+    )
+    visitor.press("ArrowLeft")
+    visitor.expect("#notice").to_have_text("The server's answer makes no sense.")
+    visitor.expect_day(SAMPLE_DAY)
+    assert visitor.query() == {}
+    assert len(visitor.refusals) == 1
+    visitor.refusals.clear()
+
+
+def test_a_fault_of_the_page_is_not_blamed_on_the_server(visitor):
+    visitor.open()
+    visitor.evaluate("history.pushState = () => { throw new TypeError('made up'); }; 0")
+    visitor.press("ArrowLeft")
+    visitor.expect("#notice").to_have_text("This page has an error (made up): reload it.")
+    assert visitor.complaints and all("made up" in text for text in visitor.complaints)
+    visitor.complaints.clear()
+
+
+def test_what_came_after_is_not_known_if_the_answer_is_cut_off(visitor):
+    visitor.page.route("**/api/after?*", lambda route: route.fulfill(body='{"words": "next'))
+    visitor.open(f"/chart?date={SAMPLE_DAY}&ticker=VTAK")
+    visitor.expect("#detail .after").to_have_text(
+        "What came after is not known: The server's answer makes no sense."
+    )
+
+
+def test_the_charts_write_prices_as_the_list_does(visitor):
+    prices = [1234.5678, 12.346, 1, 0.99999, 0.91, 0.5, 0.01275, 0.012347, 0.00003456789, 0]
+    texts = ["1,234.57", "12.35", "1.00", "1.00", "0.91", "0.50", "0.01275", "0.01235"]
+    visitor.open()
+    script = "async (prices) => prices.map((await import('/static/answers.js')).formatPrice)"
+    assert visitor.evaluate(script, prices) == [*texts, "0.00003457", "0.00"]

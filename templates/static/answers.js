@@ -1,21 +1,35 @@
 // Fetches JSON from this server, and writes times and numbers as people read them.
 
-export const SERVER_IS_GONE = "The server does not answer: is gui-lookup-table.py still running?";
+/** What is wrong with the server or its answer: a sentence for the user. */
+export class ServerError extends Error {}
+
+export const NO_SENSE = "The server's answer makes no sense.";
+
+/** The response at a URL, and its text. Throws a ServerError, or an AbortError. */
+export async function fetchText(url, signal) {
+  try {
+    const response = await fetch(url, { signal });
+    return [response, await response.text()];
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError("The server does not answer: is gui-lookup-table.py still running?");
+  }
+}
 
 /**
- * The JSON at a URL. Throws an Error whose message is a sentence for the user. Where the server says
- * when to try again (status 429), the Error's retryAfter says in how many seconds.
+ * The JSON at a URL. Throws a ServerError, or an AbortError. Where the server says when to try again
+ * (status 429), the ServerError's retryAfter says in how many seconds.
  */
 export async function fetchJson(url, signal) {
-  let response;
+  const [response, text] = await fetchText(url, signal);
+  let json = {};
   try {
-    response = await fetch(url, { signal });
+    json = JSON.parse(text);
+    if (response.ok) return json;
   } catch {
-    throw new Error(SERVER_IS_GONE);
+    // It was cut off, or it is no JSON.
   }
-  const json = await response.json().catch(() => ({}));
-  if (response.ok) return json;
-  const error = new Error(json.error ?? "The server's answer makes no sense.");
+  const error = new ServerError(json.error ?? NO_SENSE);
   if (response.status === 429) error.retryAfter = json.retry_after ?? 60;
   throw error;
 }
@@ -32,11 +46,14 @@ export function newYorkTime(timestamp) {
 }
 
 const COUNT = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
-const PRICE = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 const SIGNED = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "exceptZero" });
 
 const orDash = (format) => (value) => (Number.isFinite(value) ? format(value) : "—");
 export const formatCount = orDash((value) => COUNT.format(value));
-export const formatPrice = orDash((value) => PRICE.format(value));
+/** A price with 2 decimals; below 1 with up to four significant digits, as the server writes it. */
+export const formatPrice = orDash((value) => {
+  const decimals = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : 2;
+  return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: decimals });
+});
 export const formatZScore = orDash((value) => value.toFixed(2));
 export const formatPercent = orDash((value) => `${SIGNED.format(value)} %`);

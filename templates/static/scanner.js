@@ -3,7 +3,7 @@
 // the user has chosen, so the same links and forms work without JavaScript.
 
 import { showAfter } from "./after.js";
-import { SERVER_IS_GONE } from "./answers.js";
+import { fetchJson, fetchText, NO_SENSE, ServerError } from "./answers.js";
 import { drawnCharts, keepOldCharts, loadPlotly, showCharts } from "./charts.js";
 import { enableHeadlinesButton } from "./headlines.js";
 
@@ -27,14 +27,18 @@ let choosing = new AbortController(); // aborts the request for the detail of a 
 let lastAction = Promise.resolve();
 const enqueue = (action) => (lastAction = lastAction.then(() => run(action)));
 
-/** Run an action. If the server did not answer it, say so. */
+/** Run an action. If it fails, say why. */
 async function run(action) {
   let notice = "";
   try {
     await action();
   } catch (error) {
     if (error.name === "AbortError") return;
-    notice = SERVER_IS_GONE;
+    notice = error.message;
+    if (!(error instanceof ServerError)) {
+      reportError(error); // writes it to the browser's console
+      notice = `This page has an error (${error.message}): reload it.`;
+    }
     // The browser's Back changes the address before the view is fetched: undo that.
     if (location.href !== shownAddress) history.pushState(null, "", shownAddress);
   }
@@ -43,10 +47,12 @@ async function run(action) {
 
 // Showing a view.
 
-/** The view at an address, as a document. */
+/** The view at an address, as a document. Throws a ServerError, or an AbortError. */
 async function fetchView(address, signal) {
-  const response = await fetch(address, { signal });
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+  const [, html] = await fetchText(address, signal);
+  const view = new DOMParser().parseFromString(html, "text/html");
+  if (!find("main", view)) throw new ServerError(NO_SENSE);
+  return view;
 }
 
 /** Set the address of the view that is shown. method: "pushState", "replaceState"; null after Back. */
@@ -343,8 +349,7 @@ function close() {
 async function lookForNewTable() {
   const { tableVersion } = find("main").dataset;
   if (document.hidden || !tableVersion) return;
-  const response = await fetch(document.body.dataset.tableUrl).catch(() => null);
-  const { version } = response?.ok ? await response.json() : {};
+  const { version } = await fetchJson(document.body.dataset.tableUrl).catch(() => ({}));
   if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
