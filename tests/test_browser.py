@@ -1731,6 +1731,21 @@ def hold(visitor, pattern):
     return held
 
 
+def test_a_row_clicked_while_another_day_loads_does_not_mix_two_days(visitor):
+    visitor.open()
+    views, details = hold(visitor, rf"/\?date={DAY_BEFORE}"), hold(visitor, "/chart")
+    visitor.press("ArrowLeft")
+    wait_until(lambda: visitor.evaluate("1") and views)
+    visitor.page.locator('tr[data-ticker="VTAK"] td').nth(1).click()
+    wait_until(lambda: visitor.evaluate("1") and details)
+    views[0].continue_()
+    visitor.expect_day(DAY_BEFORE)
+    details[0].continue_()
+    visitor.page.wait_for_timeout(300)
+    assert visitor.query() == {"date": DAY_BEFORE}
+    visitor.expect("#detail h2").to_have_count(0)
+
+
 def test_the_history_length_that_was_chosen_last_is_shown(visitor):
     visitor.open().choose("VTAK").expect_chart("history-chart")
     held = hold(visitor, "sessions=all")

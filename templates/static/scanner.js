@@ -66,6 +66,7 @@ async function showView(address, method = "pushState") {
   choosing.abort();
   const oldValues = method ? fieldValues() : {};
   const view = await fetchView(address);
+  choosing.abort(); // a row that was chosen while the view loaded is one of another list
   const oldParameters = new URL(shownAddress).searchParams;
   setAddress(address, method);
   document.title = view.title;
