@@ -1758,6 +1758,21 @@ def test_the_history_length_that_was_chosen_last_is_shown(visitor):
     assert visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:]
 
 
+def test_the_news_of_a_table_that_ends_on_the_shown_day_goes_away(
+    visitors, sample_table, polygon, tmp_path
+):
+    table = shutil.copy(sample_table, tmp_path / "table.pkl")
+    with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
+        visitor = visitors(gui.url).open()
+        os.replace(shutil.copy(sample_table, tmp_path / "new.pkl"), table)
+        visitor.press("ArrowRight")
+        visitor.expect("#new-table").to_contain_text(f"There is a new table up to {SAMPLE_DAY}.")
+        visitor.press("ArrowLeft")
+        visitor.expect_day(DAY_BEFORE)
+        visitor.expect("#new-table").to_be_empty()
+        visitor.context.close()
+
+
 def test_an_answer_that_is_no_view_is_told_and_changes_nothing(visitor):
     visitor.open()
     visitor.page.route(

@@ -359,11 +359,12 @@ function reportNewTable(oldVersion, view) {
   const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
   const message = find("#new-table");
   if (tableVersion) find("main").dataset.tableVersion = tableVersion;
+  const link = find("a", message);
   if (oldVersion && tableVersion && oldVersion !== tableVersion) {
     const last = find("#date")?.max;
     message.replaceChildren(`There is a new table${last ? ` up to ${last}` : ""}. `);
     if (last && last !== find("#list").dataset.date) message.append(linkToDay(last));
-  } else if (find("a", message)?.dataset.date === find("#list")?.dataset.date) {
+  } else if (!link || link.dataset.date === find("#list")?.dataset.date) {
     message.replaceChildren();
   }
 }
