@@ -1746,6 +1746,19 @@ def test_a_row_clicked_while_another_day_loads_does_not_mix_two_days(visitor):
     visitor.expect("#detail h2").to_have_count(0)
 
 
+@pytest.mark.parametrize("name, value", [("skip", "split"), ("min_record", "60")])
+def test_a_filter_set_while_a_view_loads_is_not_lost(visitor, name, value):
+    visitor.open()
+    held = hold(visitor, "skip=thin$")
+    set_filter(visitor, "skip", "thin")
+    wait_until(lambda: visitor.evaluate("1") and held)
+    set_filter(visitor, name, value)
+    held[0].continue_()
+    visitor.expect("#filters-summary").to_have_text("More filters: 2")
+    expected = {"skip": "split,thin"} if name == "skip" else {"skip": "thin", name: value}
+    assert visitor.query() == expected
+
+
 def test_the_history_length_that_was_chosen_last_is_shown(visitor):
     visitor.open().choose("VTAK").expect_chart("history-chart")
     held = hold(visitor, "sessions=all")

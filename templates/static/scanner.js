@@ -64,7 +64,7 @@ function setAddress(address, method) {
 /** Show the view at an address. method is that of setAddress. */
 async function showView(address, method = "pushState") {
   choosing.abort();
-  const oldValues = method ? fieldValues() : {};
+  const oldValues = fieldValues();
   const view = await fetchView(address);
   choosing.abort(); // a row that was chosen while the view loaded is one of another list
   const oldParameters = new URL(shownAddress).searchParams;
@@ -73,7 +73,7 @@ async function showView(address, method = "pushState") {
   const version = find("main").dataset.tableVersion;
   const hasSameParts = PARTS.every((id) => !find(`#${id}`) === !find(`#${id}`, view));
   if (hasSameParts) {
-    replaceParts(view, oldParameters, oldValues);
+    replaceParts(view, oldParameters, oldValues, method ? document.activeElement : null);
   } else {
     find("main").replaceWith(find("main", view));
     htmlFromServer.clear();
@@ -82,36 +82,39 @@ async function showView(address, method = "pushState") {
   reportNewTable(version, view);
 }
 
-/** Replace the parts that differ in a view. oldParameters are those of the address shown before. */
-function replaceParts(view, oldParameters, oldValues) {
+/**
+ * Replace the parts that differ in a view. oldParameters are those of the address shown before. oldValues
+ * and typedInto are those of updateFields.
+ */
+function replaceParts(view, oldParameters, oldValues, typedInto) {
   const list = find("#list");
   const oldDate = list?.dataset.date;
   const focused = document.activeElement;
   const selector = selectorOf(focused);
   lastTicker = tickerInAddress() ?? lastTicker;
   PARTS.forEach((id) => replacePart(id, view));
-  updateFields(view, oldValues);
+  updateFields(view, oldValues, typedInto);
   if (list) scrollList(list, oldDate, oldParameters);
   if (!focused.isConnected) (find(selector) ?? list)?.focus({ preventScroll: true });
 }
 
-const fieldValues = () => Object.fromEntries([...document.querySelectorAll("#settings input[id]")].map(({ id, value }) => [id, value]));
+const FIELDS = "#settings :is(input, select)[id]";
+const valueOf = (field) => (field.type === "checkbox" ? field.checked : field.value);
+const fieldValues = () => new Map([...document.querySelectorAll(FIELDS)].map((field) => [field.id, valueOf(field)]));
 
 /**
- * Give the settings' fields the values that they have in a view, except where the user is typing:
- * in the field that has the focus, and in those that no longer hold their old value. oldValues has no
- * value for a field that is to be changed in any case.
+ * Give the settings' fields the values that they have in a view, except those that the user changed
+ * after oldValues were read, and the input that is typed into, if any.
  */
-function updateFields(view, oldValues) {
-  for (const input of view.querySelectorAll("#settings input[id]")) {
-    const field = find(`#${input.id}`);
-    const isTyping = input.id in oldValues && (field === document.activeElement || field.value !== oldValues[input.id]);
-    if (input.type === "checkbox") field.checked = input.checked;
-    else if (!isTyping) field.value = input.value;
-    if (input.min) [field.min, field.max] = [input.min, input.max];
+function updateFields(view, oldValues, typedInto) {
+  for (const newField of view.querySelectorAll(FIELDS)) {
+    const field = find(`#${newField.id}`);
+    if (newField.min) [field.min, field.max] = [newField.min, newField.max];
+    if (valueOf(field) !== oldValues.get(field.id)) continue;
+    if (field.type === "checkbox") field.checked = newField.checked;
+    else if (field.options) copySelect(newField, field);
+    else if (field !== typedInto) field.value = newField.value;
   }
-  const select = find("#min_record", view);
-  if (select) copySelect(select, find("#min_record"));
 }
 
 /** Give a select element the options and the value of another. */
@@ -283,13 +286,11 @@ function chooseFiltered() {
 
 // Settings and links.
 
-const FIELDS = ["date", "threshold", "filter", "min_price", "min_trades", "min_record"];
-
 /** The settings by name, as texts, empty for a default; without fields that are half typed. */
 function settings() {
   // A date outside the table is invalid but complete; while its year is typed, it starts with a 0.
   const isComplete = ({ id, value, validity }) => validity.valid || (id === "date" && value >= "1000");
-  const fields = FIELDS.map((id) => find(`#${id}`)).filter(isComplete);
+  const fields = [...document.querySelectorAll(`${FIELDS}:not([type=checkbox])`)].filter(isComplete);
   const skip = [...document.querySelectorAll("#filters [name=skip]:checked")].map(({ value }) => value).join();
   return { ...Object.fromEntries(fields.map(({ id, value, dataset }) => [id, value === dataset.default ? "" : value])), skip };
 }
@@ -358,8 +359,8 @@ async function lookForNewTable() {
 function reportNewTable(oldVersion, view) {
   const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
   const message = find("#new-table");
-  if (tableVersion) find("main").dataset.tableVersion = tableVersion;
   const link = find("a", message);
+  if (tableVersion) find("main").dataset.tableVersion = tableVersion;
   if (oldVersion && tableVersion && oldVersion !== tableVersion) {
     const last = find("#date")?.max;
     message.replaceChildren(`There is a new table${last ? ` up to ${last}` : ""}. `);
