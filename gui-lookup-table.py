@@ -251,12 +251,12 @@ def record_text(row):
     return f"The most trades in its last {record + 1:,} rows."
 
 
-def tide_text(tide):
+def share_text(share):
     """What the querier's anomaly_share returns, in words; empty for None."""
-    if not tide:
+    if not share:
         return ""
     text = "{share:.1f} % of {with_deviation:,} tickers with a baseline; the usual is {usual:.1f} %"
-    return text.format(**tide)
+    return text.format(**share)
 
 
 def after_text(horizons):
@@ -317,20 +317,20 @@ def first_sunday(year, month, day):
     return first + datetime.timedelta((6 - first.weekday()) % 7)
 
 
-def new_york_time(date, hour, minute=0):
+def utc_from_new_york(date, hour, minute=0):
     """The datetime in UTC of that time of a day in New York. hour may be 24.
 
     Summer time lasts from the second Sunday of March to the first of November; before 2007, it
     lasted from the first Sunday of April to the last of October. On a Sunday on which it begins or
     ends, times before 2:00 are an hour off: no market is open then.
     """
-    day = datetime.date.fromisoformat(date)
+    midnight = datetime.datetime.fromisoformat(f"{date}T00:00+00:00")
+    day = midnight.date()
     if day.year >= 2007:
         spring, autumn = first_sunday(day.year, 3, 8), first_sunday(day.year, 11, 1)
     else:
         spring, autumn = first_sunday(day.year, 4, 1), first_sunday(day.year, 10, 25)
     offset = datetime.timedelta(hours=4 if spring <= day < autumn else 5)
-    midnight = datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.timezone.utc)
     try:
         return midnight + datetime.timedelta(hours=hour, minutes=minute) + offset
     except OverflowError:  # in UTC, the evening of 9999-12-31 is after the last datetime
@@ -352,18 +352,18 @@ def closes_early(date):
 
 def session_times(date):
     """When early trading begins, the market opens and closes, and late trading ends, in UTC."""
-    close, post = (13, 17) if closes_early(date) else (16, 20)
+    close, end = (13, 17) if closes_early(date) else (16, 20)
     return {
-        "pre": new_york_time(date, 4),
-        "open": new_york_time(date, 9, 30),
-        "close": new_york_time(date, close),
-        "post": new_york_time(date, post),
+        "pre": utc_from_new_york(date, 4),
+        "open": utc_from_new_york(date, 9, 30),
+        "close": utc_from_new_york(date, close),
+        "post": utc_from_new_york(date, end),
     }
 
 
 def is_past(date):
     """Whether that day is over in New York."""
-    return new_york_time(date, 24) < datetime.datetime.now(datetime.timezone.utc)
+    return utc_from_new_york(date, 24) < datetime.datetime.now(datetime.timezone.utc)
 
 
 # The views of a day and of a ticker. The functions take an open table, so a view is of one table.
@@ -394,16 +394,16 @@ class DayView(NamedTuple):
     date, weekday        the day; previous and next are the table's dates around it, or None
     first, last          the table's first and last date
     window               the number of rows in a baseline
-    tickers              how many tickers the day has; 0 if the table does not have the day
+    number_of_tickers    of the day; 0 if the table does not have the day
     anomalies            what find_anomalies returns
     rows                 those of the anomalies that options select, in their order
     summary              the number of rows, in words
-    tide                 the day's share of anomalies and the usual one, in words, or empty
+    share                the day's share of anomalies and the usual one, in words, or empty
     empty_message        why there are no rows, or empty
     previous_ticker      the ticker in rows before that of options, or None; so next_ticker
     problem              why the table has no such day, or no such ticker on it, or empty
     nearest              the trading day nearest to a date that the table does not have, or None
-    meant                the ticker that the filter names, be it an anomaly or not, or None
+    filtered_ticker      the ticker that the filter names, or None; it need not be an anomaly
     ticker_row           the day's row of options' ticker: json_row and its marks, or None
     """
 
@@ -414,17 +414,17 @@ class DayView(NamedTuple):
     first: str
     last: str
     window: int
-    tickers: int
+    number_of_tickers: int
     anomalies: List[dict]
     rows: List[dict]
     summary: str
-    tide: str
+    share: str
     empty_message: str
     previous_ticker: Optional[str]
     next_ticker: Optional[str]
     problem: str
     nearest: Optional[str]
-    meant: Optional[str]
+    filtered_ticker: Optional[str]
     ticker_row: Optional[dict]
 
 
@@ -452,28 +452,27 @@ class TickerView(NamedTuple):
 
 def neighbours(items, item):
     """The items before and after item, None at the ends; (None, the first) if item is not there."""
-    around = [None, *items, None]
-    index = around.index(item) if item in items else 0
-    return around[index - 1] if index else None, around[index + 1]
+    if item not in items:
+        return None, items[0] if items else None
+    i = items.index(item)
+    return items[i - 1] if i else None, items[i + 1] if i + 1 < len(items) else None
 
 
 def read_day(table, date, needs_after):
     """(session, page, After) of a date, as in the querier's read_days. Raises NoDataError."""
-    (session,) = sessions = querier.select_sessions(table, [date])
+    sessions = querier.select_sessions(table, [date])
+    session = sessions[0]
     last = session + querier.HORIZONS[-1] if needs_after else session
     to_read = range(session, min(last + 1, table.number_of_days))
-    tickers = max(table.index_day(each)[2] for each in to_read)
+    tickers = max(rows for _, _, rows, _, _ in map(table.index_day, to_read))
     if tickers > MOST_TICKERS_A_DAY:
         raise querier.TableError(f"a day has {tickers:,} tickers, more than this server shows")
-    ((_, page, after),) = querier.read_sessions(table, sessions, needs_after)
-    return session, page, after
+    return next(iter(querier.read_sessions(table, sessions, needs_after)))
 
 
-def json_row(page, i, threshold):
-    """Row i of a day page or a history, for JSON; its field anomaly says whether it is one."""
-    row = querier.row_of(page, i)
-    row["anomaly"] = row["z_score"] > querier.z_limit(threshold)
-    return querier.without_nan(row)
+def json_row(page, i):
+    """Row i of a day page or a history, for JSON: None stands for nan and inf."""
+    return querier.without_nan(querier.row_of(page, i))
 
 
 def find_anomalies(page, session, window, threshold, after):
@@ -528,24 +527,25 @@ def read_day_view(table, options, needs_after=False):
     dates = table.dates
     date = options.date or dates[-1]
     tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None
-    problem = empty = tide = ""
+    problem = empty = share = ""
     try:
         session, page, after = read_day(table, date, needs_after)
+    except querier.NoDataError as error:
+        problem, nearest = str(error), querier.nearest_date(dates, date)
+    else:
         tickers = page["ticker"]
         anomalies = find_anomalies(page, session, table.window, options.threshold, after)
         rows = select_and_sort(anomalies, options)
-        tide = tide_text(querier.anomaly_share(table, session))
+        share = share_text(querier.anomaly_share(table, session))
         if options.ticker and options.ticker in tickers:
             i = tickers.index(options.ticker)
             marks = querier.marks_of(querier.row_of(page, i), session, table.window)
-            ticker_row = {**json_row(page, i, options.threshold), "marks": marks}
+            ticker_row = {**json_row(page, i), "marks": marks}
         elif options.ticker:
             problem = f"no trades of {options.ticker} on {date}"
         if not rows:
             has_baselines = any(map(isfinite, page["avg_trades"]))
             empty = empty_message(len(anomalies), options, has_baselines, table.window)
-    except querier.NoDataError as error:
-        problem, nearest = str(error), querier.nearest_date(dates, date)
     previous, following = neighbours(sorted({*dates, date}), date)
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return DayView(
@@ -556,17 +556,17 @@ def read_day_view(table, options, needs_after=False):
         first=dates[0],
         last=dates[-1],
         window=table.window,
-        tickers=len(tickers),
+        number_of_tickers=len(tickers),
         anomalies=anomalies,
         rows=rows,
         summary=summary_text(len(rows), len(anomalies), len(tickers)) if tickers else "",
-        tide=tide,
+        share=share,
         empty_message=empty,
         previous_ticker=previous_ticker,
         next_ticker=next_ticker,
         problem=problem,
         nearest=nearest,
-        meant=find_ticker(tickers, options.filter),
+        filtered_ticker=find_ticker(tickers, options.filter),
         ticker_row=ticker_row,
     )
 
@@ -599,15 +599,20 @@ def read_history_and_index(table, ticker, date):
 
 
 def read_rows_around(table, ticker, date, sessions, threshold):
-    """A ticker's rows around date, by date, at most sessions of them, as json_row returns them.
+    """At most sessions rows of a ticker around date, oldest first.
 
-    A quarter of them are after date, fewer if the history ends before. Raises NoDataError.
+    They are what json_row returns, and anomaly, which says whether it is one. A quarter of them are
+    after date, fewer if the history ends before. Raises NoDataError.
     """
     history, i = read_history_and_index(table, ticker, date)
     rows = len(history["date"])
     after = min(rows - i - 1, sessions // 4)
     first = max(0, i + 1 + after - sessions)
-    return [json_row(history, i, threshold) for i in range(first, min(rows, first + sessions))]
+    anomalies = set(querier.indexes_of_anomalies(history, threshold))
+    return [
+        {**json_row(history, i), "anomaly": i in anomalies}
+        for i in range(first, min(rows, first + sessions))
+    ]
 
 
 def read_after(table, ticker, date):
@@ -690,12 +695,12 @@ def error_of_status(status, retry_after, body):
     return PolygonError(next(known, BAD_ANSWER), 502)
 
 
-def call_for_at_most(seconds, call, turns):
-    """What call() returns or raises. Raises PolygonError if it takes longer, or if no turn is left.
+def call_for_at_most(seconds, call, calls_left):
+    """What call() returns or raises. Raises PolygonError if it takes longer, or if too many run.
 
     A socket's time limit is not enough: it starts anew with each byte that a slow server sends.
-    A call that takes longer goes on in its thread. turns is a semaphore: each call holds one of
-    its turns until it ends.
+    A call that takes longer goes on in its thread. calls_left is a semaphore, which counts how many
+    more calls may run.
     """
     outcome = Future()
 
@@ -705,9 +710,9 @@ def call_for_at_most(seconds, call, turns):
         except Exception as error:
             outcome.set_exception(error)
         finally:
-            turns.release()
+            calls_left.release()
 
-    if not turns.acquire(blocking=False):
+    if not calls_left.acquire(blocking=False):
         raise PolygonError(BUSY, 503)
     Thread(target=run, daemon=True).start()
     if not wait([outcome], seconds).done:
@@ -715,8 +720,8 @@ def call_for_at_most(seconds, call, turns):
     return outcome.result()
 
 
-def with_limits(request, api_url, timeout):
-    """The method request of a urllib3 PoolManager, with limits, for one call of Polygon's client.
+def with_limits(send, api_url, timeout):
+    """send, the request method of a urllib3 PoolManager, with limits for one call of the client.
 
     A read may take timeout seconds, an answer has at most LARGEST_ANSWER bytes, and the call may
     make MOST_REQUESTS requests, to api_url only. None is repeated or redirected. Raises
@@ -731,7 +736,7 @@ def with_limits(request, api_url, timeout):
             raise PolygonError(BAD_ANSWER, 502)
         requests_left -= 1
         options.update(timeout=timeout, retries=False, redirect=False, preload_content=False)
-        with closing(request(method, url, **options)) as response:
+        with closing(send(method, url, **options)) as response:
             body = read_body(response)
         if response.status != 200:
             raise error_of_status(response.status, response.headers.get("Retry-After"), body)
@@ -787,7 +792,7 @@ class PolygonBars:
 
     def __init__(self, api_url, timeout=10, total=15):  # seconds for a read, for a whole call
         self.api_url, self.timeout, self.total = api_url, timeout, total
-        self.turns = BoundedSemaphore(CALLS_AT_ONCE)
+        self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
         self.limited_until = 0  # when to ask again after a 429, by time.monotonic()
 
     def fetch_minute_bars(self, ticker, date):
@@ -861,7 +866,7 @@ class PolygonBars:
         client = RESTClient(key, base=self.api_url, custom_json=json_reader)
         client.client.request = with_limits(client.client.request, self.api_url, self.timeout)
         try:
-            return call_for_at_most(self.total, lambda: question(client), self.turns)
+            return call_for_at_most(self.total, lambda: question(client), self.calls_left)
         except Exception as error:  # what the client raises has no common base
             error = as_polygon_error(error)
             if error.status == 429:
@@ -871,9 +876,11 @@ class PolygonBars:
 
 def is_bar(bar):
     """Whether bar, a dict of BAR_FIELDS, has numbers in it; vwap and transactions may be None."""
-    *needed, vwap, transactions = bar.values()
-    numbers = needed + [value for value in (vwap, transactions) if value is not None]
-    return all(type(value) in (int, float) and abs(value) < LARGEST_NUMBER for value in numbers)
+    return all(
+        type(value) in (int, float) and abs(value) < LARGEST_NUMBER
+        for field, value in bar.items()
+        if value is not None or field not in ("vwap", "transactions")
+    )
 
 
 def bars_of_day(bars, date):
@@ -883,8 +890,8 @@ def bars_of_day(bars, date):
     """
     if len(bars) > MINUTES_A_DAY or not all(map(is_bar, bars)):
         raise PolygonError(BAD_ANSWER, 502)
-    start = new_york_time(date, 0).timestamp() * 1000
-    end = new_york_time(date, 24).timestamp() * 1000
+    start = utc_from_new_york(date, 0).timestamp() * 1000
+    end = utc_from_new_york(date, 24).timestamp() * 1000
     minutes = {
         bar["timestamp"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["timestamp"] < end
     }
@@ -920,23 +927,23 @@ class AnswerCache:
     """Remembers what fetch(ticker, date, *more) returned.
 
     It keeps the KEPT_ANSWERS that were asked for last, of past days only, and no failures. Equal
-    requests at the same time make one call. turns is a semaphore: a request that waits for an
-    answer holds one of its turns.
+    requests at the same time make one call. waiters_left is a semaphore, which counts how many more
+    requests may wait for an answer.
     """
 
-    def __init__(self, fetch, turns):
-        self.fetch, self.turns = fetch, turns
+    def __init__(self, fetch, waiters_left):
+        self.fetch, self.waiters_left = fetch, waiters_left
         self.kept, self.under_way, self.lock = {}, {}, Lock()
 
     def json_text(self, ticker, date, *more):
-        """What fetch returns, as JSON. Raises PolygonError, also if no turn is left."""
+        """What fetch returns, as JSON. Raises PolygonError, also if too many wait."""
         asked = (ticker, date, *more)
         with self.lock:
             if asked in self.kept:
                 # Move it to the end, because what is first is dropped first.
                 self.kept[asked] = self.kept.pop(asked)
                 return self.kept[asked]
-            if not self.turns.acquire(blocking=False):
+            if not self.waiters_left.acquire(blocking=False):
                 raise PolygonError(BUSY, 503)
             is_first = asked not in self.under_way
             answer = self.under_way.setdefault(asked, Future())
@@ -945,7 +952,7 @@ class AnswerCache:
                 self.fetch_into(answer, asked)
             return answer.result()
         finally:
-            self.turns.release()
+            self.waiters_left.release()
 
     def fetch_into(self, answer, asked):
         """Call fetch with asked, its arguments, and put the JSON or the error into a Future."""
@@ -1014,7 +1021,7 @@ def skip_text(marks):
 def requested_options():
     """The Options in the request's address."""
     sort = choice_parameter("sort", SORT_COLUMNS, "trades")
-    many = querier.whole_number(0, 999_999_999)
+    count_argument = querier.whole_number(0, 999_999_999)
     return Options(
         date=date_parameter(""),
         threshold=threshold_parameter(),
@@ -1023,8 +1030,8 @@ def requested_options():
         filter=parameter("filter", str, ""),
         ticker=parameter("ticker", str, ""),
         min_price=number_parameter("min_price", 0),
-        min_trades=parameter("min_trades", many, 0),
-        min_record=parameter("min_record", many, 0),
+        min_trades=parameter("min_trades", count_argument, 0),
+        min_record=parameter("min_record", count_argument, 0),
         skip=skip_parameter(),
     )
 
@@ -1050,6 +1057,7 @@ def sources():
 
 def render_view(template, options, allows_problem=False):
     """(HTML, status) of a template with the views of options; 404 if the table lacks the date."""
+    # Read the version first: if the file is replaced in between, the page notices later.
     version = table_version(sources().table)
     with LIST_LOCK, open_table(sources().table) as table:
         day = read_day_view(table, options)
@@ -1067,7 +1075,7 @@ def render_view(template, options, allows_problem=False):
         # A long list has half a million pieces. As separate strings they would take 50 MB.
         html = io.BytesIO()
         html.writelines(piece.encode() for piece in pieces)
-        return html.getvalue(), 200 if day.tickers else 404
+        return html.getvalue(), 200 if day.number_of_tickers else 404
 
 
 def scanner():
@@ -1114,9 +1122,12 @@ def api_anomalies():
         day = read_day_view(table, options)
         raise_problem(day)
         rows = ({field: row[field] for field in fields} for row in day.anomalies)
-        text = json.dumps(list(map(querier.without_nan, rows)))
-    head = {"date": day.date, "threshold": options.threshold, "tickers": day.tickers}
-    return json_response(head, "anomalies", text)
+        return current_app.json.response(
+            date=day.date,
+            threshold=options.threshold,
+            tickers=day.number_of_tickers,
+            anomalies=list(map(querier.without_nan, rows)),
+        )
 
 
 def api_history():
@@ -1157,8 +1168,8 @@ def api_headlines():
     ticker, date = parameter("ticker"), date_parameter()
     with open_table(sources().table) as table:
         previous, _ = read_previous_close(table, ticker, date)
-    start = session_times(previous)["close"] if previous else new_york_time(date, 0)
-    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york_time(date, 20)))
+    start = session_times(previous)["close"] if previous else utc_from_new_york(date, 0)
+    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
     return json_response(head, "headlines", sources().headlines.json_text(ticker, date, start, end))
 
@@ -1255,12 +1266,12 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     """
     app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
     # find_spec does not import plotly, which would take a second.
-    package, turns = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
+    package, waiters_left = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
     plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
     app.extensions["sources"] = SimpleNamespace(
         table=table_path,
-        bars=AnswerCache(polygon.fetch_minute_bars, turns),
-        headlines=AnswerCache(polygon.fetch_headlines, turns),
+        bars=AnswerCache(polygon.fetch_minute_bars, waiters_left),
+        headlines=AnswerCache(polygon.fetch_headlines, waiters_left),
         hosts=hosts,
         plotly=plotly,
     )
@@ -1298,6 +1309,7 @@ def listening_socket(host, port):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        # Python adds " (while attempting to bind on address ...)", which the message says already.
         reason = (error.strerror or str(error)).partition(" (")[0]
     except (TypeError, ValueError):  # a name that no host can have
         reason = "no such host"
@@ -1403,6 +1415,7 @@ def main(argv=None):
         name = f"[{args.host}]" if ":" in args.host else args.host
         app = create_app(args.table, PolygonBars(args.api_url), {*LOOPBACK, name.lower()})
         url_name = "localhost" if args.host in LOOPBACK else name
+        # It returns after Ctrl-C, which waitress catches.
         serve(app, listening, f"http://{url_name}:{listening.getsockname()[1]}")
     except (querier.TableError, CannotServeError) as error:
         if sys.stderr:

@@ -1548,7 +1548,7 @@ def test_the_header_tells_the_tide_of_the_day(visitor, path):
     # 18 of 148 are above 3, whatever the threshold.
     visitor.open(f"{path}date={SAMPLE_DAY}")
     tide = "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
-    visitor.expect("#summary .tide").to_have_text(f"Above 3: {tide}")
+    visitor.expect("#summary .share").to_have_text(f"Above 3: {tide}")
 
 
 @pytest.mark.parametrize("name, value, options", FILTERS)

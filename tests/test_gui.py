@@ -737,18 +737,18 @@ def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
     assert listed.get(ticker, []) == marks
 
 
-def test_a_days_tide_is_its_share_of_anomalies_and_the_usual_one(sample_table):
+def test_a_day_has_its_share_of_anomalies_and_the_usual_one(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
     day, _ = views_of(sample_table, date=SAMPLE_DAY)
-    assert day.tide == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
+    assert day.share == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
     wide = query(sample_table, SAMPLE_DAY, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
 
 
-def test_a_day_without_20_days_before_it_has_no_tide(sample_table):
+def test_a_day_without_20_days_before_it_has_no_share(sample_table):
     # The first 5 have no baselines: the 26th day is the first with 20 days to compare with.
-    tides = [views_of(sample_table, date=day)[0].tide for day in SAMPLE_DAYS[23:27]]
-    assert [bool(tide) for tide in tides] == [False, False, True, True]
+    shares = [views_of(sample_table, date=day)[0].share for day in SAMPLE_DAYS[23:27]]
+    assert [bool(share) for share in shares] == [False, False, True, True]
 
 
 def test_the_filters_stay_in_every_address_of_the_list(client):

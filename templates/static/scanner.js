@@ -270,15 +270,15 @@ function chooseRowAt(index) {
   if (row) chooseRow(row);
 }
 
-/** Choose the ticker that the filter means, anomaly or not; if it means none, the first row. */
+/** Choose the ticker that the filter names, an anomaly or not; if it names none, the first row. */
 function chooseFiltered() {
-  const { meant } = find("#list").dataset;
-  const row = meant ? rowOf(meant) : listRows()[0];
+  const { filteredTicker } = find("#list").dataset;
+  const row = filteredTicker ? rowOf(filteredTicker) : listRows()[0];
   if (row) {
     chooseRow(row);
-  } else if (meant) {
+  } else if (filteredTicker) {
     const address = currentAddress();
-    address.searchParams.set("ticker", meant);
+    address.searchParams.set("ticker", filteredTicker);
     return showView(address);
   }
   return null;
