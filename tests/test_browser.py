@@ -4,6 +4,7 @@ import calendar
 import json
 import os
 import re
+import shutil
 import struct
 from itertools import accumulate
 from statistics import mean, stdev
@@ -1491,7 +1492,7 @@ def test_the_list_can_be_downloaded_as_csv(visitor):
     assert [line.split(",")[0] for line in lines[1:]] == ["AAP", "AAA", "AAp"]
 
 
-# Record, marks, tide, further filters, what came after.
+# Record, marks, the share of anomalies, further filters, what came after.
 
 
 FILTERS = [
@@ -1544,11 +1545,11 @@ def test_the_detail_lists_each_mark_of_its_row(visitor):
 
 
 @pytest.mark.parametrize("path", ["/?", "/chart?ticker=VTAK&threshold=9&"])
-def test_the_header_tells_the_tide_of_the_day(visitor, path):
+def test_the_header_tells_the_days_share_of_anomalies(visitor, path):
     # 18 of 148 are above 3, whatever the threshold.
     visitor.open(f"{path}date={SAMPLE_DAY}")
-    tide = "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
-    visitor.expect("#summary .share").to_have_text(f"Above 3: {tide}")
+    share = "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
+    visitor.expect("#summary .share").to_have_text(f"Above 3: {share}")
 
 
 @pytest.mark.parametrize("name, value, options", FILTERS)
@@ -1816,9 +1817,9 @@ def test_what_came_after_is_not_known_if_the_answer_is_cut_off(visitor):
     )
 
 
-def test_the_charts_write_prices_as_the_list_does(visitor):
+def test_the_charts_write_prices_with_two_to_four_decimals_or_digits(visitor):
     prices = [1234.5678, 12.346, 1, 0.99999, 0.91, 0.5, 0.01275, 0.012347, 0.00003456789, 0]
-    texts = ["1,234.57", "12.35", "1.00", "1.00", "0.91", "0.50", "0.01275", "0.01235"]
+    texts = ["1,234.5678", "12.346", "1.00", "1.00", "0.91", "0.50", "0.01275", "0.01235"]
     visitor.open()
     script = "async (prices) => prices.map((await import('/static/answers.js')).formatPrice)"
     assert visitor.evaluate(script, prices) == [*texts, "0.00003457", "0.00"]

@@ -1337,26 +1337,26 @@ def in_threads(count, function, *args):
     return threads, results
 
 
-class CountedTurns:
-    """A semaphore with turns for everyone, which counts those that are held."""
+class Waiters:
+    """In place of a semaphore: it lets everyone wait, and counts those who do."""
 
     def __init__(self):
-        self.held = 0
+        self.count = 0
 
     def acquire(self, blocking):
-        self.held += 1
+        self.count += 1
         return True
 
     def release(self):
-        self.held -= 1
+        self.count -= 1
 
 
 def at_the_same_time(count, client, polygon):
     """The responses to so many requests for VTAK, all of which wait for the same answer."""
-    turns = client.application.extensions["sources"].bars.turns = CountedTurns()
+    waiters = client.application.extensions["sources"].bars.waiters_left = Waiters()
     polygon.answering.clear()
     threads, results = in_threads(count, lambda: client.application.test_client().get(VTAK))
-    wait_until(lambda: turns.held == count and polygon.requests)
+    wait_until(lambda: waiters.count == count and polygon.requests)
     polygon.answering.set()
     for thread in threads:
         thread.join(10)

@@ -50,9 +50,9 @@ const SIGNED = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximu
 
 const orDash = (format) => (value) => (Number.isFinite(value) ? format(value) : "—");
 export const formatCount = orDash((value) => COUNT.format(value));
-/** A price with 2 decimals; below 1 with up to four significant digits, as the server writes it. */
+/** A price with two to four decimals; below 1 with up to four significant digits, as in the list. */
 export const formatPrice = orDash((value) => {
-  const decimals = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : 2;
+  const decimals = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : 4;
   return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: decimals });
 });
 export const formatZScore = orDash((value) => value.toFixed(2));
