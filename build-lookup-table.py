@@ -76,7 +76,7 @@ WINDOW = 5
 LONGEST_WINDOW = 1000
 # query-lookup-table.py has the same two constants. The builder counts each day's anomalies by them.
 Z_THRESHOLD = 3
-Z_TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
+TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
 # What a flat file must and may hold.
 NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
@@ -1278,7 +1278,7 @@ def day_counts(page):
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    is_anomaly = z_scores > Z_THRESHOLD * (1 + Z_TOLERANCE)
+    is_anomaly = z_scores > Z_THRESHOLD * (1 + TOLERANCE)
     return len(trades), len(z_scores), np.count_nonzero(is_anomaly)
 
 

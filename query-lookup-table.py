@@ -18,9 +18,10 @@ A row of the table, and the line that it becomes:
 An anomaly is a row whose trades lie more than three standard deviations above the mean of the
 ticker's five previous rows: std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
-The script reads the footer, the index and the day pages that it needs, all of them plain numbers
-and text (write_lookup_table in build-lookup-table.py describes the file). A file without a footer,
-such as the tutorial's own table, is taken for a pickle and read whole, without running any of it.
+The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
+with --ticker, the ticker's own rows. It unpickles none of them (write_lookup_table in
+build-lookup-table.py describes the file). A file without a footer, such as the tutorial's own
+table, is taken for a pickle and read whole, without running any of it.
 """
 
 import signal
@@ -46,19 +47,20 @@ from math import ceil, floor, inf, isfinite, isnan, nan
 
 # build-lookup-table.py has the same two constants.
 Z_THRESHOLD = 3
-Z_TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as equal
+TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as equal
 
 HORIZONS = (1, 5, 20)  # days after an anomaly, counted in days of the table
 NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
-# With how many earlier days a day's share of anomalies is compared.
+# A day's share of anomalies is compared with at least and at most so many earlier days.
 FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
-# An anomaly's class in the aftermath: the largest of these numbers that its z-score is above, and
-# whether its price_diff is above 1 %, within 1 %, or below -1 %.
+# In the aftermath each anomaly is in a class. Its z_from is the largest of these numbers that is
+# below its z-score. Its move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
-# The table's format. build-lookup-table.py has the same constants.
+# The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
+# are numpy's there, and those of Python's array here.
 MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 DAY_PAGE_COLUMNS = {
@@ -78,7 +80,7 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 MAGIC_OF_VERSION_1 = b"lookup-table"
 MOST_DAYS = 40_177  # FIRST_DAY to LAST_DAY in the builder, 1990 to 2099
-LONGEST_EXTENT = MOST_TICKERS * 100  # bytes: a day page, the longest, has 82 a ticker at most
+LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; the longest, a day page, has at most 82 a ticker
 # A row in the pickle (write_pickle in the builder describes it). Its integers, little-endian, are
 # the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
 # has no baseline and so lacks the last two floats.
@@ -104,7 +106,7 @@ TEST_SYMBOLS = (
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
 DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe waits for a writer
-NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # the same types for struct
+NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 
 
 class TableError(Exception):
@@ -126,6 +128,13 @@ class BrokenOutput(Exception):
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def write_to_stdout(text, flush=False):
+    try:
+        print(text, end="", flush=flush)
+    except OSError as error:
+        raise BrokenOutput(error) from None
 
 
 def print_to_stderr(message):
@@ -155,14 +164,14 @@ def with_progress(items, total):
 
 
 class NumpyType:
-    """In place of a numpy dtype in a pickle; format is the struct format of such a number."""
+    """Stands for a numpy dtype in a pickle. format is the struct format of its numbers."""
 
     def __init__(self, code, *_):
         if code not in NUMPY_FORMATS:
-            raise ValueError("it asks for numbers of another type")
+            raise ValueError(f"it has numbers of another type than {', '.join(NUMPY_FORMATS)}")
         self.format = "<" + NUMPY_FORMATS[code]
 
-    def __setstate__(self, state):
+    def __setstate__(self, state):  # state[1] is the byte order
         self.format = (">" if state[1] == ">" else "<") + self.format[1:]
 
 
@@ -212,14 +221,15 @@ def load_plain_pickle(file, size):
             return PICKLE_NAMES[module, name]
 
     # A sparse file has fewer bytes on disk than its size says. Some systems do not tell how many.
-    on_disk = 512 * getattr(os.fstat(file.fileno()), "st_blocks", 0) or size
+    on_disk = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512 or size
+    # The tutorial's table takes 7 times its size. What is allowed has room for other ones.
     with killed_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
         return TableUnpickler(file).load()
 
 
 @contextmanager
 def killed_by_ctrl_c():
-    """In this context Ctrl-C ends the process at once. Python would first end the unpickling."""
+    """In this context Ctrl-C ends the process at once. Python would wait for the unpickling."""
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:
         yield
@@ -252,7 +262,7 @@ def bounded_memory(growth):
 
 
 def find_ticker_number(ticker, tickers, name):
-    """The index of ticker in tickers, the tickers of the table name. Raises NoDataError."""
+    """The index of ticker in tickers, those of the table called name. Raises NoDataError."""
     if ticker in tickers:
         return tickers.index(ticker)
     similar = [other for other in tickers if other.lower() == ticker.lower()]
@@ -406,6 +416,7 @@ class LookupTable:
                 gaps.byteswap()
             if max(len(gaps), len(rows) // FULL_ROW_INTEGERS.size) > self.number_of_days:
                 raise ValueError
+            # Each row has a gap. The first window rows have no baseline, so they are short.
             end = min(len(gaps), self.window) * SHORT_ROW_INTEGERS.size
             short_rows, full_rows = rows[:end], rows[end:]
             integers = list(SHORT_ROW_INTEGERS.iter_unpack(short_rows))
@@ -435,7 +446,7 @@ class LookupTable:
 
 
 class PlainTable:
-    """A pickled {ticker: {date: stats}}, read whole. It has what lists need of a LookupTable.
+    """A pickled {ticker: {date: stats}}, read whole. list_days and list_ticker can use it, too.
 
     It has no facts: each row's record, earlier_rows, baseline_days and gap are None.
     """
@@ -551,7 +562,7 @@ def z_limit(threshold):
 
     A computed z-score is rounded: it may be above the threshold although the exact one is equal.
     """
-    return threshold + Z_TOLERANCE * abs(threshold)
+    return threshold + TOLERANCE * abs(threshold)
 
 
 def row_of(page, i):
@@ -574,6 +585,7 @@ def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
     return [
         i
         for i, (trades, avg_trades, std_trades) in enumerate(rows)
+        # This is z_score(...) > limit without the calls, which take too long for a whole day.
         if std_trades > 0 and (trades - avg_trades) / std_trades > limit
     ]
 
@@ -582,8 +594,8 @@ def record_column(trades):
     """The column record: for each row, how many rows directly before it had fewer trades.
 
     A row with as many trades ends the count. The builder has the same function for all tickers.
-    possible_ends are the indexes of the rows that may end the count of a later row. When a row with
-    more trades comes, a row is removed: a count that passes the new row passes the old one too.
+    possible_ends are the indexes of the rows that may end the count of a later row. One is removed
+    when a row with more trades comes: a count that passes the new row passes the removed one too.
     """
     counts, possible_ends = [], []
     for i, row_trades in enumerate(trades):
@@ -601,13 +613,13 @@ def is_split(gap):
     3/2, 2/3, n or 1/n, for a whole number n from 2 on.
     """
     ratio = nan if gap is None else 1 + gap / 100
-    if not (0 < ratio < 0.7 * (1 - Z_TOLERANCE) or 1.5 * (1 + Z_TOLERANCE) < ratio < inf):
+    if not (0 < ratio < 0.7 * (1 - TOLERANCE) or 1.5 * (1 + TOLERANCE) < ratio < inf):
         return False
     larger = max(ratio, 1 / ratio)
     split_ratios = {1.5, *(n for n in (floor(larger), ceil(larger)) if n >= 2)}
     if ratio < 1:
         split_ratios = {1 / n for n in split_ratios}
-    return any(abs(ratio / each - 1) <= 0.05 + Z_TOLERANCE for each in split_ratios)
+    return any(abs(ratio / each - 1) <= 0.05 + TOLERANCE for each in split_ratios)
 
 
 def marks_of(row, session, window):
@@ -635,10 +647,11 @@ def marks_of(row, session, window):
 class After:
     """What came after the rows of a day page, as far as the table knows it.
 
-    closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker on the
-    next horizon days of the table. It is nan if the ticker is gone, which means that it has no row
-    on these days. split_days[i] says on which of the next days, counted from 1, the ticker first
-    has a suspected split; 0 means on none. The columns are sequences, or all are numpy arrays.
+    closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
+    the next 1, 5 or 20 days of the table. It is nan if the ticker is gone, which means that it has
+    no row on these days. A horizon that the table does not reach yet is no key of last_closes.
+    split_days[i] says on which of the next days, counted from 1, the ticker first has a suspected
+    split; 0 means on none. The columns are lists, or all are numpy arrays.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -677,25 +690,27 @@ class After:
 
 def percent_change(close, last_close):
     """The change from close to last_close; nan if last_close is nan, else inf if close is 0."""
-    return (last_close / close - 1) * 100 if close else nan if isnan(last_close) else inf
+    if close:
+        return (last_close / close - 1) * 100
+    return nan if isnan(last_close) else inf
 
 
 def after_of_page(page, later_pages):
     """The After of a day page. later_pages are the day pages of the next 20 days, or fewer."""
-    last_close, split_days, last_closes = {}, {}, {}
+    close_of, split_day_of, last_closes = {}, {}, {}  # of a ticker, of a ticker, by horizon
     for days, later in enumerate(later_pages, 1):
-        last_close.update(zip(later["ticker"], later["close_price"]))
+        close_of.update(zip(later["ticker"], later["close_price"]))
         gaps = later["gap"] if isinstance(later["gap"], array) else []  # not in a PlainTable
         for ticker, gap in zip(later["ticker"], gaps):
             if (gap < -30 or gap > 50) and is_split(gap):  # few gaps are so large: this is faster
-                split_days.setdefault(ticker, days)
+                split_day_of.setdefault(ticker, days)
         if days in HORIZONS:
-            last_closes[days] = [last_close.get(ticker, nan) for ticker in page["ticker"]]
-    split_days = [split_days.get(ticker, 0) for ticker in page["ticker"]]
+            last_closes[days] = [close_of.get(ticker, nan) for ticker in page["ticker"]]
+    split_days = [split_day_of.get(ticker, 0) for ticker in page["ticker"]]
     return After(page["close_price"], last_closes, split_days)
 
 
-def after_of_history(history, dates):
+def after_rows_of_history(history, dates):
     """What After.of_row returns, for each row of a ticker's history. dates are the table's."""
     closes, gaps = history["close_price"], history["gap"]
     session_by_date = {date: session for session, date in enumerate(dates)}
@@ -729,8 +744,8 @@ def median(numbers):
     return float(middle)
 
 
-def did_better(change, median_change):
-    """1 if change is above the median ticker's, 1/2 if equal, else 0; or an array for an array."""
+def points_for_doing_better(change, median_change):
+    """1 if change is above the median ticker's, 1/2 if equal, else 0. change may be an array."""
     return (change > median_change) + (change == median_change) / 2
 
 
@@ -757,10 +772,10 @@ class SessionsWithAfter:
         for next_session in range(self.first, self.end):
             ahead.append(self.read_arrays(next_session))
             if len(ahead) > HORIZONS[-1]:
-                yield (session, *self.after(ahead))
+                yield (session, *self.take_first(ahead))
                 session += 1
         while session <= self.last:
-            yield (session, *self.after(ahead))
+            yield (session, *self.take_first(ahead))
             session += 1
 
     def read_arrays(self, session):
@@ -784,7 +799,7 @@ class SessionsWithAfter:
             split[numbers[i]] = is_split(gaps[i].item())
         return page, numbers, has_row, close, split if split.any() else None
 
-    def after(self, ahead):
+    def take_first(self, ahead):
         """Remove the first session from ahead, a deque of read_arrays. Return its (page, After)."""
         np = self.np
         page, numbers, _, close, _ = ahead.popleft()
@@ -804,8 +819,8 @@ def anomaly_share(table, session):
 
     share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
     compared with the 250 days before that have such tickers, or with all if there are fewer. days
-    is their number, usual is the median of their shares, and higher is the number of days with a
-    lower share. The answer is None with fewer than 20 such days, or without such tickers.
+    is their number, usual is the median of their shares, and lower_days is the number of days with
+    a lower share. The answer is None with fewer than 20 such days, or without such tickers.
     """
     *_, with_deviation, anomalies = table.index_day(session)
     counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
@@ -819,68 +834,9 @@ def anomaly_share(table, session):
         "with_deviation": with_deviation,
         "share": share,
         "usual": median(shares),
-        "higher": sum(share > earlier_share for earlier_share in shares),
+        "lower_days": sum(share > earlier_share for earlier_share in shares),
         "days": len(shares),
     }
-
-
-def share_sentence(table, session):
-    """What anomaly_share returns for a session, as a sentence, or None."""
-    share = anomaly_share(table, session)
-    if not share:
-        return None
-    beginning = (
-        "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on ".format(**share)
-    )
-    if share["higher"] == share["days"]:
-        return f"{beginning}all {share['days']} days before."
-    return f"{beginning}{share['higher'] or 'none'} of the {share['days']} days before."
-
-
-def record_sentence(page, min_record):
-    """How many tickers have a record of min_record or more, and how many would by chance alone.
-
-    A ticker has such a record if its last row has the most trades of its last min_record + 1 rows.
-    If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
-    If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
-    sentence, or None if no ticker has min_record earlier rows.
-    """
-    earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
-    if not min_record:
-        most = max(earlier_rows, default=0)
-        min_record = next((rows for rows in (60, 20) if most >= rows), 0)
-    old_enough = sum(rows >= min_record for rows in earlier_rows)
-    if not min_record or not old_enough:
-        return None
-    records = sum(record >= min_record for record in page["record"])
-    return (
-        f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have a "
-        f"record of {min_record} or more; "
-        f"chance alone would make {old_enough / (min_record + 1):.1f}."
-    )
-
-
-def median_sentence(page, after):
-    """How the median ticker did, and how many anomalies did better: a sentence, or None."""
-    changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
-    medians = {horizon: median(changes[horizon]) for horizon in changes}
-    known = [horizon for horizon in medians if medians[horizon] is not None]
-    if not known:
-        return None
-    days = {horizon: "1 day" if horizon == 1 else str(horizon) for horizon in HORIZONS}
-    parts = [f"{number_text(medians[horizon], '.2f')} % after {days[horizon]}" for horizon in known]
-    parts += [
-        f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
-    ]
-    sentence = f"The median ticker's price changed by {', '.join(parts)}"
-    longest = known[-1]
-    of_anomalies = [changes[longest][i] for i in indexes_of_anomalies(page)]
-    better = [did_better(change, medians[longest]) for change in of_anomalies if isfinite(change)]
-    if better:
-        number = f"{sum(better):,.1f}".replace(".0", "")
-        sentence += f"; {number} of {len(better):,} anomalies did better after {days[longest]}"
-    return f"{sentence}."
 
 
 def find_aftermath(table, last):
@@ -954,7 +910,9 @@ class HorizonAftermath:
         if len(changes):
             block = session // BLOCK_DAYS
             self.cases[block] += self.count(classes)
-            self.better[block] += self.count(classes, did_better(changes, median_change))
+            self.better[block] += self.count(
+                classes, points_for_doing_better(changes, median_change)
+            )
             self.excesses.append((classes.astype("uint8"), changes - median_change))
 
     def figures(self, number):
@@ -974,24 +932,27 @@ def share_that_did_better(cases, better):
     The arguments are lists with a number for each block of 20 days: how many cases it has, and how
     many of them did better. better is in percent, two_se is two standard errors in percentage
     points. Days are not independent: one event moves many tickers, on its day and on later ones. So
-    the standard error compares blocks of days instead of single cases. N is the number of cases, B
-    the number of blocks that have a case. x is 1 for a case that did better, 1/2 for an equal one,
-    else 0. It is sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N.
+    the standard error compares blocks of days instead of single cases. It is
+    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x is 1 for a case that
+    did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
+    number of blocks that have a case.
     """
     total, blocks = sum(cases), sum(map(bool, cases))
     if not total:
         return {"cases": 0, "better": None, "two_se": None}
     mean = sum(better) / total
-    squares = sum((x - mean * n) ** 2 for n, x in zip(cases, better))
+    # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
+    squares = sum((sum_of_x - mean * n) ** 2 for n, sum_of_x in zip(cases, better))
     two_se = None
     if blocks >= FEWEST_BLOCKS:
         two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / total
     return {"cases": int(total), "better": 100 * mean, "two_se": two_se}
 
 
-# The heading is a date or a ticker. The anomalies below it are dicts of row_of, with the keys marks
-# and AFTER_FIELDS if these are needed. The notes are sentences about the day.
-Listing = namedtuple("Listing", "heading anomalies notes")
+# What is listed of a day or of a ticker. The title is the date or the ticker. The anomalies are
+# dicts of row_of. If needed, they also have the keys of After.of_row, and marks. The notes are
+# sentences about the day.
+Listing = namedtuple("Listing", "title anomalies notes")
 
 
 def select_anomalies(anomalies, options):
@@ -1000,7 +961,7 @@ def select_anomalies(anomalies, options):
         anomaly
         for anomaly in anomalies
         if anomaly["trades"] >= options.min_trades
-        and not anomaly["close_price"] < options.min_price
+        and not anomaly["close_price"] < options.min_price  # nan, in a plain pickle, stays
         and (not options.min_record or anomaly["record"] >= options.min_record)
         and (not options.skip or options.skip.isdisjoint(anomaly["marks"]))
     ]
@@ -1031,7 +992,7 @@ def list_days(table, sessions, options):
                 row["marks"] = marks_of(row, session, table.window)
             anomalies.append(row)
         anomalies = sort_anomalies(anomalies, "trades")
-        if options.sort:
+        if options.sort:  # equal ones stay in the order of trades
             anomalies = sort_anomalies(anomalies, options.sort)
         notes = []
         if options.format == "wide":
@@ -1045,7 +1006,10 @@ def list_days(table, sessions, options):
 
 
 def read_sessions(table, sessions, needs_after):
-    """For each session of a range: (session, day page, After), with None if not needs_after."""
+    """For each session of a range: (session, day page, After). After is None unless needs_after.
+
+    One day is answered without numpy, because to import numpy takes longer than to answer.
+    """
     if not needs_after:
         return ((session, table.read_day_page(session), None) for session in sessions)
     first, last = sessions[0], sessions[-1]
@@ -1059,41 +1023,116 @@ def read_sessions(table, sessions, needs_after):
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
     history, dates = table.read_history(ticker), table.dates
-    after, anomalies = after_of_history(history, dates), []
+    after_rows, anomalies = after_rows_of_history(history, dates), []
     for i in indexes_of_anomalies(history, options.threshold):
         row = row_of(history, i)
         session = dates.index(row["date"])
         if session in sessions:
             marks = marks_of(row, session, table.window)
-            anomalies.append({**row, **after[i], "marks": marks})
+            anomalies.append({**row, **after_rows[i], "marks": marks})
     if options.sort:
         anomalies = sort_anomalies(anomalies, options.sort)
     return Listing(ticker, select_anomalies(anomalies, options)[: options.limit], [])
 
 
-RULE_LENGTH = 91  # as in the tutorial, more than its headings need
+def share_sentence(table, session):
+    """What anomaly_share returns for a session, as a sentence, or None."""
+    share = anomaly_share(table, session)
+    if not share:
+        return None
+    beginning = (
+        "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
+        "anomalies; the usual is {usual:.1f} %; more than on ".format(**share)
+    )
+    if share["lower_days"] == share["days"]:
+        return f"{beginning}all {share['days']} days before."
+    return f"{beginning}{share['lower_days'] or 'none'} of the {share['days']} days before."
+
+
+def record_sentence(page, min_record):
+    """How many tickers have a record of min_record or more, and how many would by chance alone.
+
+    A ticker has such a record if its last row has the most trades of its last min_record + 1 rows.
+    If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
+    If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
+    sentence, or None if no ticker has min_record earlier rows.
+    """
+    earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
+    if not min_record:
+        most = max(earlier_rows, default=0)
+        min_record = next((rows for rows in (60, 20) if most >= rows), 0)
+    old_enough = sum(rows >= min_record for rows in earlier_rows)
+    if not min_record or not old_enough:
+        return None
+    records = sum(record >= min_record for record in page["record"])
+    return (
+        f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have a "
+        f"record of {min_record} or more; "
+        f"chance alone would make {old_enough / (min_record + 1):.1f}."
+    )
+
+
+def median_sentence(page, after):
+    """How the median ticker did, and how many anomalies did better: a sentence, or None.
+
+    Like share_sentence, it counts all anomalies of the day, whatever the options are.
+    """
+    changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
+    medians = {horizon: median(changes[horizon]) for horizon in changes}
+    known = [horizon for horizon in medians if medians[horizon] is not None]
+    if not known:
+        return None
+    days = {horizon: "1 day" if horizon == 1 else str(horizon) for horizon in HORIZONS}
+    parts = [f"{number_text(medians[horizon], '.2f')} % after {days[horizon]}" for horizon in known]
+    parts += [
+        f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
+    ]
+    sentence = f"The median ticker's price changed by {', '.join(parts)}"
+    longest = known[-1]
+    of_anomalies = [changes[longest][i] for i in indexes_of_anomalies(page)]
+    of_anomalies = list(filter(isfinite, of_anomalies))
+    if of_anomalies:
+        points = sum(points_for_doing_better(change, medians[longest]) for change in of_anomalies)
+        number = f"{points:,.1f}".replace(".0", "")
+        sentence += (
+            f"; {number} of {len(of_anomalies):,} anomalies did better after {days[longest]}"
+        )
+    return f"{sentence}."
+
+
+def number_text(number, form):
+    """number as text in this format; `-` for None, and 0.0 instead of -0.0."""
+    if number is None:
+        return "-"
+    text = format(number, form)
+    return text if float(text) else text.lstrip("-")
+
+
+RULE_LENGTH = 91  # the tutorial's line of dashes, which is longer than its headings
 HEADINGS = (
     f"{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
     f"{'Close Price':>12}{'Price Diff':>12}"
 )
 WIDE_HEADINGS = f"{'Record':>10}{'After 1':>11}{'After 5':>11}{'After 20':>11}  Marks"
 AFTERMATH_NOTES = """\
-Price: on the day itself, up by more than 1 %, flat, or down by more than 1 %.
-Better: the share of cases whose price then did better than the median ticker of the same day;
-  * marks a share that is more than 3 standard errors away from 50 %.
-Excess: percentage points above the median ticker. This is no index, and not the market.
-Left out: tickers that were gone, closes of 0, and suspected splits.
-The shares say how often, not how much. They know no entry price and no costs. Prices are not
-adjusted, and only tickers in the files are counted. The error at 20 days may be a fifth too small.
+Days: how many trading days later.
+Price: on the day of the anomaly, up by more than 1 %, flat, or down by more than 1 %.
+Better %: the share of cases whose price did better than that of the median ticker since that day.
+± 2 SE: two standard errors of this share. * marks a share more than three of them away from 50 %.
+Median Excess: the median of the cases' changes minus the median ticker's, in percentage points.
+Left Out: tickers that were gone, closes of 0, and suspected splits.
+The shares say how often, not how much, and include no entry price and no costs. Prices are not
+adjusted, and only tickers in the files are counted. For 20 days ± 2 SE may be a fifth too small.
+The median ticker is no index, and not the market.
 This is no advice.
 """
 
 
 def as_table(listings, by_ticker, is_wide=False):
-    """Yields the anomalies as the tutorial prints them. by_ticker: the headings are tickers."""
+    """Yields the anomalies as the tutorial prints them. by_ticker: each listing is of a ticker."""
     heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
     for listing in listings:
-        yield f"\nAnomalies Found for {printable(listing.heading)}:\n\n"
+        yield f"\nAnomalies Found for {printable(listing.title)}:\n\n"
         yield f"{heading}\n{'-' * (len(heading) if is_wide else RULE_LENGTH)}\n"
         for anomaly in listing.anomalies:
             name = anomaly["date"] if by_ticker else printable(anomaly["ticker"])
@@ -1152,7 +1191,7 @@ def csv_lines(fields, rows):
     """Yields the lines of a CSV file with the columns fields; rows are dicts."""
     import csv
 
-    class Line:
+    class Line:  # in place of a file: csv's writer returns what write returns
         @staticmethod
         def write(line):
             return line[:-2] + "\n"
@@ -1187,41 +1226,34 @@ def json_pieces(rows):
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
+# Each is called with (listings, by_ticker), even if by_ticker changes nothing.
 FORMATS = {"table": as_table, "wide": as_wide_table, "csv": as_csv, "json": as_json}
 
 
-def aftermath_table(classes, dates):
-    """Yields the aftermath as a table and notes; classes are what find_aftermath returns."""
+def aftermath_table(rows, dates):
+    """Yields the aftermath as a table and notes; rows are what find_aftermath returns."""
     yield f"\nWhat followed the anomalies from {dates[0]} to {dates[-1]}:\n\n"
     heading = (
         f"{'Days':<6}{'Z-score':<10}{'Price':<8}{'Cases':>9}{'Better %':>10}{'± 2 SE':>9}"
         f"{'Median Excess':>15}{'Left Out':>10}"
     )
     yield f"{heading}\n{'-' * len(heading)}\n"
-    for row in sorted(classes, key=lambda row: row["horizon"]):
-        higher = [z_from for z_from in Z_CLASSES if z_from > row["z_from"]]
-        z_class = f"{row['z_from']}-{higher[0]}" if higher else f"above {row['z_from']}"
+    for row in sorted(rows, key=lambda row: row["horizon"]):
+        edges = [edge for edge in Z_CLASSES if edge > row["z_from"]]
+        z_class = f"{row['z_from']}-{edges[0]}" if edges else f"above {row['z_from']}"
         better, two_se, excess = (row[name] for name in ("better", "two_se", "median_excess"))
-        is_marked = two_se is not None and abs(better - 50) > 1.5 * two_se
+        has_star = two_se is not None and abs(better - 50) > 3 * two_se / 2
         yield (
             f"{row['horizon']:<6}{z_class:<10}{row['move']:<8}{row['cases']:>9,}"
             f"{number_text(better, '.1f'):>10}{number_text(two_se, '.1f'):>9}"
-            f"{number_text(excess, '.2f'):>15}{row['left_out']:>10,}{'  *' if is_marked else ''}\n"
+            f"{number_text(excess, '.2f'):>15}{row['left_out']:>10,}{'  *' if has_star else ''}\n"
         )
     yield "\n" + AFTERMATH_NOTES
-    if all(row["two_se"] is None for row in classes):
+    if all(row["two_se"] is None for row in rows):
         yield (
-            f"{len(dates)} days are too few for ± 2 SE, which needs cases in "
-            f"{FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days.\n"
+            f"± 2 SE is empty: it needs cases in {FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days, and "
+            f"the number of days is {len(dates)}.\n"
         )
-
-
-def number_text(number, form):
-    """number as text in this format; `-` for None, and 0.0 instead of -0.0."""
-    if number is None:
-        return "-"
-    text = format(number, form)
-    return text if float(text) else text.lstrip("-")
 
 
 def date_argument(text):
@@ -1283,26 +1315,32 @@ def make_parser():
         formatter_class=help_formatter,
     )
     add = parser.add_argument
-    many = whole_number(0, 999_999_999)
+    count_argument = whole_number(0, 999_999_999)
     dates = "a day as YYYY-MM-DD, or the first and the last day"
     add("dates", nargs="*", type=date_argument, metavar="DATE", help=dates)
     add("--ticker", metavar="T", help="one ticker's anomalies, on all days or on those of DATE")
-    add("--aftermath", action="store_true", help="print what followed all anomalies up to DATE")
-    threshold = "anomalies have a z-score above Z (default 3)"
+    aftermath = "print what followed all anomalies, or those up to DATE"
+    add("--aftermath", action="store_true", help=aftermath)
+    threshold = "list tickers with a z-score above Z (default 3)"
     add("--threshold", type=number_argument, default=Z_THRESHOLD, metavar="Z", help=threshold)
     trades = "leave out tickers with fewer than N trades"
-    add("--min-trades", type=many, default=0, metavar="N", help=trades)
+    add("--min-trades", type=count_argument, default=0, metavar="N", help=trades)
     price = "leave out tickers that closed below P dollars"
     add("--min-price", type=number_argument, default=0, metavar="P", help=price)
-    record = "leave out tickers with a record (see README.md) below N"
-    add("--min-record", type=many, metavar="N", help=record)
+    record = "leave out tickers with fewer than N rows in their record (see README.md)"
+    add("--min-record", type=count_argument, metavar="N", help=record)
     skip = "leave out tickers with one of these marks: split, new, thin, stale, test"
     add("--skip", type=marks_argument, default=set(), metavar="MARK[,MARK]", help=skip)
-    sort = "largest first, tickers from A on (default trades; with --ticker date): "
-    sort += ", ".join(SORT_FIELDS)
+    sort = "sort by FIELD, largest first, tickers from A on (default: by trades, but with --ticker "
+    sort += f"from the first date on): {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
-    add("--limit", type=many, metavar="N", help="print at most N anomalies of each list")
-    formats = "table (default), wide with more columns, or csv and json with all in full precision"
+    add(
+        "--limit",
+        type=count_argument,
+        metavar="N",
+        help="print at most N anomalies of a day or ticker",
+    )
+    formats = "table (default); wide, with more columns; csv or json, with all columns and digits"
     add("--format", choices=FORMATS, default="table", help=formats)
     file = "the table to read (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
@@ -1332,14 +1370,14 @@ def parse_arguments(argv):
 def check_aftermath_options(parser, options, words):
     """End with a usage error if words, the arguments, have an option not allowed here."""
     allowed = ("dates", "aftermath", "format", "table")
-    # Parse again with None for every value, over which argparse sets no defaults: what is not None
-    # afterwards, the user has given.
+    # argparse sets no default for a name that the namespace already has. So parse again with None
+    # for each name: what is not None afterwards was given by the user.
     given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(options))))
     for name, value in vars(given).items():
         if name not in allowed and value is not None:
             parser.error(f"--aftermath takes no --{name.replace('_', '-')}")
     if len(options.dates) > 1 or options.format == "wide":
-        parser.error("--aftermath takes one DATE, and --format table, csv or json")
+        parser.error("--aftermath takes at most one DATE, and no --format wide")
 
 
 def select_sessions(table, dates):
@@ -1387,12 +1425,12 @@ def answer(table, options):
 def answer_aftermath(table, options):
     """The aftermath of all anomalies, or of those up to the date in options, as pieces of text."""
     dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
-    if not dates:
-        select_sessions(table, options.dates)  # raises NoDataError
-    classes = find_aftermath(table, len(dates) - 1)
+    if not dates:  # DATE is before the table's first day: select_sessions raises the NoDataError
+        select_sessions(table, options.dates)
+    rows = find_aftermath(table, len(dates) - 1)
     if options.format == "table":
-        return aftermath_table(classes, dates)
-    return csv_lines(AFTERMATH_FIELDS, classes) if options.format == "csv" else json_pieces(classes)
+        return aftermath_table(rows, dates)
+    return csv_lines(AFTERMATH_FIELDS, rows) if options.format == "csv" else json_pieces(rows)
 
 
 def print_answer(options):
@@ -1413,17 +1451,11 @@ def print_answer(options):
         silence(sys.stdout)
         if error.reason:
             print_to_stderr(f"output not written: {error.reason}")
-        return bool(error.reason)
+            return 1
+        return 0
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def write_to_stdout(text, flush=False):
-    try:
-        print(text, end="", flush=flush)
-    except OSError as error:
-        raise BrokenOutput(error) from None
 
 
 def main(argv=None):
