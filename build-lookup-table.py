@@ -12,14 +12,14 @@ Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 A line of a flat file, and what it becomes in the table that pickle.load returns:
 
     ticker,volume,open,close,high,low,window_start,transactions
-    VTAK,63822921,0.6281,0.91,1.0,0.56,1729224000000000000,460548
+    VTAK,24910113,0.9496,0.91,0.9496,0.8645,1729224000000000000,460548
 
     table["VTAK"]["2024-10-18"] == {
         "trades": 460548,          # how often it was traded that day
         "close_price": 0.91,       # the day's last price, in dollars
-        "price_diff": 106.49,      # its change against the ticker's previous row, in percent
+        "price_diff": 106.4896..., # its change against the ticker's previous row, in percent
         "avg_trades": 6291.4,      # the baseline: mean and sample standard deviation
-        "std_trades": 12387.12,    # of trades over the ticker's five previous rows
+        "std_trades": 12387.12..., # of trades over the ticker's five previous rows
     }
 
 The day itself is never part of its own baseline. price_diff is nan in a ticker's first row,
@@ -98,8 +98,8 @@ THREADS = os.cpu_count() or 1
 # While files are read, a row is its ticker's number and the columns of Market.
 ROW_DTYPE = np.dtype("i4,u2,i4,f8,f8")
 ROW_DTYPE.names = "number", "day", "trades", "close_price", "open_price"
-CHUNK_ROWS = 2**21  # rows are collected in arrays of this length
-BATCH_ROWS = 2**17  # facts are computed for so many rows at once: they fit into the cache
+CHUNK_ROWS = 2**21  # rows that were read are collected in arrays of about this length
+BATCH_ROWS = 2**17  # so many rows are computed or written at once: they fit into the cache
 
 # The table's format. query-lookup-table.py has the same constants.
 MOST_TICKERS = 2**17
@@ -194,6 +194,101 @@ def date_text(day):
 
 
 # The download of missing days from Polygon's REST API.
+def try_to_lock(file):
+    """Lock an open file until it is closed. Returns whether it is locked now.
+
+    False means that another build has locked it, None that the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows no lock is needed: an open file cannot be removed there
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_leftovers(target):
+    """Remove the unfinished files that builds of target have left when they were killed."""
+    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
+    for path in target.parent.iterdir():
+        if name.fullmatch(path.name):
+            with suppress(OSError):
+                if os.name != "posix":  # Windows does not remove a file that another build has open
+                    path.unlink()
+                    continue
+                with path.open("rb") as file:
+                    if try_to_lock(file):
+                        path.unlink()
+
+
+@contextmanager
+def replacing(path):
+    """Yields a new binary file that replaces path at the end. After an error it is removed.
+
+    Until then the new file has a name that no other file has. It is locked, so that no other build
+    removes it as a leftover. Raises BuildError.
+    """
+    temporary = None
+    try:
+        target = Path(os.path.realpath(path))
+        remove_leftovers(target)
+        is_safe = False
+        while not is_safe:
+            temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+            file = temporary.open("xb", buffering=2**20)
+            # Before the lock, another build may have locked or removed it as a leftover.
+            is_safe = try_to_lock(file) is not False and temporary.exists()
+        with file:
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name == "posix":
+                os.replace(temporary, target)
+        if os.name != "posix":  # Windows cannot rename an open file
+            os.replace(temporary, target)
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
+    finally:
+        if temporary:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def check_output_path(path, data_dir, *others):
+    """Raise BuildError if no file can be written at path, or if it would do harm there.
+
+    It would do harm if the next build read it as a flat file, or if it replaced a file at one of
+    the paths others.
+    """
+    try:
+        target = os.path.realpath(path)
+        if os.path.isdir(target):
+            raise BuildError(f"{path} is a folder: name a file with --output")
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise BuildError(f"{path} is no regular file: name another --output")
+        if target.endswith((".csv", ".csv.gz")):
+            # A link in data_dir may lead to a folder elsewhere. A file there would be found, too.
+            folders = {data_dir, *(other.parent for other in others)}
+            folders = {Path(os.path.realpath(folder)) for folder in folders}
+            is_found = not folders.isdisjoint(Path(target).parents)
+            if is_found or Path(os.path.abspath(data_dir)) in Path(os.path.abspath(path)).parents:
+                raise BuildError(f"{path} would be read as a flat file: name another --output")
+        if target in map(os.path.realpath, others):
+            raise BuildError(f"{path} would replace a file of this build: name another --output")
+        if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
+            os.stat(os.path.join(os.path.dirname(target), ""))  # OSError if the folder is missing
+            raise BuildError(f"{path} not written: no permission to write into its folder")
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
+
+
 API_URL = "https://api.polygon.io"
 FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
@@ -258,8 +353,8 @@ def new_york_midnight(day):
 
     New York is 5 hours behind UTC, and 4 hours in summer time. Since 2007 summer time lasts from
     the second Sunday in March to the first in November. From 1987 to 2006 it lasted from the first
-    Sunday in April to the last in October. The clock changes at 2:00, so midnight of the first
-    Sunday is not yet in summer time, and midnight of the last Sunday still is.
+    Sunday in April to the last in October. The clock changes at 2:00 on these Sundays: midnight of
+    the Sunday on which summer time begins is before it, and when it ends, midnight is still in it.
     """
     year = date_text(day)[:4]
     start, end = ("03-08", "11-01") if year >= "2007" else ("04-01", "10-25")
@@ -279,8 +374,9 @@ def last_finished_day():
 def days_to_download(data_dir, first, until):
     """The day numbers of the weekdays from first to until that have no flat file below data_dir.
 
-    Both are day numbers or None. Without first, the days begin after the newest file. Without
-    until, they end with the last day that is over in New York. Raises UsageError.
+    first and until are day numbers or None. Without first, the days begin after the newest file.
+    Without until, they end with the last day that is over in New York. Raises UsageError, or
+    BuildError.
     """
     last_finished = last_finished_day()
     for option, day in (("--download", first), ("--until", until)):
@@ -298,7 +394,7 @@ def days_to_download(data_dir, first, until):
         present = set()
     if first is None and not present:
         raise UsageError(
-            f"no file named for a day in {data_dir}: name the first day, "
+            f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: say which day is the first, "
             f"for example --download {date_text(last_finished - 90)}"
         )
     start = max(present) + 1 if first is None else first
@@ -330,7 +426,7 @@ def call_for_at_most(seconds, call):
 
 
 def read_body(response):
-    """The unpacked body of a urllib3 response, at most LARGEST_ANSWER. Raises RequestError."""
+    """The unpacked body of a urllib3 response. Raises RequestError, also if it is too large."""
     body = bytearray()
     piece = True
     while piece and len(body) <= LARGEST_ANSWER:
@@ -345,10 +441,10 @@ def read_body(response):
     if encoding == "identity":
         return bytes(body)
     unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
-    text = unpacker.decompress(body, LARGEST_ANSWER)
+    unpacked = unpacker.decompress(body, LARGEST_ANSWER)
     if not unpacker.eof:
         raise RequestError(BAD_ANSWER)
-    return text
+    return unpacked
 
 
 def with_request_limits(request):
@@ -419,8 +515,13 @@ def is_amount(value):
 
 
 def is_sound_row(row):
-    """Whether a row of Polygon's answer can be written into a flat file and read again."""
-    if not isinstance(row, dict) or not all(is_amount(row.get(name)) for name in "vochln"):
+    """Whether a row of Polygon's answer can be written into a flat file and read again.
+
+    parse_answer explains the names of a row's values.
+    """
+    if not isinstance(row, dict) or not all(
+        map(is_amount, map(row.get, ["v", "o", "c", "h", "l", "n"]))
+    ):
         return False
     ticker, trades = row.get("T"), row["n"]
     return (
@@ -457,7 +558,7 @@ def parse_answer(body):
 
 
 def write_flat_file(data_dir, day, rows):
-    """Write rows, {ticker: row} of parse_answer, as the flat file of a day number into data_dir."""
+    """Write the flat file of day, a day number, into data_dir. rows are those of parse_answer."""
     start = new_york_midnight(day) * 10**9
     lines = [FLAT_FILE_HEADER]
     for ticker, row in sorted(rows.items()):
@@ -494,7 +595,7 @@ class PolygonClient:
             raise BuildError(NO_CLIENT) from None
         self.client.client.request = with_request_limits(self.client.client.request)
         self.report = report
-        self.minute_began = None  # Polygon counts requests by the minute: when ours began
+        self.minute_began = None  # when the first request since the last wait for the limit began
 
     def fetch_day(self, date):
         """What parse_answer returns for a date. Waits and tries again where that can help."""
@@ -531,7 +632,10 @@ class PolygonClient:
             raise as_request_error(error) from None
 
     def seconds_to_wait(self, retry_after):
-        """The seconds to wait, at least 1: what retry_after says, else the rest of the minute."""
+        """The seconds to wait, at least 1: what retry_after says, else the rest of the minute.
+
+        Polygon limits the requests of a minute, which is taken to begin at minute_began.
+        """
         from email.utils import parsedate_to_datetime
 
         if re.fullmatch(r"\d{1,9}", retry_after or "", re.ASCII):
@@ -608,9 +712,9 @@ def day_in_name(path):
 
 
 def find_flat_files(data_dir):
-    """The flat files below data_dir in the order of their names, which is the order of days.
+    """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    If there is a .csv and a .csv.gz of one day or of one path, the .csv.gz is left out. Hidden
+    If a .csv and a .csv.gz have the same day or the same path, the .csv.gz is left out. Hidden
     files and folders are left out, links are followed. Raises NoFlatFiles, or BuildError for what
     cannot be read.
     """
@@ -674,7 +778,7 @@ def read_csv_bytes(path):
     """
     try:
         if not path.is_file():
-            raise BuildError(f"{path} is missing, or no regular file: remove it")
+            raise BuildError(f"{path} is gone, or no regular file: remove it, or build again")
         is_too_large = path.stat().st_size > MOST_BYTES
         raw = b"" if is_too_large else path.read_bytes()
         if path.suffix == ".gz" and not is_too_large:
@@ -713,8 +817,9 @@ def parse_quickly(raw, header):
     silently. The answer is None for each file that could contain such a value.
     """
     lines = lines_if_simple(raw, len(header))
-    # A row that is too long can hide one that is too short from lines_if_simple. The short one has
-    # no value in the last column. pandas fails at that only if the table needs this column.
+    # lines_if_simple counts all commas, so that a row that is too long makes up for one that is too
+    # short. The short one has no value in the last column. pandas fails at that only if the table
+    # needs this column.
     if lines is None or header[-1] not in NEEDED_COLUMNS:
         return None
     size = LONGEST_TICKER + 1  # the last byte shows which tickers are too long
@@ -748,7 +853,8 @@ def parse_quickly(raw, header):
         and trades.max() <= MOST_TRADES
         and window_starts.min() // NS_PER_DAY >= FIRST_DAY
         and window_starts.max() // NS_PER_DAY <= LAST_DAY
-        # pandas reads a column of True as ones: parse_carefully finds out which it is.
+        # pandas reads a column of True as ones: parse_carefully finds out whether it is one. It
+        # reads False as 0, but an open of 0 counts as missing anyway.
         and not (close_prices.max() <= 1 or trades.max() <= 1 or opens.max() == 1)
     )
     if not is_sound:
@@ -771,7 +877,7 @@ def lines_if_simple(raw, number_of_columns):
     is_simple = (
         not quotes
         and printables + line_feeds + returns == len(raw)
-        and (not returns or raw.count(b"\r\n") == returns)
+        and (not returns or raw.count(b"\r\n") == returns)  # this count is slow
         and commas == (number_of_columns - 1) * lines
     )
     return lines if is_simple else None
@@ -877,7 +983,8 @@ class Market(NamedTuple):
     """All rows of all flat files, grouped by ticker, each ticker's by date.
 
     The columns are day (uint16, the day number), trades (int32), close_price and open_price
-    (float64, in dollars; a missing open is nan). add_facts adds more columns.
+    (float64, in dollars; a missing open is nan). add_facts adds columns, and gap replaces
+    open_price.
     """
 
     tickers: list  # in the order in which the files first name them; a ticker's number is its index
@@ -891,12 +998,15 @@ class Market(NamedTuple):
         return np.arange(starts[0], ends[-1]) - np.repeat(starts, ends - starts)
 
     def batches(self):
-        """[(first, end), ...]: tickers first to end - 1, one, or with BATCH_ROWS rows at most."""
+        """The tickers in groups of at most BATCH_ROWS rows: [(first, end), ...].
+
+        A group is the tickers first to end - 1. One ticker has fewer than BATCH_ROWS rows.
+        """
         bounds = [0]
         while bounds[-1] < len(self.tickers):
             enough = self.starts[bounds[-1]] + BATCH_ROWS
             end = np.searchsorted(self.starts, enough, side="right") - 1
-            bounds.append(max(bounds[-1] + 1, int(end)))
+            bounds.append(int(end))
         return list(zip(bounds, bounds[1:]))
 
 
@@ -905,7 +1015,7 @@ def read_market(paths, say=print):
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
     chunks, warnings = [np.empty(0, ROW_DTYPE)], []
     occurs = np.zeros(LAST_DAY + 1, bool)  # for each day number
-    free_rows = 0  # at the end of the last chunk
+    free_rows = 0  # how many rows at the end of the last chunk are not filled yet
     # After an error or Ctrl-C, closing cancels the files that no thread has begun to read.
     with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
         for path in with_progress(paths, "Reading", len(paths)):
@@ -922,7 +1032,8 @@ def read_market(paths, say=print):
             rows["number"] = np.fromiter(map(numbers.__getitem__, tickers), "int32")
             for name, column in zip(ROW_DTYPE.names[1:], columns):
                 rows[name] = column
-            occurs[columns[0]] = True
+            days = columns[0]
+            occurs[days] = True
             warnings += file_warnings
     if not numbers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
@@ -932,7 +1043,8 @@ def read_market(paths, say=print):
     tickers = [ticker.decode() for ticker in numbers]
     starts, columns = gather_by_ticker(chunks, len(tickers))
     market = Market(tickers, starts, np.flatnonzero(occurs).tolist(), columns)
-    return sort_by_date(market, warnings), warnings
+    market = sort_by_date(market, warnings)  # may add a warning
+    return market, warnings
 
 
 def gather_by_ticker(chunks, number_of_tickers):
@@ -959,10 +1071,10 @@ def gather_by_ticker(chunks, number_of_tickers):
 
 
 def sort_by_date(market, warnings):
-    """market with each ticker's rows sorted by date.
+    """market, whose rows are in the order in which they were read, with each ticker's by date.
 
-    If a ticker has several rows of one date, only the one that was read last is kept. If other
-    values are lost in this way, warnings gets a sentence with the number of such rows.
+    If a ticker has several rows of one date, only the one that was read last is kept. If some of
+    the others have other values, warnings gets a sentence with their number.
     """
     day = market.columns["day"]
     is_later = day[1:] > day[:-1]
@@ -1003,11 +1115,11 @@ def price_changes(prices, close_prices, earlier_rows):
 
 
 def baselines(trades, earlier_rows, window):
-    """For each row, the mean and the sample standard deviation of trades in the rows before it.
+    """For each row, mean and sample standard deviation of trades in the window rows before it.
 
-    These are as many rows of its ticker as window says, without the row itself. If the ticker has
-    fewer earlier rows, both numbers are nan. np.roll(trades, k) gives each row the trades of the
-    row k before it. If that row is another ticker's, earlier_rows is less than window.
+    Both are nan if the ticker has fewer earlier rows. np.roll(trades, k) gives each row the trades
+    of the row k before it. Where that row is another ticker's, earlier_rows is less than window, so
+    the result is nan.
 
     With S for the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
@@ -1053,7 +1165,7 @@ def add_facts(market, window=WINDOW):
     columns = market.columns
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name, dtype in DAY_PAGE_COLUMNS.items():
-        if name not in columns and name != "earlier_rows":
+        if name not in columns and name != "earlier_rows":  # which write_day_pages computes
             columns[name] = np.empty(len(columns["gap"]), dtype)
     session_of_day = np.zeros(LAST_DAY + 1, "uint16")
     session_of_day[market.days] = np.arange(len(market.days))
@@ -1074,18 +1186,18 @@ def add_facts(market, window=WINDOW):
 def add_batch_facts(columns, earlier_rows, session_of_day, window):
     """Fill the columns of a batch, {name: array}.
 
-    gap holds the opens until the line that fills it: what needs opens has to be computed before.
-
-    session_of_day holds for each day number its index among the table's days.
+    session_of_day holds for each day number its index among the table's days. The array of gap
+    comes with the open prices, which are overwritten.
     """
     trades, close_prices = columns["trades"], columns["close_price"]
     columns["price_diff"][:] = price_changes(close_prices, close_prices, earlier_rows)
-    gap = price_changes(columns["gap"], close_prices, earlier_rows)
+    open_prices = columns["gap"]
+    gap = price_changes(open_prices, close_prices, earlier_rows)
     columns["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
     columns["avg_trades"][:], columns["std_trades"][:] = baselines(trades, earlier_rows, window)
     columns["record"][:] = record_column(trades, earlier_rows)
     sessions = session_of_day[columns["day"]]
-    reach = sessions - np.roll(sessions, window)
+    reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
     columns["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
 
@@ -1120,7 +1232,7 @@ class BackgroundFile:
             self.unfinished_writes.popleft().result()
 
 
-def write_extent(file, content):
+def write_and_get_extent(file, content):
     """Write content, bytes, into a BackgroundFile, and return its packed EXTENT."""
     extent = EXTENT.pack(file.tell(), len(content), zlib.crc32(content))
     file.write(content)
@@ -1162,11 +1274,11 @@ def write_pickle(file, market, window):
     many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
     it fills the dict: a ticker, an empty dict, the ticker's rows by date, SETITEMS. A row is
     59 bytes long. LONG_BINGET and BINGET push the text in a slot; slot n holds FIELDS[n], and the
-    dates follow, here 2024-10-18 in the slot 0x3a:
+    dates follow. The sample market's 2024-10-18 is in the slot 0x3c, and VTAK's row of this day is:
 
-        j 3a000000           LONG_BINGET  the date
+        j 3c000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
-        h 00  J fc060700     BINGET       "trades",       BININT    460548, little-endian
+        h 00  J 04070700     BINGET       "trades",       BININT    460548, little-endian
         h 01  G 3fed1eb8...  BINGET       "close_price",  BINFLOAT  0.91, big-endian
         h 02  G 405a9f56...  BINGET       "price_diff",   BINFLOAT  106.4896...
         h 03  G 40b89366...  BINGET       "avg_trades",   BINFLOAT  6291.4
@@ -1187,9 +1299,10 @@ def write_pickle(file, market, window):
         has_baseline = market.earlier_rows(first, end) >= window
         short_rows = pickled_rows(market, rows[~has_baseline], FIELDS[:3])
         full_rows = pickled_rows(market, rows[has_baseline], FIELDS)
-        pieces, offset, short, full = [], file.tell(), 0, 0
+        pieces, offset = [], file.tell()
+        short = full = 0  # how many of short_rows and of full_rows are in pieces
         lengths = np.diff(market.starts[first : end + 1]).tolist()
-        # A ticker's first window rows are short, the rest are full.
+        # A ticker's first rows, as many as window says, are short. The rest are full.
         for ticker, length in zip(market.tickers[first:end], lengths):
             short_end, full_end = short + min(length, window), full + max(length - window, 0)
             key = pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK
@@ -1206,7 +1319,8 @@ def write_pickle(file, market, window):
 def pickled_rows(market, rows, known_fields):
     """The pickled rows of market at the indexes rows: a structured array with an element for each.
 
-    The fields known_fields are written as numbers, the rest of FIELDS as None.
+    write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
+    are written as numbers, the rest of FIELDS as None.
     """
     # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
     template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
@@ -1255,9 +1369,11 @@ def write_day_pages(file, market):
     (with_deviation) and the number of anomalies.
     """
     columns, starts = market.columns, market.starts[:-1]
-    tickers, day_of_row, index_days = np.array(market.tickers, object), columns["day"], []
+    tickers, day_of_row = np.array(market.tickers, object), columns["day"]
+    index_days = []
     next_row = starts.copy()  # the index of each ticker's next row to write
     for day in with_progress(market.days, "Writing days", len(market.days)):
+        # The tickers that have rows left, and of these the ones whose next row is of this day.
         numbers = np.flatnonzero(next_row < market.starts[1:])
         numbers = numbers[day_of_row[next_row[numbers]] == day]
         rows = next_row[numbers]
@@ -1268,13 +1384,13 @@ def write_day_pages(file, market):
             page[name].astype(dtype).tobytes() for name, dtype in DAY_PAGE_COLUMNS.items()
         )
         content += "\n".join(tickers[numbers]).encode()
-        extent = write_extent(file, content)
+        extent = write_and_get_extent(file, content)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *day_counts(page)))
     return index_days
 
 
 def day_counts(page):
-    """A day page's numbers of rows, of rows with a deviation above 0, and of anomalies."""
+    """How many rows, rows with a deviation above 0 and anomalies page has, {name: column}."""
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
@@ -1289,7 +1405,8 @@ def write_directory(file, market, row_extents):
     for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
     these the tickers' names, joined by line feeds. row_extents is what write_pickle returns.
     """
-    gaps, offset, gap_extents = market.columns["gap"].astype("<f8", copy=False), file.tell(), []
+    gaps = market.columns["gap"].astype("<f8", copy=False)
+    offset, gap_extents = file.tell(), []
     bounds = market.starts.tolist()
     for start, end in zip(bounds, bounds[1:]):
         crc = zlib.crc32(gaps[start:end])
@@ -1297,7 +1414,7 @@ def write_directory(file, market, row_extents):
     for first, end in market.batches():
         file.write(gaps[bounds[first] : bounds[end]].tobytes())
     extents = b"".join(of_rows + of_gaps for of_rows, of_gaps in zip(row_extents, gap_extents))
-    return write_extent(file, extents + "\n".join(market.tickers).encode())
+    return write_and_get_extent(file, extents + "\n".join(market.tickers).encode())
 
 
 def write_index(file, market, window, directory, index_days):
@@ -1306,117 +1423,23 @@ def write_index(file, market, window, directory, index_days):
     directory is the packed EXTENT of the directory, index_days is what write_day_pages returns.
     """
     header = INDEX_HEADER.pack(window, len(market.tickers), directory)
-    return write_extent(file, header + b"".join(index_days))
+    return write_and_get_extent(file, header + b"".join(index_days))
 
 
 def write_json(file, market):
     """Write the table as JSON into a binary file, one line a ticker; nan and inf become null."""
-    dates = dict(zip(market.days, map(date_text, market.days)))
+    date_of_day = {day: date_text(day) for day in market.days}
     separator = "{"
     for number, ticker in enumerate(market.tickers):
         rows = slice(market.starts[number], market.starts[number + 1])
-        numbers = [market.columns[field][rows] for field in FIELDS]
-        numbers = [np.where(np.isfinite(n), n.astype(object), None).tolist() for n in numbers]
-        days = map(dates.get, market.columns["day"][rows].tolist())
-        stats = (dict(zip(FIELDS, row)) for row in zip(*numbers))
-        line = f"{separator}\n{json.dumps(ticker)}: {json.dumps(dict(zip(days, stats)))}"
+        columns = [market.columns[field][rows] for field in FIELDS]
+        columns = [np.where(np.isfinite(c), c.astype(object), None).tolist() for c in columns]
+        dates = map(date_of_day.get, market.columns["day"][rows].tolist())
+        stats = (dict(zip(FIELDS, row)) for row in zip(*columns))
+        line = f"{separator}\n{json.dumps(ticker)}: {json.dumps(dict(zip(dates, stats)))}"
         file.write(line.encode())
         separator = ","
     file.write(b"\n}\n")
-
-
-def try_to_lock(file):
-    """Lock an open file until it is closed. Returns whether it is locked now.
-
-    False means that another build has locked it, None that the file system has no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # on Windows no lock is needed: an open file cannot be removed there
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def remove_leftovers(target):
-    """Remove the unfinished files that builds of target have left when they were killed."""
-    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
-    for path in target.parent.iterdir():
-        if name.fullmatch(path.name):
-            with suppress(OSError):
-                if os.name != "posix":  # Windows removes no file that is open, here or elsewhere
-                    path.unlink()
-                    continue
-                with path.open("rb") as file:
-                    if try_to_lock(file):
-                        path.unlink()
-
-
-@contextmanager
-def replacing(path):
-    """Yields a new binary file that replaces path at the end. After an error it is removed.
-
-    Until then the new file has a name that no other file has. It is locked, so that no other build
-    removes it as a leftover. Raises BuildError.
-    """
-    temporary = None
-    try:
-        target = Path(os.path.realpath(path))
-        remove_leftovers(target)
-        is_safe = False
-        while not is_safe:
-            temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
-            file = temporary.open("xb", buffering=2**20)
-            # Before the lock, another build may have locked or removed it as a leftover.
-            is_safe = try_to_lock(file) is not False and temporary.exists()
-        with file:
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if os.name == "posix":
-                os.replace(temporary, target)
-        if os.name != "posix":  # Windows cannot rename an open file
-            os.replace(temporary, target)
-    except OSError as error:
-        raise BuildError(f"{path} not written: {error.strerror}") from None
-    finally:
-        if temporary:
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def check_output(path, data_dir, *others):
-    """Raise BuildError if no file can be written at path, or if it would do harm there.
-
-    It would do harm if the next build read it as a flat file, or if it replaced a file at one of
-    the paths others.
-    """
-    try:
-        target = os.path.realpath(path)
-        if os.path.isdir(target):
-            raise BuildError(f"{path} is a folder: name a file with --output")
-        if os.path.lexists(target) and not os.path.isfile(target):
-            raise BuildError(f"{path} is no regular file: name another --output")
-        if target.endswith((".csv", ".csv.gz")):
-            # A link in data_dir may lead to a folder of flat files, which then has two paths.
-            folders = {data_dir, *(other.parent for other in others)}
-            lies_below = {*map(os.path.realpath, folders)} & {*map(str, Path(target).parents)}
-            if lies_below or Path(os.path.abspath(data_dir)) in Path(os.path.abspath(path)).parents:
-                raise BuildError(f"{path} would be read as a flat file: name another --output")
-        if target in map(os.path.realpath, others):
-            raise BuildError(f"{path} would replace a file of this build: name another --output")
-        if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
-            os.stat(os.path.join(os.path.dirname(target), ""))  # OSError if the folder is missing
-            raise BuildError(f"{path} not written: no permission to write into its folder")
-    except OSError as error:
-        raise BuildError(f"{path} not written: {error.strerror}") from None
 
 
 class Stdout:
@@ -1434,16 +1457,16 @@ class Stdout:
 
 def build(options, say):
     """Build the table. Calls say with each line about the progress. Raises BuildError."""
-    check_output(options.output, options.data_dir)
+    check_output_path(options.output, options.data_dir)
     if options.json:
         json_output = options.output.with_suffix(".json")
-        check_output(json_output, options.data_dir, options.output)
+        check_output_path(json_output, options.data_dir, options.output)
     if options.download is not None:
-        first = None if options.download is True else options.download
+        first = None if options.download is True else options.download  # True: without FROM
         address = options.api_url or API_URL
         download_days(options.data_dir, first, options.until, address, say)
     paths = find_flat_files(options.data_dir)
-    check_output(options.output, options.data_dir, *paths)
+    check_output_path(options.output, options.data_dir, *paths)  # again, now that these are known
     say("Starting to process files...")
     market, warnings = read_market(paths, say)
     say("Finished processing files.")
@@ -1533,8 +1556,10 @@ def parse_arguments(argv):
     window = "how many earlier rows make a baseline (default %(default)s)"
     add("--window", type=window_argument, default=WINDOW, metavar="N", help=window)
     add("--json", action="store_true", help="also write the table as JSON, beside FILE")
-    download = "first download the days that DIR lacks: from FROM (YYYY-MM-DD) on, or without FROM "
-    download += "those after its newest file; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
+    download = (
+        "before building, download the days that DIR lacks, beginning with FROM (YYYY-MM-DD) "
+    )
+    download += "or after its newest file; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
     until = "the last day to download (default the last one that is over in New York)"
     add("--until", type=day_argument, metavar="DATE", help=until)

@@ -186,6 +186,19 @@ def test_the_table_is_that_of_the_row_by_row_loop(sample_table):
                     )
 
 
+def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_table):
+    lines = re.findall(r"^ +([jh}u] .*?) +[A-Z_]{4,}\b", builder.write_pickle.__doc__, re.M)
+    assert len(lines) == 8
+    pattern = b""
+    for part in " ".join(lines).split():
+        digits, is_cut, _ = part.partition("...")
+        if len(part) == 1:
+            pattern += re.escape(part.encode())
+        else:
+            pattern += re.escape(bytes.fromhex(digits)) + (b".{4}" if is_cut else b"")
+    assert len(re.findall(pattern, sample_table.read_bytes(), re.DOTALL)) == 1
+
+
 def test_the_table_is_plain_python_with_the_tutorials_keys_in_order(sample_table):
     table = load(sample_table)
 

@@ -578,7 +578,7 @@ def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkey
 
     monkeypatch.setattr(builder, "find_flat_files", find_and_lose)
     write_bytes(TABLE, OLD)
-    assert_refused(build(market_folder, TABLE), "2024-08-06.csv is missing")
+    assert_refused(build(market_folder, TABLE), "2024-08-06.csv is gone, or no regular file")
     assert TABLE.read_bytes() == OLD
 
 
