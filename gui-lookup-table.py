@@ -234,7 +234,7 @@ def trades_text(row, window):
     times = format_count(times) if times >= 10 else f"{times:.1f}"
     baseline = f"{'five' if window == 5 else window}-day average of {format_figure(average)}"
     sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} its {baseline}"
-    if z_score is None:
+    if z_score is None or row["std_trades"] is None:
         return f"{sentence}."
     side = "above" if z_score >= 0 else "below"
     each = format_figure(row["std_trades"])

@@ -2102,7 +2102,6 @@ def test_a_forged_table_is_read_like_any_other(tmp_path):
 ODD_NUMBERS = [nan, inf, -inf, 0.0, -0.0, -1.0, 5e-324, 1.7e308, -1.7e308, 1e18]
 
 
-@pytest.mark.xfail(strict=True, reason="trades_text cannot write a deviation that is infinite")
 def test_odd_numbers_in_a_day_page_make_no_request_fail(tmp_path):
     rng = random.Random(1)
     names = [f"T{i}" for i in range(60 * EFFORT)]
