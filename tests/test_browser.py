@@ -700,8 +700,8 @@ def test_the_history_shows_trades_baseline_bound_and_close(visitor):
     visitor.open().choose("VTAK")
     columns = visitor.trace("history-chart", type="bar")
     assert (columns["x"], columns["y"]) == (SAMPLE_DAYS, trades)
-    assert visitor.trace("history-chart", name="mean")["y"] == pytest.approx(bounds(trades, 0))
-    assert visitor.trace("history-chart", name="mean + 3 std")["y"] == pytest.approx(
+    assert visitor.trace("history-chart", name="average")["y"] == pytest.approx(bounds(trades, 0))
+    assert visitor.trace("history-chart", name="average + 3 std dev")["y"] == pytest.approx(
         bounds(trades, 3)
     )
     assert visitor.trace("history-chart", name="close")["y"] == pytest.approx(closes)
@@ -713,7 +713,7 @@ def test_the_history_marks_the_days_above_the_addresss_threshold(visitor, thresh
     trades = [days["HEPS", date].trades for date in SAMPLE_DAYS]
     limits = bounds(trades, threshold)
     visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&threshold={threshold}")
-    line = visitor.trace("history-chart", name=f"mean + {threshold} std")
+    line = visitor.trace("history-chart", name=f"average + {threshold} std dev")
     assert line["y"] == pytest.approx(limits)
     marks = visitor.trace("history-chart", name="anomaly")
     above = [row for row in zip(SAMPLE_DAYS, trades, limits) if row[2] and row[1] > row[2]]

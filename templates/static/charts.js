@@ -7,15 +7,15 @@
 import { fetchJson, formatCount, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
 
 const MINUTE = 60_000; // ms
-const STEPPING_TIME = 700; // ms: a user who chooses again within this time is on the way to another row
-// How many ms a chart then waits before it is fetched. Polygon allows few requests a minute, so a row
-// that the user only passes must not cost one.
-const WAIT_WHILE_STEPPING = { "day-chart-box": 500, "history-chart-box": 60 };
-const WAIT_AFTER_LIMIT = 1000; // ms: how long bars wait once Polygon has refused a request
+const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
+// How many ms a chart of such a row waits before it is fetched. Polygon allows few requests a minute,
+// so a row that the user only passes must not cost one.
+const WAIT_WHILE_PASSING = { "day-chart-box": 500, "history-chart-box": 60 };
+const WAIT_AFTER_LIMIT = 1000; // ms: how long the chart of bars waits once Polygon has refused a request
 // How each box's chart is drawn: functions that return a drawing, as drawChart describes it.
 const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
 
-let plotly; // a promise of plotly.js
+let plotly; // the promise of loadPlotly
 let lastChoice = -Infinity; // when charts were last asked for, in ms
 let limitWasReached = false; // whether Polygon has refused a request with a 429
 let goToDay = () => {}; // goToDay(date) shows another day of the ticker
@@ -23,12 +23,12 @@ let zoom = null; // { date, range }: the times of the day that the user zoomed t
 const answers = new Map(); // a box's id: the JSON that its chart shows
 const loads = new Map(); // a box's id: the AbortController of what was last loaded for its chart
 
-/** plotly.js, loaded once. */
+/** Load plotly.js once; window.Plotly is there when the promise is kept. */
 export function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.body.dataset.plotly;
-    script.onload = () => resolve(window.Plotly);
+    script.onload = resolve;
     script.onerror = () => {
       plotly = undefined;
       reject(new Error("The charts need the package plotly: pip install -r requirements.txt"));
@@ -61,11 +61,11 @@ export function keepOldCharts(charts, detail) {
 export function showCharts(detail, onDay) {
   for (const load of loads.values()) load.abort();
   goToDay = onDay;
-  const isStepping = performance.now() - lastChoice < STEPPING_TIME;
+  const isPassing = performance.now() - lastChoice < PASSING_TIME;
   lastChoice = performance.now();
   for (const box of detail.querySelectorAll(".chart-box")) {
     answers.delete(box.id);
-    let wait = isStepping ? WAIT_WHILE_STEPPING[box.id] : 0;
+    let wait = isPassing ? WAIT_WHILE_PASSING[box.id] : 0;
     if (limitWasReached && box.id === "day-chart-box") wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
     loadChart(box, wait);
@@ -84,10 +84,10 @@ async function loadChart(box, wait = 0) {
   if (signal.aborted) return;
   try {
     const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historySessions}` : box.dataset.url;
-    const [answer, Plotly] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
+    const [answer] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
     if (signal.aborted) return;
     answers.set(box.id, answer);
-    await drawChart(Plotly, box);
+    await drawChart(box);
     hideMessage(box);
   } catch (error) {
     if (!signal.aborted) showFailure(box, error, signal);
@@ -99,20 +99,20 @@ async function loadChart(box, wait = 0) {
  * length      how many minutes or days the chart shows
  * figures(i)  what the readout says of the i-th: for each figure [name, text, class or nothing]
  * shown       the index of the minute or day that the readout shows while none is pointed at
- * hoverTrace  the index of the trace that has a point for each minute or day
+ * hoverTrace  the name of the trace that has a point for each minute or day
  * onEnter(i)  what the Enter key does in the readout; optional
  */
-async function drawChart(Plotly, box) {
+async function drawChart(box) {
   const chart = box.querySelector(".chart");
   const answer = answers.get(box.id);
   const isNew = !chart.classList.contains("js-plotly-plot");
-  const drawing = DRAWINGS[box.id](Plotly, chart, answer);
-  await Plotly.react(chart, drawing.traces, drawing.layout, drawing.config);
+  const drawing = DRAWINGS[box.id](answer, chart);
+  await window.Plotly.react(chart, drawing.traces, drawing.layout, drawing.config);
   chart.classList.remove("old");
   chart.dataset.ticker = answer.ticker;
   chart.dataset.date = answer.date;
   if (isNew) listenToChart(chart);
-  enableReadout(Plotly, box, drawing);
+  enableReadout(box, drawing);
 }
 
 function listenToChart(chart) {
@@ -201,8 +201,9 @@ const readouts = new WeakMap(); // a box: { show(index), reset() }
 const READOUT_STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity };
 
 /** Fill a box's readout from a drawing, and let the keyboard move it. */
-function enableReadout(Plotly, box, drawing) {
-  const { length, shown, hoverTrace, onEnter } = drawing;
+function enableReadout(box, drawing) {
+  const { traces, length, shown, hoverTrace, onEnter } = drawing;
+  const curveNumber = traces.findIndex(({ name }) => name === hoverTrace);
   const readout = box.querySelector(".readout");
   const chart = box.querySelector(".chart");
   let index = shown;
@@ -219,7 +220,7 @@ function enableReadout(Plotly, box, drawing) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (Object.hasOwn(READOUT_STEPS, event.key)) {
       show(index + READOUT_STEPS[event.key]);
-      Plotly.Fx.hover(chart, [{ curveNumber: hoverTrace, pointNumber: index }]);
+      window.Plotly.Fx.hover(chart, [{ curveNumber, pointNumber: index }]);
     } else if (event.key === "Enter" && onEnter) {
       onEnter(index);
     } else {
@@ -229,7 +230,7 @@ function enableReadout(Plotly, box, drawing) {
     event.stopPropagation();
   };
   readout.onblur = () => {
-    Plotly.Fx.unhover(chart);
+    window.Plotly.Fx.unhover(chart);
     reset();
   };
   readouts.set(box, { show, reset });
@@ -249,7 +250,7 @@ function figureElement(name, text, className = "") {
 
 // The chart of the day: candles, volume and trades of each minute.
 
-/** The times at which the chart of a day begins and ends. Extended hours may end sooner. */
+/** The times at which the chart of a day begins and ends. Late trading may end sooner. */
 const wholeDay = (date) => [`${date} 04:00`, `${date} 20:00`];
 
 /** For each bar, the volume-weighted average price (VWAP) since the day's first bar. */
@@ -262,7 +263,7 @@ function runningVwap(bars) {
   });
 }
 
-function dayDrawing(Plotly, chart, answer) {
+function dayDrawing(answer, chart) {
   const { ticker, date, bars, previous_close: previousClose } = answer;
   const color = styleSheetColors();
   const times = bars.map((bar) => newYorkTime(bar.timestamp));
@@ -272,10 +273,10 @@ function dayDrawing(Plotly, chart, answer) {
   return {
     traces: dayTraces(answer, times, vwap, color),
     layout: dayLayout(answer, times, range, color),
-    config: chartConfig(`${ticker}-${date}`, ["zoom2d", "pan2d", wholeDayButton(Plotly, chart), "toImage"], true),
+    config: chartConfig(`${ticker}-${date}`, ["zoom2d", "pan2d", wholeDayButton(chart), "toImage"], true),
     length: bars.length,
     shown: bars.length - 1,
-    hoverTrace: 3, // VWAP
+    hoverTrace: "VWAP",
     figures: (i) => {
       const bar = bars[i];
       return [
@@ -291,26 +292,26 @@ function dayDrawing(Plotly, chart, answer) {
 }
 
 function dayTraces({ date, bars, previous_close: previousClose }, times, vwap, color) {
-  const column = (name) => bars.map((bar) => bar[name]);
+  const values = (name) => bars.map((bar) => bar[name]);
   // A bar's timestamp is the start of its minute: have plotly draw it in the minute's middle.
   const minute = { x: times, xperiod: MINUTE, xperiodalignment: "middle" };
-  const columns = { ...minute, type: "bar", width: MINUTE, hoverinfo: "none", showlegend: false };
+  const columnStyle = { ...minute, type: "bar", width: MINUTE, hoverinfo: "none", showlegend: false };
   const traces = [
     {
       ...minute, type: "candlestick", name: "price", hoverinfo: "none", showlegend: false,
-      open: column("open"), high: column("high"), low: column("low"), close: column("close"),
+      open: values("open"), high: values("high"), low: values("low"), close: values("close"),
       increasing: { line: { color: color.up, width: 1 }, fillcolor: color.ground },
       decreasing: { line: { color: color.down, width: 1 }, fillcolor: color.down },
     },
     {
-      ...columns, name: "volume", y: column("volume"), yaxis: "y2",
+      ...columnStyle, name: "volume", y: values("volume"), yaxis: "y2",
       // Like the candles: hollow where the price rose, filled where it fell.
       marker: {
         color: bars.map((bar) => (bar.close < bar.open ? color.down : color.ground)),
         line: { width: 1, color: bars.map((bar) => (bar.close < bar.open ? color.down : color.up)) },
       },
     },
-    { ...columns, name: "trades", y: column("transactions"), yaxis: "y3", marker: { color: color.trades, line: { width: 0 } } },
+    { ...columnStyle, name: "trades", y: values("transactions"), yaxis: "y3", marker: { color: color.trades, line: { width: 0 } } },
     {
       type: "scatter", mode: "lines", name: "VWAP", x: times.map((time) => `${time}:30`), y: vwap, hoverinfo: "none",
       line: { color: color.accent, width: 1.5 },
@@ -410,8 +411,8 @@ function showWholeDay(chart) {
   if (answer) window.Plotly.relayout(chart, { "xaxis.range": wholeDay(answer.date) });
 }
 
-const wholeDayButton = (Plotly, chart) => ({
-  name: "wholeDay", title: "Whole day", icon: Plotly.Icons.home, click: () => showWholeDay(chart),
+const wholeDayButton = (chart) => ({
+  name: "wholeDay", title: "Whole day", icon: window.Plotly.Icons.home, click: () => showWholeDay(chart),
 });
 
 // The chart of the history: trades of each day, with the baseline that they are compared with.
@@ -436,7 +437,7 @@ function enableHistoryLengths(group) {
   markPressed();
 }
 
-/** The length that this browser stores, null where it stores none. */
+/** The length that this browser stores, or null. */
 function storedHistorySessions() {
   try {
     const stored = localStorage.getItem(HISTORY_SESSIONS);
@@ -450,11 +451,11 @@ function storeHistorySessions() {
   try {
     localStorage.setItem(HISTORY_SESSIONS, historySessions);
   } catch {
-    // The browser stores nothing: the choice holds until the page is reloaded.
+    // The browser stores nothing, so the choice is forgotten when the page is reloaded.
   }
 }
 
-function historyDrawing(Plotly, chart, { ticker, date, threshold, rows }) {
+function historyDrawing({ ticker, date, threshold, rows }) {
   const color = styleSheetColors();
   const days = rows.map((row) => row.date);
   const bounds = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + threshold * row.std_trades));
@@ -464,13 +465,13 @@ function historyDrawing(Plotly, chart, { ticker, date, threshold, rows }) {
     config: chartConfig(`${ticker}-${date}-history`, ["toImage"], false),
     length: rows.length,
     shown: days.indexOf(date),
-    hoverTrace: 0, // trades
+    hoverTrace: "trades",
     onEnter: (i) => goToDay(days[i]),
     figures: (i) => {
       const row = rows[i];
       return [
         ["", row.date], ["trades", formatCount(row.trades)], ["z-score", formatZScore(row.z_score), row.anomaly ? "anomaly" : ""],
-        ["mean", formatCount(row.avg_trades)], [`mean + ${threshold} std`, formatCount(bounds[i])],
+        ["average", formatCount(row.avg_trades)], [`average + ${threshold} std dev`, formatCount(bounds[i])],
         ["close", formatPrice(row.close_price)],
         ["change", formatPercent(row.price_diff), row.price_diff < 0 ? "down" : "up"],
       ];
@@ -480,7 +481,7 @@ function historyDrawing(Plotly, chart, { ticker, date, threshold, rows }) {
 
 /** bounds: for each row the number of trades above which it is an anomaly, or null. */
 function historyTraces(rows, days, bounds, threshold, color) {
-  const column = (name) => rows.map((row) => row[name]);
+  const values = (name) => rows.map((row) => row[name]);
   const stepLine = (name, y, dash) => ({
     type: "scatter", mode: "lines", name, x: days, y, hoverinfo: "skip",
     line: { shape: "hvh", color: color.text, width: 1.2, dash },
@@ -488,7 +489,7 @@ function historyTraces(rows, days, bounds, threshold, color) {
   const anomalies = rows.filter((row) => row.anomaly);
   return [
     {
-      type: "bar", name: "trades", x: days, y: column("trades"), hoverinfo: "none", showlegend: false,
+      type: "bar", name: "trades", x: days, y: values("trades"), hoverinfo: "none", showlegend: false,
       marker: { color: rows.map((row) => (row.anomaly ? color.anomaly : color.trades)), line: { width: 0 } },
     },
     {
@@ -496,10 +497,10 @@ function historyTraces(rows, days, bounds, threshold, color) {
       y: anomalies.map((row) => row.trades), hoverinfo: "skip", cliponaxis: false,
       marker: { symbol: "triangle-down", size: 9, color: color.anomaly, line: { color: color.ground, width: 1 } },
     },
-    stepLine("mean", column("avg_trades"), "solid"),
-    stepLine(`mean + ${threshold} std`, bounds, "dot"),
+    stepLine("average", values("avg_trades"), "solid"),
+    stepLine(`average + ${threshold} std dev`, bounds, "dot"),
     {
-      type: "scatter", mode: "lines", name: "close", x: days, y: column("close_price"), yaxis: "y2", hoverinfo: "skip",
+      type: "scatter", mode: "lines", name: "close", x: days, y: values("close_price"), yaxis: "y2", hoverinfo: "skip",
       line: { color: color.accent, width: 1.5 },
     },
   ];
@@ -533,7 +534,7 @@ function historyLayout(rows, days, date, color) {
   };
 }
 
-/** The scale of the trades: logarithmic where a linear one would flatten all days but the highest. */
+/** The scale of the trades: logarithmic if a linear one would flatten all days but the highest. */
 function tradesScale(rows) {
   const trades = rows.map((row) => row.trades).filter((n) => n > 0).sort((a, b) => a - b);
   const most = trades.at(-1);
@@ -594,10 +595,10 @@ const chartConfig = (filename, buttons, scrollZoom) => ({
 
 /** Draw the charts again in the colours that hold now. */
 async function redrawCharts() {
-  const Plotly = await loadPlotly();
+  await loadPlotly();
   for (const id of answers.keys()) {
     const box = document.getElementById(id);
-    if (box?.querySelector(".js-plotly-plot")) drawChart(Plotly, box);
+    if (box?.querySelector(".js-plotly-plot")) drawChart(box);
   }
 }
 

@@ -42,12 +42,11 @@ function headlineItem({ title, publisher, published_utc, url }) {
   return item;
 }
 
-/** A headline's title, as a link if url is a web address. */
+/** A headline's title, as a link if there is a url. The server has checked that it is a web address. */
 function titleElement(title, url) {
-  const isWebAddress = /^https?:\/\//i.test(url ?? "");
-  const element = document.createElement(isWebAddress ? "a" : "b");
+  const element = document.createElement(url ? "a" : "b");
   element.textContent = title;
-  if (isWebAddress) Object.assign(element, { href: url, target: "_blank", rel: "noopener noreferrer" });
+  if (url) Object.assign(element, { href: url, target: "_blank", rel: "noopener noreferrer" });
   return element;
 }
 

@@ -122,10 +122,10 @@ function copySelect(from, to) {
   const { value, options } = from;
   const texts = (select) => Array.from(select.options, ({ text }) => text).join();
   if (texts(to) !== texts(from)) to.replaceChildren(...options);
-  to.value = value; // otherwise Chromium would choose one of the new options
+  to.value = value; // Chromium has chosen one of the new options by itself
 }
 
-/** Show the top of the list after a change of day or order. Unless the order changed, show the chosen row. */
+/** Scroll to the top after a change of day or order, and unless the order changed, to the chosen row. */
 function scrollList(list, oldDate, oldParameters) {
   const parameters = currentAddress().searchParams;
   const hasNewOrder = ["sort", "order"].some((name) => oldParameters.get(name) !== parameters.get(name));
@@ -165,7 +165,7 @@ function replacePart(id, view) {
 function activateDetail(oldCharts) {
   const detail = find("#detail");
   keepOldCharts(oldCharts, detail);
-  // A detail that showDetail has fetched comes from /chart: make its links to other days lead to this view.
+  // The server makes these links lead to the list. On a ticker's own page, make them stay there.
   for (const link of detail.querySelectorAll(".anomaly-days a")) link.pathname = location.pathname;
   enableCopyButton(detail);
   enableHeadlinesButton(detail);
@@ -234,9 +234,9 @@ function chooseRow(row, isClick = false) {
   });
 }
 
-/** Show a ticker's detail beside the list. After a click or a first choice, Back undoes that. */
+/** Show a ticker's detail beside the list. Only a click, or the first choice, adds an entry for Back. */
 async function showDetail(ticker, address, isClick, signal) {
-  const isStep = isClick || !tickerInAddress();
+  const addsEntry = isClick || !tickerInAddress();
   const shown = find("#detail").dataset;
   if (shown.ticker === ticker && shown.date === find("#list").dataset.date) return;
   const chartAddress = new URL(address);
@@ -247,20 +247,20 @@ async function showDetail(ticker, address, isClick, signal) {
     enqueue(() => showView(location.href, "replaceState"));
     return;
   }
-  setAddress(address, isStep ? "pushState" : "replaceState");
+  setAddress(address, addsEntry ? "pushState" : "replaceState");
   document.title = view.title;
   replacePart("detail", view);
-  if (isStep && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
+  if (addsEntry && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
 }
 
 /**
- * Choose the row that is so many rows below the chosen one (a negative number: above), or below the
- * one chosen last. Where neither is in the list, choose its first row; for a negative number, its last.
+ * Choose the row at an offset from the chosen one, or from the one chosen last: 1 is the next row, -1 the
+ * one above. If neither is in the list, 1 chooses its first row and -1 its last.
  */
-function chooseRowBelow(steps) {
+function moveChoice(offset) {
   const rows = listRows();
   const index = rows.indexOf(chosenRow() ?? rowOf(lastTicker));
-  const row = rows[index < 0 ? (steps > 0 ? 0 : rows.length - 1) : index + steps];
+  const row = rows[index < 0 ? (offset > 0 ? 0 : rows.length - 1) : index + offset];
   if (row) chooseRow(row);
 }
 
@@ -295,20 +295,20 @@ function settings() {
   return { ...Object.fromEntries(fields.map(({ id, value, dataset }) => [id, value === dataset.default ? "" : value])), skip };
 }
 
-/** Show the view that the settings ask for. Back skips the letters of a filter, except the first. */
+/** Show the view that the settings ask for. Typing further letters of a filter adds no entry for Back. */
 function applySettings() {
   const address = withChosenTicker(location.href);
-  let isChanged = false, isStep = false;
+  let isChanged = false, addsEntry = false;
   for (const [name, after] of Object.entries(settings())) {
     const isShownDate = name === "date" && after === find("#list").dataset.date;
     const before = address.searchParams.getAll(name).join() || (isShownDate ? after : "");
     if (before === after) continue;
     isChanged = true;
-    isStep ||= name !== "filter" || !before || !after;
+    addsEntry ||= name !== "filter" || !before || !after;
     if (after) address.searchParams.set(name, after);
     else address.searchParams.delete(name);
   }
-  return isChanged ? showView(address, isStep ? "pushState" : "replaceState") : null;
+  return isChanged ? showView(address, addsEntry ? "pushState" : "replaceState") : null;
 }
 
 /** Show the view that a link leads to. The chosen ticker stays if the link only changes the list or its day. */
@@ -334,16 +334,19 @@ function refresh() {
 }
 
 /** Leave a ticker's own page, or close the detail beside the list, or else clear the filter. */
-function close() {
+function goBackOneLevel() {
   const linkToList = find("#all-anomalies");
-  if (linkToList) return enqueue(() => follow(linkToList));
+  if (linkToList) enqueue(() => follow(linkToList));
   choosing.abort();
-  if (!find("#list")) return null;
+  if (!find("#list")) return;
   const address = currentAddress();
   const name = chosenRow() || address.searchParams.has("ticker") ? "ticker" : "filter";
-  if (!address.searchParams.has(name)) return markChosen(null);
-  address.searchParams.delete(name);
-  return enqueue(() => showView(address));
+  if (address.searchParams.has(name)) {
+    address.searchParams.delete(name);
+    enqueue(() => showView(address));
+  } else {
+    markChosen(null);
+  }
 }
 
 // A new table.
@@ -355,7 +358,7 @@ async function lookForNewTable() {
   if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
-/** Say so if a view is of another table than the view before it, whose version is oldVersion. */
+/** Tell the user if a view is of another table than the view before it, whose version is oldVersion. */
 function reportNewTable(oldVersion, view) {
   const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
   const message = find("#new-table");
@@ -385,14 +388,14 @@ function linkToDay(date) {
 const KEYS = {
   ArrowLeft: () => enqueue(() => followDayLink("previous-day")),
   ArrowRight: () => enqueue(() => followDayLink("next-day")),
-  ArrowDown: () => enqueue(() => (find("#list") ? chooseRowBelow(1) : follow(find("#next-ticker")))),
-  ArrowUp: () => enqueue(() => (find("#list") ? chooseRowBelow(-1) : follow(find("#previous-ticker")))),
+  ArrowDown: () => enqueue(() => (find("#list") ? moveChoice(1) : follow(find("#next-ticker")))),
+  ArrowUp: () => enqueue(() => (find("#list") ? moveChoice(-1) : follow(find("#previous-ticker")))),
   Home: () => enqueue(() => chooseRowAt(0)),
   End: () => enqueue(() => chooseRowAt(-1)),
   p: () => enqueue(() => follow(find("#previous-anomaly"))),
   n: () => enqueue(() => follow(find("#next-anomaly"))),
   "/": () => find("#filter")?.select(),
-  Escape: close,
+  Escape: goBackOneLevel,
 };
 KEYS.j = KEYS.ArrowDown;
 KEYS.k = KEYS.ArrowUp;
@@ -405,7 +408,7 @@ const FILTER_KEYS = {
   },
   ArrowDown: () => {
     find("#filter").blur();
-    enqueue(() => chooseRowBelow(1));
+    enqueue(() => moveChoice(1));
   },
   Escape: () => {
     find("#filter").value = "";
@@ -414,7 +417,7 @@ const FILTER_KEYS = {
   },
 };
 
-/** Close the panel of further filters; a focus in it goes back to the button that opened it. */
+/** Close the panel of further filters. If it has the focus, the button that opened it gets the focus. */
 function closeFilters() {
   if (find("#filters").contains(document.activeElement)) find("#filters-summary").focus();
   find("#filters").open = false;
