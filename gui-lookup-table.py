@@ -8,14 +8,14 @@ Reads   ./lookup_table.pkl, which build-lookup-table.py writes; minute bars and 
 Writes  nothing. Serves http://localhost:8888 until Ctrl-C.
 
 This script loads query-lookup-table.py, which reads the table and says what an anomaly is. It opens
-the table anew for each request, so a table that replaces another is shown from then on, and no
-answer mixes the two. The views are in templates/, their scripts and styles in templates/static/.
+the table anew for each request. If the file is replaced, the next request shows the new table. No
+answer mixes both. The views are in templates/, their scripts and styles in templates/static/.
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main takes over, end without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main handles it, Ctrl-C shows no traceback
 
 import argparse
 import datetime
@@ -62,9 +62,9 @@ HERE = Path(__file__).parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 ALL_ADDRESSES = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
-SESSIONS, MOST_SESSIONS = 40, 260  # rows of /api/history: the default, and the most but for all
-PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # the latter are share classes
-# One long list at a time: two at once are no faster and take twice the memory.
+SESSIONS, MOST_SESSIONS = 40, 260  # rows of /api/history by default, and at most if not all
+PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
+# Read one long list at a time: two at once are no faster and take twice the memory.
 LIST_LOCK = Lock()
 MOST_TICKERS_A_DAY, MOST_ANOMALIES = 2**16, 2**14  # the US market has some 11,000 tickers
 
@@ -86,10 +86,10 @@ CALLS_AT_ONCE = 6  # threads that may wait for Polygon, so that the others go on
 M_ARENA_MAX = -8  # as in glibc's malloc.h
 
 NO_KEY = (
-    "Minute candles and headlines come from Polygon and need your key: stop this server, "
+    "Minute bars and headlines come from Polygon and need your key: stop this server, "
     "run export POLYGON_API_KEY=YOUR_KEY, and start it again."
 )
-NO_CLIENT = "Minute candles and headlines need polygon-api-client: pip install -r requirements.txt"
+NO_CLIENT = "Minute bars and headlines need polygon-api-client: pip install -r requirements.txt"
 # What a refusal's text contains, and what the user reads.
 REFUSALS = {
     "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY.",
@@ -217,14 +217,14 @@ def empty_message(found, options, has_baselines, window):
     if not has_baselines:
         return f"No ticker has a baseline yet: that takes {window} earlier days."
     if not found:
-        return "No ticker was traded that far above its normal."
+        return "No ticker has a z-score above the threshold."
     if options.filter:
-        return f"No anomaly has “{options.filter}” in its ticker and passes the other filters."
+        return f"No anomaly whose ticker contains “{options.filter}” passes the filters."
     return "No anomaly passes the filters."
 
 
 def trades_text(row, window):
-    """A sentence that compares a row's trades with its baseline. row is as json_row has it."""
+    """A sentence that compares a row's trades with its baseline. row is what json_row returns."""
     trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
     if average is None:
         return f"{trades:,} trades, and no baseline yet: that takes {window} earlier days."
@@ -242,21 +242,22 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence that says over how many rows these are the most trades; empty for one alone."""
+    """A sentence that says of how many days this one has the most trades; empty for one."""
     record = row["record"]
     if not record:
         return ""
     if record == row["earlier_rows"]:
-        return f"The most trades of all its {record + 1:,} rows so far."
-    return f"The most trades in its last {record + 1:,} rows."
+        return f"The most trades of all its {record + 1:,} days so far."
+    return f"The most trades of its last {record + 1:,} days."
 
 
 def share_text(share):
     """What the querier's anomaly_share returns, in words; empty for None."""
     if not share:
         return ""
-    text = "{share:.1f} % of {with_deviation:,} tickers with a baseline; the usual is {usual:.1f} %"
-    return text.format(**share)
+    text = "{share:.1f} % of {with_deviation:,} tickers with a baseline have a z-score above "
+    text += "{threshold}; usually {usual:.1f} % do"
+    return text.format(threshold=querier.Z_THRESHOLD, **share)
 
 
 def after_text(horizons):
@@ -265,23 +266,26 @@ def after_text(horizons):
         return "not known yet: the table ends with this day"
     if any(row["state"] == "none" for row in horizons):
         return "no change can be told: the close was 0"
-    parts = []
-    for row, name in zip(horizons, ("next day", "five days later", "twenty days later")):
+    parts, median = [], ""
+    later = ("next day", "five days later", "twenty days later")
+    within = ("on the next day", "within five days", "within twenty days")
+    for row, then, span in zip(horizons, later, within):
         split = " (a split may lie in between)" if row["split"] else ""
         if row["state"] == "known":
-            parts.append(f"{name} {or_dash(row['change'], '{:,.2f} %'.format)}{split}")
+            parts.append(f"{then} {or_dash(row['change'], '{:,.2f} %'.format)}{split}")
         elif row["state"] == "gone":
-            parts.append(f"{name} no trades")
-    medians = [row["median"] for row in horizons if row["median"] is not None]
-    return ", ".join(parts) + (f"; the median ticker {medians[-1]:,.2f} %" if medians else "")
+            parts.append(f"no trades {span}")
+        if row["median"] is not None:
+            median = f"; the median ticker {then} {row['median']:,.2f} %"
+    return ", ".join(parts) + median
 
 
 # What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
-    "split?": "The open is about a split's ratio, such as 2 or 1/3, times the previous close.",
-    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows, although the table is older.",
+    "split?": "The open is about 2, 1/3 or another split ratio times the previous close.",
+    "new": f"It has fewer than {querier.NEW_ROWS} earlier days, although the table has more.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
-    "stale": "Its baseline reaches back over more than twice as many days as it has rows.",
+    "stale": "The days of its baseline are spread over more than twice as many trading days.",
     "test": "It is one of the exchanges' test symbols.",
 }
 
@@ -366,7 +370,7 @@ def is_past(date):
     return utc_from_new_york(date, 24) < datetime.datetime.now(datetime.timezone.utc)
 
 
-# The views of a day and of a ticker. The functions take an open table, so a view is of one table.
+# The views of a day and of a ticker. Each view is read from one open table.
 
 
 class Options(NamedTuple):
@@ -400,7 +404,7 @@ class DayView(NamedTuple):
     summary              the number of rows, in words
     share                the day's share of anomalies and the usual one, in words, or empty
     empty_message        why there are no rows, or empty
-    previous_ticker      the ticker in rows before that of options, or None; so next_ticker
+    previous_ticker      the ticker in rows before that of options, or None; likewise next_ticker
     problem              why the table has no such day, or no such ticker on it, or empty
     nearest              the trading day nearest to a date that the table does not have, or None
     filtered_ticker      the ticker that the filter names, or None; it need not be an anomaly
@@ -433,8 +437,8 @@ class TickerView(NamedTuple):
 
     price, change        the close, and its change since the previous one in percent, as text
     words                the trades, their baseline and their record, as sentences
-    previous_anomaly     the ticker's last anomaly before this day, a date or None; so next_anomaly
-    previous_session     the date of the ticker's row before this one, or None; so next_session
+    previous_anomaly     the date of its anomaly before this one, or None; likewise next_anomaly
+    previous_session     the date of its row before this one, or None; likewise next_session
     marks                the row's marks, a list
     links                where else to read about the ticker
     """
@@ -451,7 +455,7 @@ class TickerView(NamedTuple):
 
 
 def neighbours(items, item):
-    """The items before and after item, None at the ends; (None, the first) if item is not there."""
+    """The items before and after item, or None. If item is missing, the first comes after it."""
     if item not in items:
         return None, items[0] if items else None
     i = items.index(item)
@@ -459,7 +463,7 @@ def neighbours(items, item):
 
 
 def read_day(table, date, needs_after):
-    """(session, page, After) of a date, as in the querier's read_days. Raises NoDataError."""
+    """(session, page, After) of a date, as in the querier's read_sessions. Raises NoDataError."""
     sessions = querier.select_sessions(table, [date])
     session = sessions[0]
     last = session + querier.HORIZONS[-1] if needs_after else session
@@ -476,15 +480,15 @@ def json_row(page, i):
 
 
 def find_anomalies(page, session, window, threshold, after):
-    """The anomalies of a day page, most trades first: what row_of returns, times_normal and marks.
+    """The anomalies of a day page, most trades first: dicts of row_of, with times_normal and marks.
 
-    If after, the page's After, is not None, they also have its facts.
+    If after, the page's After, is given, they also have its facts.
     """
     found = querier.indexes_of_anomalies(page, threshold)
     if len(found) > MOST_ANOMALIES:
         raise querier.TableError(
             f"{page['date'][0]} has {len(found):,} anomalies, and a list holds "
-            f"{MOST_ANOMALIES:,}: ask for a higher z-score, or run build-lookup-table.py"
+            f"at most {MOST_ANOMALIES:,}: ask for a higher z-score"
         )
     rows = []
     for i in found:
@@ -512,7 +516,7 @@ def select_and_sort(anomalies, options):
 def find_ticker(tickers, text):
     """The one of tickers that text names, or None.
 
-    It is text itself, else the only ticker that differs in case alone, else text in upper case.
+    It is text itself, else the one ticker that is equal apart from case, else text in upper case.
     """
     if not text or text in tickers:
         return text or None
@@ -523,7 +527,7 @@ def find_ticker(tickers, text):
 
 
 def read_day_view(table, options, needs_after=False):
-    """The DayView that options ask for. With needs_after its rows have the facts of After."""
+    """The DayView that options ask for. With needs_after, its rows have the facts of After."""
     dates = table.dates
     date = options.date or dates[-1]
     tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None
@@ -780,10 +784,10 @@ class PolygonBars:
     """Minute bars and headlines from the Polygon API at api_url, through its Python client.
 
     The client (polygon-api-client 1.16) has faults, which this class works around:
-    - It never applies the timeouts that its constructor takes, sleeps for as long as a Retry-After
-      says, reads answers of any length, follows redirects, and appends what stands in next_url to
-      its server's address, wherever that leads. So its requests are made with_limits.
-    - It takes broken JSON for an answer without bars, so read_answer reads the JSON instead.
+    - It never applies the timeouts that its constructor takes. It sleeps for as long as Retry-After
+      says, reads answers of any length, and follows redirects. It appends next_url to its server's
+      address, wherever that leads. So its requests are made with_limits.
+    - It treats broken JSON as an answer without bars, so read_answer reads the JSON instead.
     - It does not check the bars, so bars_of_day does.
     - It puts the ticker into the path as it is, "../" included, so it gets quoted tickers.
     - It raises TypeError for an article without insights, so headlines come from the raw answer.
@@ -801,7 +805,7 @@ class PolygonBars:
         timestamp is in milliseconds UTC. vwap and transactions may be None.
         """
 
-        # The ticker is one part of the path. A part of dots alone would lead up from there.
+        # The ticker is one part of the path. Dots alone would lead to the folder above.
         part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
 
         def list_bars(client):
@@ -884,7 +888,7 @@ def is_bar(bar):
 
 
 def bars_of_day(bars, date):
-    """The bars by time, without those of other days. Of several for one minute the last one counts.
+    """The bars by time, without other days' bars. If several share a minute, the last is kept.
 
     Raises PolygonError if there are too many of them, or if something else is among them.
     """
@@ -1146,8 +1150,7 @@ def api_after():
     ticker, date = parameter("ticker"), date_parameter()
     with LIST_LOCK, open_table(sources().table) as table:
         horizons = read_after(table, ticker, date)
-    words = after_text(horizons)
-    return {"ticker": ticker, "date": date, "horizons": horizons, "words": words}
+    return {"ticker": ticker, "date": date, "horizons": horizons, "words": after_text(horizons)}
 
 
 def api_bars():
@@ -1213,11 +1216,11 @@ def raise_problem(day):
 def refuse_unwanted_request():
     """Before each request: refuse what a foreign site may have made, and all but GET and HEAD.
 
-    A site can make its own host name lead to this server. Its scripts could then read the answers.
-    So a request must name one of the app's hosts. If these include one of ALL_ADDRESSES, any IP
-    address will do, because no site can make an address lead elsewhere. A site can also have a
-    browser request /api without reading the answer, which would use up the user's requests to
-    Polygon. The browser's header Sec-Fetch-Site tells that a site did so.
+    This prevents DNS rebinding: a site can make its own host name lead to this server, and its
+    scripts could then read the answers. So a request must name one of the app's hosts. If these
+    include one of ALL_ADDRESSES, any IP address will do, because no site can make an address lead
+    elsewhere. A site can also have a browser request /api without reading the answer, which would
+    use up the user's requests to Polygon. The header Sec-Fetch-Site says whether a site did so.
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
     if host not in hosts and not (ALL_ADDRESSES & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
@@ -1333,9 +1336,8 @@ def serve(app, listening, url):
     try:
         from waitress.server import create_server
     except ImportError as error:
-        raise CannotServeError(
-            f"{error.name} is missing: pip install -r requirements.txt"
-        ) from None
+        reason = f"{error.name} is missing: pip install -r requirements.txt"
+        raise CannotServeError(reason) from None
     for name in ("waitress", "RESTClient", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     share_one_heap()
@@ -1345,7 +1347,7 @@ def serve(app, listening, url):
         threads=THREADS,
         ident=None,
         # No request needs a body: refuse large ones before waitress writes them to a file. Close
-        # silent connections before they reach the limit and keep everyone else out.
+        # idle connections, or they use up connection_limit and nobody else can connect.
         max_request_body_size=2**16,
         max_request_header_size=2**15,
         connection_limit=200,
@@ -1360,7 +1362,7 @@ def serve(app, listening, url):
 
 @contextmanager
 def ignoring_write_errors(stream):
-    """In this context it is no error if stream's reader has ended or its disk is full."""
+    """A context that ignores that stream's reader has ended or its disk is full."""
     try:
         yield
     except OSError:
@@ -1389,7 +1391,7 @@ def parse_arguments(argv):
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     try:
         args = parser.parse_args(argv)
-    finally:  # --help may have been printed on a full disk
+    finally:  # --help ends the script here: flush now, where a full disk's error can be ignored
         if sys.stdout:
             with ignoring_write_errors(sys.stdout):
                 sys.stdout.flush()

@@ -633,9 +633,9 @@ def test_a_message_says_why_a_list_is_empty():
     usual, filtered = gui.Options(), gui.Options(filter="zz")
     no_baseline = "No ticker has a baseline yet: that takes 5 earlier days."
     assert gui.empty_message(0, usual, False, 5) == no_baseline
-    not_found = "No anomaly has “zz” in its ticker and passes the other filters."
+    not_found = "No anomaly whose ticker contains “zz” passes the filters."
     assert gui.empty_message(3, filtered, True, 5) == not_found
-    assert gui.empty_message(0, usual, True, 5) == "No ticker was traded that far above its normal."
+    assert gui.empty_message(0, usual, True, 5) == "No ticker has a z-score above the threshold."
     assert gui.empty_message(3, usual, True, 5) == "No anomaly passes the filters."
 
 
@@ -697,8 +697,8 @@ AFTER = "/api/after?ticker={}&date={}"
     [
         (0, 0, ""),
         (0, 7, ""),
-        (116, 1255, "The most trades in its last 117 rows."),
-        (1255, 1255, "The most trades of all its 1,256 rows so far."),
+        (116, 1255, "The most trades of its last 117 days."),
+        (1255, 1255, "The most trades of all its 1,256 days so far."),
     ],
 )
 def test_a_record_is_put_in_words(record, earlier_rows, sentence):
@@ -711,8 +711,8 @@ def test_a_tickers_words_end_with_its_record(client):
         return view.find("p", class_="words")[0].text
 
     # The querier's wide list of that day says "all 55" and "11".
-    assert words_of("VTAK").endswith(" above it. The most trades of all its 56 rows so far.")
-    assert words_of("CVS").endswith(" above it. The most trades in its last 12 rows.")
+    assert words_of("VTAK").endswith(" above it. The most trades of all its 56 days so far.")
+    assert words_of("CVS").endswith(" above it. The most trades of its last 12 days.")
 
 
 def test_every_mark_has_its_reason():
@@ -740,7 +740,8 @@ def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
 def test_a_day_has_its_share_of_anomalies_and_the_usual_one(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
     day, _ = views_of(sample_table, date=SAMPLE_DAY)
-    assert day.share == "12.2 % of 148 tickers with a baseline; the usual is 2.8 %"
+    share = "12.2 % of 148 tickers with a baseline have a z-score above 3; usually 2.8 % do"
+    assert day.share == share
     wide = query(sample_table, SAMPLE_DAY, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
 
@@ -798,16 +799,17 @@ def moving_table(tmp_path_factory):
     [
         (
             *("UP", 0, [10, 50, None], ["known", "known", "unknown"], [False] * 3),
-            "next day 10.00 %, five days later 50.00 %; the median ticker 50.00 %",
+            "next day 10.00 %, five days later 50.00 %; the median ticker five days later 50.00 %",
         ),
         (
             *("TWICE", 0, [0, 100, None], ["known", "known", "unknown"], [False, True, False]),
             "next day 0.00 %, five days later 100.00 % (a split may lie in between); "
-            "the median ticker 50.00 %",
+            "the median ticker five days later 50.00 %",
         ),
         (
             *("GONE", 0, [None] * 3, ["gone", "gone", "unknown"], [False] * 3),
-            "next day no trades, five days later no trades; the median ticker 50.00 %",
+            "no trades on the next day, no trades within five days; "
+            "the median ticker five days later 50.00 %",
         ),
         (
             *("ZERO", 0, [None] * 3, ["none", "none", "unknown"], [False] * 3),
@@ -815,7 +817,7 @@ def moving_table(tmp_path_factory):
         ),
         (
             *("UP", 6, [6.25, None, None], ["known", "unknown", "unknown"], [False] * 3),
-            "next day 6.25 %; the median ticker 0.00 %",
+            "next day 6.25 %; the median ticker next day 0.00 %",
         ),
         (
             *("UP", 7, [None] * 3, ["unknown"] * 3, [False] * 3),
@@ -2115,7 +2117,7 @@ def test_odd_numbers_in_a_day_page_make_no_request_fail(tmp_path):
     columns["baseline_days"] = columns["earlier_rows"] = columns["record"][::-1]
     forged = ForgedTable(SAMPLE_DAYS[:30], "\n".join(names).encode(), **columns)
     forged.counts = 2**32 - 1, 2**32 - 1
-    forged.set_history([5, 29])  # only the latter has 20 days before it, and so a tide
+    forged.set_history([5, 29])  # only the latter has 20 days before it, and so a share
     client = forged.client(tmp_path)
     for i, ticker in enumerate(names):
         more = {
@@ -2272,7 +2274,7 @@ def test_a_day_of_too_many_anomalies_is_refused(tmp_path):
     for address in ("/", "/anomalies.csv", "/api/anomalies"):
         response = client.get(address)
         assert response.status_code == 503
-        assert "16,385 anomalies, and a list holds 16,384" in response.get_data(as_text=True)
+        assert b"16,385 anomalies, and a list holds at most 16,384" in response.data
     summary = parse(client.get("/?threshold=8")).find(id="summary")[0].elements[1].text
     assert summary == "0 anomalies among 16,385 tickers"
 
