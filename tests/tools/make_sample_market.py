@@ -106,10 +106,10 @@ grew out of:
 150 tickers on the 56 trading days from {FIRST_DAY} to {LAST_DAY}, in the format of Polygon's
 daily flat files and in an order like theirs (`A, AA, AAp, AAA`). It is built to show:
 
-| what | ticker | day to query |
+| what | ticker | day |
 |---|---|---|
 | the published anomalies | {", ".join(PUBLISHED)} | {LAST_DAY} |
-| names that programs mistake for others | {", ".join(ODD_NAMES)} | {LAST_DAY} |
+| names that programs mistake for other names or values | {", ".join(ODD_NAMES)} | {LAST_DAY} |
 | the most trades since the first day | VTAK | {LAST_DAY} |
 | the most trades in 25 rows | PYPL | {LAST_DAY} |
 | a `split?` that is none: the open is near 3 or 2 times the close before \
