@@ -16,7 +16,8 @@ A row of the table, and the line that it becomes:
     VTAK          460548        6291.40  12387.12     36.67        0.91      106.49
 
 An anomaly is a row whose trades lie more than three standard deviations above the mean of the
-ticker's five previous rows: std_trades > 0 and (trades - avg_trades) / std_trades > 3.
+ticker's previous rows, of which the builder takes five unless --window says otherwise:
+std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
 The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
 with --ticker, the ticker's own rows. It unpickles none of them (write_lookup_table in
@@ -52,7 +53,7 @@ TOLERANCE = 1e-12  # a number this near to a limit, relative to it, counts as eq
 HORIZONS = (1, 5, 20)  # days after an anomaly, counted in days of the table
 NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
-# A day's share of anomalies is compared with at least and at most so many earlier days.
+# A day's share of anomalies is compared with at least 20 and at most 250 earlier days.
 FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
 # In the aftermath each anomaly is in a class. Its z_from is the largest of these numbers that is
 # below its z-score. Its move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
@@ -379,7 +380,7 @@ class LookupTable:
         return page
 
     def tickers_in(self, text, count):
-        """The lines of text. Raises TableError if one is empty, or if they are not count."""
+        """The lines of text. Raises TableError if one is empty, or if their number is not count."""
         tickers = text.split("\n")
         if len(tickers) != count or not all(tickers):
             raise self.damaged()
@@ -594,8 +595,8 @@ def record_column(trades):
     """The column record: for each row, how many rows directly before it had fewer trades.
 
     A row with as many trades ends the count. The builder has the same function for all tickers.
-    possible_ends are the indexes of the rows that may end the count of a later row. One is removed
-    when a row with more trades comes: a count that passes the new row passes the removed one too.
+    possible_ends are the indexes of the rows that may end the count of a later row. A new row
+    removes those with fewer trades, because a count that one of them could end ends at the new row.
     """
     counts, possible_ends = [], []
     for i, row_trades in enumerate(trades):
@@ -676,8 +677,8 @@ class After:
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
 
-        A change is nan if the ticker is gone. It is None if it is not known yet, or if the row's
-        close is 0. split_after is the shortest known horizon with a suspected split, or None.
+        A change is None if it is not known yet, else nan if the ticker is gone, else None if the
+        row's close is 0. split_after is the shortest known horizon with a suspected split, or None.
         """
         row = dict.fromkeys(AFTER_FIELDS)
         for horizon, last_closes in self.last_closes.items():
@@ -842,12 +843,13 @@ def anomaly_share(table, session):
 def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
-    A list of 36 dicts of AFTERMATH_FIELDS, for 4 classes of z-scores, 3 of price changes and 3
-    horizons. A z-score of exactly 5 is in the class from 3 to 5. No session after last is read.
-    left_out counts the anomalies that have no change, and those with a suspected split, because a
-    reverse split would look like a gain. better is in percent of the cases. two_se and
-    median_excess are in percentage points; the excess of a case is its change minus the median
-    ticker's. These three are None if there are too few cases.
+    A list of 36 dicts of AFTERMATH_FIELDS, for each of 4 z_from, 3 moves and 3 horizons. A z-score
+    of exactly 5 is in the class from 3 to 5. No session after last is read: at a horizon, only the
+    anomalies count that have so many days up to last. left_out counts those whose ticker is gone or
+    whose close is 0, and those with a suspected split, because a reverse split would look like a
+    gain. The others are the cases. better is in percent of the cases. two_se and median_excess are
+    in percentage points; the excess of a case is its change minus the median ticker's. better and
+    median_excess are None without cases, two_se with cases in fewer than 10 blocks.
     """
     sessions = SessionsWithAfter(table, 0, last, end=last + 1)
     aftermaths = {horizon: HorizonAftermath(sessions.np, horizon, last) for horizon in HORIZONS}
@@ -1052,7 +1054,7 @@ def share_sentence(table, session):
 def record_sentence(page, min_record):
     """How many tickers have a record of min_record or more, and how many would by chance alone.
 
-    A ticker has such a record if its last row has the most trades of its last min_record + 1 rows.
+    A ticker has such a record if its row has more trades than each of the min_record rows before.
     If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
     If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
     sentence, or None if no ticker has min_record earlier rows.
@@ -1117,11 +1119,12 @@ WIDE_HEADINGS = f"{'Record':>10}{'After 1':>11}{'After 5':>11}{'After 20':>11}  
 AFTERMATH_NOTES = """\
 Days: how many trading days later.
 Price: on the day of the anomaly, up by more than 1 %, flat, or down by more than 1 %.
-Better %: the share of cases whose price did better than that of the median ticker since that day.
-± 2 SE: two standard errors of this share. * marks a share more than three of them away from 50 %.
-Median Excess: the median of the cases' changes minus the median ticker's, in percentage points.
+Cases: the anomalies that have so many days after them, without those left out.
+Better %: the percentage of cases that did better than the median ticker since that day.
+± 2 SE: two standard errors of it. * marks one more than three standard errors away from 50 %.
+Median Excess: how much better the median case did than the median ticker, in percentage points.
 Left Out: tickers that were gone, closes of 0, and suspected splits.
-The shares say how often, not how much, and include no entry price and no costs. Prices are not
+The percentages say how often, not how much, and include no entry price and no costs. Prices are not
 adjusted, and only tickers in the files are counted. For 20 days ± 2 SE may be a fifth too small.
 The median ticker is no index, and not the market.
 This is no advice.
@@ -1251,8 +1254,8 @@ def aftermath_table(rows, dates):
     yield "\n" + AFTERMATH_NOTES
     if all(row["two_se"] is None for row in rows):
         yield (
-            f"± 2 SE is empty: it needs cases in {FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days, and "
-            f"the number of days is {len(dates)}.\n"
+            f"± 2 SE is unknown: it needs cases in {FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days, "
+            f"and the number of days is {len(dates)}.\n"
         )
 
 
@@ -1327,12 +1330,12 @@ def make_parser():
     add("--min-trades", type=count_argument, default=0, metavar="N", help=trades)
     price = "leave out tickers that closed below P dollars"
     add("--min-price", type=number_argument, default=0, metavar="P", help=price)
-    record = "leave out tickers with fewer than N rows in their record (see README.md)"
+    record = "list only tickers with more trades than in each of their N previous rows"
     add("--min-record", type=count_argument, metavar="N", help=record)
-    skip = "leave out tickers with one of these marks: split, new, thin, stale, test"
+    skip = "leave out tickers that have a MARK you name: split, new, thin, stale or test"
     add("--skip", type=marks_argument, default=set(), metavar="MARK[,MARK]", help=skip)
-    sort = "sort by FIELD, largest first, tickers from A on (default: by trades, but with --ticker "
-    sort += f"from the first date on): {', '.join(SORT_FIELDS)}"
+    sort = "sort by FIELD, largest first, but ticker from A on (default: a day by trades, a ticker "
+    sort += f"by date); FIELD is one of {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
     add(
         "--limit",

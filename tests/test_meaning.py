@@ -374,11 +374,11 @@ def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
     said += ["tickers that were gone", "suspected splits", "only tickers in the files", "no advice"]
     text = " ".join(long_pair.ask("--aftermath").split())
     assert [each for each in said if each not in text] == []
-    assert "is empty" not in text
+    assert "is unknown" not in text
     # 10 blocks of 20 days take more than 180 days.
     few = call(querier, "--aftermath", "--table", sample_table).stdout
     assert few.splitlines()[-1] == (
-        "± 2 SE is empty: it needs cases in 10 blocks of 20 days, and the number of days is 56."
+        "± 2 SE is unknown: it needs cases in 10 blocks of 20 days, and the number of days is 56."
     )
 
 
