@@ -74,7 +74,7 @@ np.empty(2**25 - 2**13, "uint8")
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
-# query-lookup-table.py has the same two constants. The builder counts each day's anomalies by them.
+# query-lookup-table.py has these two constants as well. day_counts uses them.
 Z_THRESHOLD = 3
 TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
@@ -193,9 +193,8 @@ def date_text(day):
     return str(np.datetime64(int(day), "D"))
 
 
-# The download of missing days from Polygon's REST API.
 def try_to_lock(file):
-    """Lock an open file until it is closed. Returns whether it is locked now.
+    """Lock an open file until it is closed. Returns True if it is locked or needs no lock.
 
     False means that another build has locked it, None that the file system has no locks.
     """
@@ -289,11 +288,12 @@ def check_output_path(path, data_dir, *others):
         raise BuildError(f"{path} not written: {error.strerror}") from None
 
 
+# The download of missing days from Polygon's REST API.
 API_URL = "https://api.polygon.io"
 FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
-TRIES = 4  # how many times a day is requested if the failures may be temporary
-MOST_WAITS = 5  # how often a day waits because the limit of requests is reached
+TRIES = 4  # requests for the same day, if each fails for a reason that may be temporary
+MOST_WAITS = 5  # waits for the limit of requests while the same day is downloaded
 LONGEST_WAIT = 3600  # seconds
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 ANSWER_SECONDS = 60  # for a request and its whole answer
@@ -353,8 +353,8 @@ def new_york_midnight(day):
 
     New York is 5 hours behind UTC, and 4 hours in summer time. Since 2007 summer time lasts from
     the second Sunday in March to the first in November. From 1987 to 2006 it lasted from the first
-    Sunday in April to the last in October. The clock changes at 2:00 on these Sundays: midnight of
-    the Sunday on which summer time begins is before it, and when it ends, midnight is still in it.
+    Sunday in April to the last in October. The clock changes at 2:00 on these Sundays. So the one
+    in spring begins before summer time, and the one in autumn begins in summer time.
     """
     year = date_text(day)[:4]
     start, end = ("03-08", "11-01") if year >= "2007" else ("04-01", "10-25")
@@ -595,7 +595,7 @@ class PolygonClient:
             raise BuildError(NO_CLIENT) from None
         self.client.client.request = with_request_limits(self.client.client.request)
         self.report = report
-        self.minute_began = None  # when the first request since the last wait for the limit began
+        self.minute_began = None  # time of the first request after the latest wait for the limit
 
     def fetch_day(self, date):
         """What parse_answer returns for a date. Waits and tries again where that can help."""
@@ -676,7 +676,7 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
     """Fetch the days from first to until that data_dir lacks, and write them as flat files.
 
     days_to_download explains first and until. Each day is written as soon as it is fetched, so a
-    later error loses none of them. say is called with each line of progress. Raises BuildError.
+    later error loses none of them. say is called with each line for stdout. Raises BuildError.
     """
     days = days_to_download(data_dir, first, until)
     if not days:
@@ -702,7 +702,10 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
 
 
 def day_in_name(path):
-    """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path. None for other names."""
+    """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path.
+
+    It is None for other names, and for dates that do not exist or are not from 1990 to 2099.
+    """
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)\.csv(\.gz)?", path.name, re.ASCII)
     try:
         day = day_number(match[1]) if match else None
@@ -817,9 +820,9 @@ def parse_quickly(raw, header):
     silently. The answer is None for each file that could contain such a value.
     """
     lines = lines_if_simple(raw, len(header))
-    # lines_if_simple counts all commas, so that a row that is too long makes up for one that is too
-    # short. The short one has no value in the last column. pandas fails at that only if the table
-    # needs this column.
+    # lines_if_simple counts the commas of all lines together. So it misses a row that is too short
+    # if another one is too long. The short one has no value in the last column. This is noticed
+    # below only if the table needs this column.
     if lines is None or header[-1] not in NEEDED_COLUMNS:
         return None
     size = LONGEST_TICKER + 1  # the last byte shows which tickers are too long
@@ -853,8 +856,9 @@ def parse_quickly(raw, header):
         and trades.max() <= MOST_TRADES
         and window_starts.min() // NS_PER_DAY >= FIRST_DAY
         and window_starts.max() // NS_PER_DAY <= LAST_DAY
-        # pandas reads a column of True as ones: parse_carefully finds out whether it is one. It
-        # reads False as 0, but an open of 0 counts as missing anyway.
+        # pandas reads a column of only True and False as 1 and 0. So parse_carefully reads each
+        # file that has no close or no trades above 1, or whose largest open is 1. An open of 0
+        # counts as missing anyway.
         and not (close_prices.max() <= 1 or trades.max() <= 1 or opens.max() == 1)
     )
     if not is_sound:
@@ -946,7 +950,7 @@ def parse_open_price(text):
 def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
-    tickers is a list of bytes. columns are the arrays for the other fields of ROW_DTYPE, in order.
+    tickers is a list of bytes. columns are the arrays day, trades, close_price and open_price.
     warnings is a list of sentences. If the file's name and a row disagree on the day, the name is
     right.
     """
@@ -1000,7 +1004,8 @@ class Market(NamedTuple):
     def batches(self):
         """The tickers in groups of at most BATCH_ROWS rows: [(first, end), ...].
 
-        A group is the tickers first to end - 1. One ticker has fewer than BATCH_ROWS rows.
+        A group is the tickers first to end - 1. No ticker has so many: there are
+        fewer days from FIRST_DAY to LAST_DAY.
         """
         bounds = [0]
         while bounds[-1] < len(self.tickers):
@@ -1071,7 +1076,7 @@ def gather_by_ticker(chunks, number_of_tickers):
 
 
 def sort_by_date(market, warnings):
-    """market, whose rows are in the order in which they were read, with each ticker's by date.
+    """market, with each ticker's rows sorted by date. So far they are in the order of reading.
 
     If a ticker has several rows of one date, only the one that was read last is kept. If some of
     the others have other values, warnings gets a sentence with their number.
@@ -1272,9 +1277,10 @@ def write_pickle(file, market, window):
     A pickle is a program for a stack machine. This one is put together from its opcodes, so that
     numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
     many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
-    it fills the dict: a ticker, an empty dict, the ticker's rows by date, SETITEMS. A row is
-    59 bytes long. LONG_BINGET and BINGET push the text in a slot; slot n holds FIELDS[n], and the
-    dates follow. The sample market's 2024-10-18 is in the slot 0x3c, and VTAK's row of this day is:
+    come EMPTY_DICT and MARK for the table, and for each ticker its text, EMPTY_DICT, MARK, its rows
+    by date, SETITEMS. SETITEMS and STOP are the end. A row is 59 bytes long. LONG_BINGET and BINGET
+    push the text in a slot. The slots 0 to 4 hold FIELDS, the dates follow. The sample market's
+    2024-10-18 is in the slot 0x3c, and VTAK's row of this day is:
 
         j 3c000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
@@ -1390,7 +1396,7 @@ def write_day_pages(file, market):
 
 
 def day_counts(page):
-    """How many rows, rows with a deviation above 0 and anomalies page has, {name: column}."""
+    """The number of a day page's rows, of those with a deviation above 0, and of its anomalies."""
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
@@ -1456,7 +1462,7 @@ class Stdout:
 
 
 def build(options, say):
-    """Build the table. Calls say with each line about the progress. Raises BuildError."""
+    """Build the table. Calls say with each line for stdout. Raises BuildError."""
     check_output_path(options.output, options.data_dir)
     if options.json:
         json_output = options.output.with_suffix(".json")
