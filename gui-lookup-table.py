@@ -242,13 +242,13 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence that says of how many days this one has the most trades; empty for one."""
+    """A sentence that says of how many rows this one has the most trades; empty for one."""
     record = row["record"]
     if not record:
         return ""
     if record == row["earlier_rows"]:
-        return f"The most trades of all its {record + 1:,} days so far."
-    return f"The most trades of its last {record + 1:,} days."
+        return f"The most trades of all its {record + 1:,} rows so far."
+    return f"The most trades in its last {record + 1:,} rows."
 
 
 def share_text(share):
@@ -283,9 +283,9 @@ def after_text(horizons):
 # What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
     "split?": "The open is about 2, 1/3 or another split ratio times the previous close.",
-    "new": f"It has fewer than {querier.NEW_ROWS} earlier days, although the table has more.",
+    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows, although the table has so many days.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
-    "stale": "The days of its baseline are spread over more than twice as many trading days.",
+    "stale": "The rows of its baseline are spread over more than twice as many trading days.",
     "test": "It is one of the exchanges' test symbols.",
 }
 

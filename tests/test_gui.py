@@ -697,8 +697,8 @@ AFTER = "/api/after?ticker={}&date={}"
     [
         (0, 0, ""),
         (0, 7, ""),
-        (116, 1255, "The most trades of its last 117 days."),
-        (1255, 1255, "The most trades of all its 1,256 days so far."),
+        (116, 1255, "The most trades in its last 117 rows."),
+        (1255, 1255, "The most trades of all its 1,256 rows so far."),
     ],
 )
 def test_a_record_is_put_in_words(record, earlier_rows, sentence):
@@ -711,8 +711,8 @@ def test_a_tickers_words_end_with_its_record(client):
         return view.find("p", class_="words")[0].text
 
     # The querier's wide list of that day says "all 55" and "11".
-    assert words_of("VTAK").endswith(" above it. The most trades of all its 56 days so far.")
-    assert words_of("CVS").endswith(" above it. The most trades of its last 12 days.")
+    assert words_of("VTAK").endswith(" above it. The most trades of all its 56 rows so far.")
+    assert words_of("CVS").endswith(" above it. The most trades in its last 12 rows.")
 
 
 def test_every_mark_has_its_reason():

@@ -594,8 +594,7 @@ const chartConfig = (filename, buttons, scrollZoom) => ({
 });
 
 /** Draw the charts again in the colours that hold now. */
-async function redrawCharts() {
-  await loadPlotly();
+function redrawCharts() {
   for (const id of answers.keys()) {
     const box = document.getElementById(id);
     if (box?.querySelector(".js-plotly-plot")) drawChart(box);
