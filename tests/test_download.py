@@ -1,19 +1,15 @@
 """build-lookup-table.py --download, against a server on 127.0.0.1."""
 
 import base64
-import fcntl
 import gc
 import gzip
 import json
 import os
 import pickle
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import tracemalloc
 from datetime import datetime, timedelta, timezone
@@ -26,7 +22,8 @@ from fakes.server import RATE_LIMIT, REFUSALS, answered, send
 from helpers.flat_files import HEADER, flat_text, write_bytes, write_flat_files
 from helpers.gui import KEY
 from helpers.markets import DAYS, MARKET, rows_by_day
-from helpers.scripts import TOP, assert_refused, build, builder, call, command, run
+from helpers.scripts import TOP, assert_refused, build, builder, call, run
+from helpers.terminal import run_on_terminal
 
 FOLDER = "aggregates_day"
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK = [f"2024-08-{day:02}" for day in range(5, 10)]
@@ -79,7 +76,7 @@ def download(market, *options):
 
 
 def names_there():
-    return sorted(name for name in os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []
+    return sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []
 
 
 def files_of(days):
@@ -149,7 +146,7 @@ def test_a_holiday_leaves_no_file(market, clock):
     assert names_there() == files_of([MONDAY, TUESDAY, THURSDAY, FRIDAY])
 
 
-def test_a_day_without_results_is_a_holiday_only_if_it_counts_none(market, clock):
+def test_a_day_whose_results_are_empty_and_counted_as_0_is_a_holiday(market, clock):
     market.faults = [answered({"resultsCount": 0, "results": [], "status": "OK"})]
     assert download(market, THURSDAY).returncode == 0
     assert names_there() == files_of([FRIDAY])
@@ -195,7 +192,7 @@ def test_a_next_call_asks_only_for_what_is_missing(market, clock, old_table):
 def test_a_day_is_over_at_midnight_in_new_york(market, clock, now, last):
     clock.now = datetime.fromisoformat(now).replace(tzinfo=timezone.utc)
     first = (clock.now - timedelta(days=7)).date().isoformat()
-    market.always = lambda handler: send(handler, answered(grouped([row("A", 1, 1)])))
+    market.always = answered(grouped([row("A", 1, 1)]))
     assert download(market, first).returncode == 0
     assert market.asked[-1] == last
 
@@ -729,7 +726,9 @@ def test_a_command_that_cannot_be_meant_ends_with_status_2(market, clock, old_ta
 )
 def test_an_address_that_is_none_ends_with_status_2(market, clock, url):
     result = call(builder, "--download", MONDAY, "--api-url", url)
-    assert (result.returncode, "--api-url" in result.stderr) == (2, True)
+    assert result.returncode == 2
+    reason = f"argument --api-url: {url!a} is not like https://api.polygon.io"
+    assert result.stderr.endswith(f": error: {reason}\n")
 
 
 def test_an_address_without_download_ends_with_status_2(market, market_folder):
@@ -749,7 +748,7 @@ def test_a_folder_that_is_named_is_made(market, clock):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(market, clock, old_table):
     write_bytes(builder.Path("file"), "here")
-    assert_refused(download(market, FRIDAY, "--data-dir", "file"), "file: ")
+    assert download(market, FRIDAY, "--data-dir", "file").stderr == "file: File exists\n"
     assert builder.Path("file").read_text() == "here"
 
 
@@ -911,26 +910,6 @@ assert not {{"polygon", "urllib3", "certifi"}} & set(sys.modules)
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).returncode == 0
 
 
-def on_a_terminal(arguments):
-    """What the command shows on a terminal, as (status, stdout, stderr)."""
-    (our_stdout, stdout), (our_stderr, stderr) = pty.openpty(), pty.openpty()
-    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    process = subprocess.Popen(arguments, stdout=stdout, stderr=stderr)
-    os.close(stdout)
-    os.close(stderr)
-    shown = []
-    for terminal in (our_stderr, our_stdout):
-        parts = [b"x"]
-        while parts[-1]:
-            try:
-                parts.append(os.read(terminal, 65536))
-            except OSError:  # the other end is closed
-                break
-        os.close(terminal)
-        shown.append(b"".join(parts[1:]).decode())
-    return process.wait(), shown[1], shown[0]
-
-
 FROZEN = """
 from datetime import datetime, timedelta, timezone
 now = [datetime(2024, 8, 10, 12, tzinfo=timezone.utc)]
@@ -942,12 +921,12 @@ builder.utc_now, builder.wait = (lambda: now[0]), wait
 
 def test_on_a_terminal_a_bar_says_how_many_minutes_are_left(market):
     market.faults = [None, None, answered(status=429, Retry_After="180")]
-    status, stdout, stderr = on_a_terminal(script_with(market, FROZEN))
-    assert status == 0
-    assert stdout.splitlines()[0] == "Starting to process files..."
+    result = run_on_terminal(script_with(market, FROZEN), columns=120)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0] == "Starting to process files..."
     # The frozen clock moves by the 180 s alone. With them 2 of 5 days took 90 s each, and 3 are
     # left; then 3 took 60 s each, 4 took 45.
-    shown = stderr.replace("\r", "\n")
+    shown = result.stderr.replace("\r", "\n")
     assert re.search("requests is reached, waiting 180 s:  40%.* 2/5 days, about 5 min", shown)
     assert re.search("2024-08-07: 2 tickers:  60%.* 3/5 days, about 2 min left", shown)
     assert re.search("2024-08-08: 2 tickers:  80%.* 4/5 days, about 1 min left", shown)
@@ -956,9 +935,9 @@ def test_on_a_terminal_a_bar_says_how_many_minutes_are_left(market):
 
 def test_on_a_terminal_a_refusal_stands_on_a_line_of_its_own(market, old_table):
     market.faults = [None, REFUSALS["unknown key"]]
-    status, _, stderr = on_a_terminal(script_with(market, FROZEN))
-    assert status == 1
-    assert stderr.splitlines()[-1].startswith(f"{TUESDAY} not downloaded: Polygon does not accept")
+    result = run_on_terminal(script_with(market, FROZEN), columns=120)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"{TUESDAY} not downloaded: {builder.WRONG_KEY}"
 
 
 def test_a_line_a_day_is_there_as_soon_as_the_day_is(market, monkeypatch):
@@ -979,8 +958,7 @@ def test_a_line_a_day_is_there_as_soon_as_the_day_is(market, monkeypatch):
     assert process.returncode == 0
 
 
-def test_the_command_itself_asks_polygon(market, tmp_path):
-    """As in the README, but for the address."""
+def test_the_command_downloads_without_any_change_to_the_script(market):
     options = ["--download", MONDAY, "--until", FRIDAY, "--api-url", market.url]
-    process = subprocess.run(command("build-lookup-table.py", *options), stdout=subprocess.PIPE)
-    assert (process.returncode, market.asked) == (0, WEEK)
+    result = run("build-lookup-table.py", *options)
+    assert (result.returncode, market.asked) == (0, WEEK)

@@ -40,7 +40,7 @@ from helpers import EFFORT
 from helpers.flat_files import flat_text, write_bytes, write_flat_files
 from helpers.forks import default_signals, ending, fork, fork_build, forked_build
 from helpers.gui import wait_until
-from helpers.markets import LAST_DAY, MARKET, SAMPLE_DAYS, SAMPLE_MARKET, USUAL, rows_by_day
+from helpers.markets import LAST_DAY, MARKET, SAMPLE_MARKET, USUAL, rows_by_day
 from helpers.scripts import (
     assert_refused,
     build,
@@ -248,6 +248,7 @@ def reading(monkeypatch):
     From the third file on, reading calls meanwhile, and then waits until no other may begin.
     """
     reading = SimpleNamespace(begun=[], meanwhile=lambda: None)
+    monkeypatch.setattr(builder, "THREADS", 4)
     read_flat_file, closing = builder.read_flat_file, builder.closing
     is_open, is_closed = threading.Event(), threading.Event()
 
@@ -280,7 +281,7 @@ def test_after_ctrl_c_while_a_file_is_read_no_other_is_begun(reading):
     assert (result.returncode, result.stderr) == (130, "")
     assert TABLE.read_bytes() == OLD
     assert_only_the_table()
-    assert len(reading.begun) <= 2 + builder.THREADS < len(SAMPLE_DAYS)
+    assert len(reading.begun) <= 2 + builder.THREADS
 
 
 def test_after_ctrl_c_between_two_files_no_other_is_begun(monkeypatch, reading):
@@ -292,7 +293,7 @@ def test_after_ctrl_c_between_two_files_no_other_is_begun(monkeypatch, reading):
     result = build(SAMPLE_MARKET, TABLE)
     assert (result.returncode, result.stderr) == (130, "")
     assert os.listdir() == []
-    assert len(reading.begun) <= 2 + builder.THREADS < len(SAMPLE_DAYS)
+    assert len(reading.begun) <= 2 + builder.THREADS
 
 
 def test_ctrl_c_while_pandas_is_imported_is_as_quiet():
@@ -553,8 +554,8 @@ def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(open_folder, mo
 def test_a_name_that_is_too_long_is_told_and_nothing_is_written(market_folder):
     result = build(market_folder, "x" * 300)
     assert_refused(result, "xxx not written: File name too long")
-    assert "is written" not in result.stderr
     assert_refused(build("x" * 300, TABLE), "xxx: File name too long")
+    assert os.listdir() == ["aggregates_day"]
 
 
 def test_a_working_folder_that_is_gone_is_told_and_nothing_is_written(market_folder, monkeypatch):
@@ -566,6 +567,7 @@ def test_a_working_folder_that_is_gone_is_told_and_nothing_is_written(market_fol
     assert_refused(
         build("aggregates_day", market_folder.parent / TABLE), "no folder aggregates_day"
     )
+    assert os.listdir(market_folder.parent) == ["aggregates_day"]
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkeypatch):
@@ -588,7 +590,7 @@ def test_without_memory_one_line_says_so(market_folder, monkeypatch):
 
     monkeypatch.setattr(builder, "add_facts", fail)
     write_bytes(TABLE, OLD)
-    assert_refused(build(market_folder, TABLE), str(TABLE), "memory")
+    assert_refused(build(market_folder, TABLE), f"{TABLE} not written: not enough memory\n")
     assert TABLE.read_bytes() == OLD
     assert_only_the_table("aggregates_day")
 
@@ -944,9 +946,8 @@ WRONG_CONTENTS = {
 # What a question does not look at cannot be refused.
 NOT_REFUSED = {
     "dates out of order": {"day", "csv"},  # found by bisection
-    "more tickers than there can be": set(),
     "records and gaps that changed places": {"range", "aftermath"},
-    **{what: {"ticker"} for what in WRONG_CONTENTS if " rows" in f" {what}"},
+    **{what: {"ticker"} for what in WRONG_CONTENTS if "rows" in what},
 }
 
 
@@ -958,13 +959,12 @@ def test_wrong_contents_with_right_checksums_are_refused(answers, what):
 
 
 @pytest.mark.parametrize("column", PAGE_COLUMNS)
-def test_whatever_numbers_a_day_page_holds_the_formats_stay_sound(column):
+def test_whatever_numbers_a_day_page_holds_csv_and_json_can_be_parsed(
+    column,
+):
     code = PAGE_COLUMNS[column]
-    offset = sum(2 * struct.calcsize(PAGE_COLUMNS[name]) for name in PAGE_COLUMNS)
-    for name in reversed(list(PAGE_COLUMNS)):
-        offset -= 2 * struct.calcsize(PAGE_COLUMNS[name])
-        if name == column:
-            break
+    codes_before = list(PAGE_COLUMNS.values())[: list(PAGE_COLUMNS).index(column)]
+    offset = sum(2 * struct.calcsize(before) for before in codes_before)
     odd = {
         "i": [-(2**31), -1, 0, 2**31 - 1],
         "H": [0, 1, 2**16 - 1],
@@ -979,6 +979,10 @@ def test_whatever_numbers_a_day_page_holds_the_formats_stay_sound(column):
             assert (result.returncode, result.stderr) == (0, ""), (pair, question)
             if question == "range":
                 json.loads(result.stdout, parse_constant=pytest.fail)
+            if question == "csv":
+                rows = csv.DictReader(io.StringIO(result.stdout), strict=True)
+                assert rows.fieldnames == querier.ANOMALY_FIELDS
+                assert all(None not in [*row, *row.values()] for row in rows)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -16,7 +16,7 @@ from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
 from helpers.flat_files import read_flat_files, write_bytes, write_flat_files
 from helpers.markets import SAMPLE_MARKET
-from helpers.scripts import assert_refused, build_table, call, querier
+from helpers.scripts import build_table, call, querier
 from witnesses import reference
 
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
@@ -202,7 +202,7 @@ def test_the_note_on_records_is_about_min_record_if_it_is_given(pair, least):
 
 def test_the_made_up_market_shows_everything_that_the_wide_list_can_say(tmp_path):
     pair = Pair(made_up_market(1), tmp_path)
-    text = pair.ask(*pair.table.days[:: len(pair.table.days) - 1], "--format", "wide")
+    text = pair.ask(pair.table.days[0], pair.table.days[-1], "--format", "wide")
     shown = ["all ", "gone", "*", " -\n", "split?", "new", "thin", "stale", "test", ".5 of "]
     shown += ["not known yet after 5", "more than on all", "more than on none", "60 earlier rows"]
     assert [each for each in shown if each not in text] == []
@@ -384,7 +384,10 @@ def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
 
 def test_an_aftermath_before_the_first_day_is_refused(long_pair):
     result = call(querier, "2019-12-31", "--aftermath", "--table", long_pair.path)
-    assert_refused(result, "no data for 2019-12-31: the table covers 2020-01-01 to")
+    assert result.stderr == (
+        "no data for 2019-12-31: the table covers 2020-01-01 to "
+        f"{long_pair.table.days[-1]}; nearest trading day 2020-01-01\n"
+    )
 
 
 # Which rows, and in which order

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import signal
 import subprocess
 import sys
 import warnings
@@ -66,9 +65,7 @@ def warnings_on_stderr():
     """Python warnings are shown as a process of its own would show them."""
 
     def show(message, category, filename, line_number, file=None, line=None):
-        print(
-            warnings.formatwarning(message, category, filename, line_number, line), file=sys.stderr
-        )
+        sys.stderr.write(warnings.formatwarning(message, category, filename, line_number, line))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -81,16 +78,12 @@ def warnings_on_stderr():
 def call(script, *args):
     """The same within this process, in a fraction of the time; script is a module."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
         with redirections[0], redirections[1], warnings_on_stderr():
             status = script.main([str(arg) for arg in args])
     except SystemExit as end:
         status = end.code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return subprocess.CompletedProcess(args, status, stdout.getvalue(), stderr.getvalue())
 
 

@@ -7,18 +7,16 @@ import struct
 import subprocess
 import termios
 
-from helpers.scripts import command
 
-
-def run_on_terminal(script, *args, columns=80):
-    """The script as a finished process whose stdout and stderr are two terminals."""
+def run_on_terminal(words, columns=80):
+    """The command words as a finished process whose stdout and stderr are two terminals."""
     (our_stdout, stdout), (our_stderr, stderr) = pty.openpty(), pty.openpty()
     fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(command(script, *args), stdout=stdout, stderr=stderr)
+    process = subprocess.Popen(words, stdout=stdout, stderr=stderr)
     os.close(stdout)
     os.close(stderr)
     shown_on_stderr, shown_on_stdout = read_terminal(our_stderr), read_terminal(our_stdout)
-    return subprocess.CompletedProcess(args, process.wait(), shown_on_stdout, shown_on_stderr)
+    return subprocess.CompletedProcess(words, process.wait(), shown_on_stdout, shown_on_stderr)
 
 
 def read_terminal(descriptor):
