@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from fakes.polygon import BROKEN, DROP, EMPTY, REFUSALS, FakePolygon, read_days
 from helpers.flat_files import new_york_time, write_flat_files
-from helpers.gui import KEY, running_gui, wait_until
+from helpers.gui import running_gui
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
-from helpers.scripts import build_table, query
+from helpers.scripts import KEY, build_table, query, wait_until
 from tools.make_screenshot import MOST_BYTES, find_chromium, launch_chromium, take_screenshot
 
 try:

@@ -5,7 +5,6 @@ import gzip
 import json
 import math
 import os
-import pickle
 import random
 import re
 import subprocess
@@ -27,7 +26,7 @@ from helpers.flat_files import (
     write_bytes,
     write_flat_files,
 )
-from helpers.markets import DAYS, MARKET, SAMPLE_MARKET, USUAL
+from helpers.markets import DAYS, MARKET, SAMPLE_MARKET, TEN, USUAL
 from helpers.scripts import (
     TOP,
     assert_refused,
@@ -36,9 +35,11 @@ from helpers.scripts import (
     builder,
     call,
     command,
+    load_table,
     query,
     run,
     run_measured,
+    strict_json,
 )
 from helpers.terminal import run_on_terminal
 from hypothesis import given
@@ -59,27 +60,16 @@ ODD_TICKERS = [
 # fmt: on
 
 
-class NoImports(pickle.Unpickler):
-    def find_class(self, module, name):
-        raise AssertionError(f"the table needs {module}.{name}")
-
-
-def load(path="lookup_table.pkl"):
-    """The table in the file at path, which must need no import."""
-    with open(path, "rb") as file:
-        return NoImports(file).load()
-
-
 def built(data_dir, *options):
     """The table of data_dir, in whose building nothing goes wrong."""
-    return load(build_table(data_dir, "lookup_table.pkl", *options))
+    return load_table(build_table(data_dir, "lookup_table.pkl", *options))
 
 
 def table_of(days, *options):
     """The table of {day: rows}, built in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         flat_files = write_flat_files(Path(folder) / "flat", days)
-        return load(build_table(flat_files, Path(folder) / "table.pkl", *options))
+        return load_table(build_table(flat_files, Path(folder) / "table.pkl", *options))
 
 
 def days_in_a_row(trades, closes=None):
@@ -166,7 +156,7 @@ def test_every_number_is_within_1e_12_of_the_exact_one(market, window):
 
 def test_the_table_is_that_of_the_row_by_row_loop(sample_table):
     expected = row_by_row_table(SAMPLE_MARKET.glob("*.csv"))
-    table = load(sample_table)
+    table = load_table(sample_table)
 
     assert list(table) == list(expected)
     for ticker, days in expected.items():
@@ -198,7 +188,7 @@ def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_tab
 
 
 def test_the_table_is_plain_python_with_the_tutorials_keys_in_order(sample_table):
-    table = load(sample_table)
+    table = load_table(sample_table)
 
     assert type(table) is dict
     for ticker, days in table.items():
@@ -296,7 +286,7 @@ def test_a_change_too_large_for_a_float_is_infinite_without_a_warning():
     market = days_in_a_row([1, 1, 1], [5e-324, 1.7e308, 5e-324])
     result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
     assert result.stderr == "1 tickers, 3 days, 3 rows, 0.0 MB\n"
-    _, up, down = (stats["price_diff"] for stats in load()["A"].values())
+    _, up, down = (stats["price_diff"] for stats in load_table()["A"].values())
     assert (up, down) == (math.inf, -100)
 
 
@@ -325,7 +315,7 @@ def test_files_of_all_folders_are_read_in_the_order_of_their_names():
 
     result = build("flat", "lookup_table.pkl")
 
-    assert list(load()) == ["FIRST", "SECOND", "THIRD"]
+    assert list(load_table()) == ["FIRST", "SECOND", "THIRD"]
     assert result.stdout.splitlines()[1:4] == [
         "Processing 2024-08-01.csv",
         "Processing 2024-08-02.csv.gz",
@@ -341,7 +331,7 @@ def test_a_day_with_a_csv_and_a_gz_is_read_once_from_the_csv(folder_of_the_packe
     )
     result = build("flat", "lookup_table.pkl")
     assert result.stdout.count("Processing") == 1
-    assert list(load()) == ["A"]
+    assert list(load_table()) == ["A"]
 
 
 def test_hidden_files_folders_and_other_files_are_passed_over(market_folder):
@@ -422,9 +412,6 @@ def test_on_a_terminal_progress_is_shown_instead_of_the_files_lines(market_folde
 
 
 def test_the_json_is_the_same_table_with_null_for_what_is_not_finite(market_folder):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
     def nulled(stats):
         return {
             key: value if value is None or math.isfinite(value) else None
@@ -435,10 +422,9 @@ def test_the_json_is_the_same_table_with_null_for_what_is_not_finite(market_fold
     result = run("build-lookup-table.py", "--json")
 
     assert "Lookup table saved to 'lookup_table.json'.\n" in result.stdout
-    table = load()
+    table = load_table()
     assert table["ZERO"]["2024-08-09"]["price_diff"] == math.inf
-    with open("lookup_table.json", encoding="utf-8") as file:
-        as_json = json.load(file, parse_constant=refuse)
+    as_json = strict_json(Path("lookup_table.json").read_text(encoding="utf-8"))
     assert list(as_json) == list(table)
     assert as_json == {
         ticker: {day: nulled(stats) for day, stats in days.items()}
@@ -471,7 +457,7 @@ def test_the_options_name_the_folder_and_the_table(market_folder):
     Path("tables").mkdir()
     result = run("build-lookup-table.py", "--data-dir", "flat files", "--output", "tables/of 2024")
     assert result.stdout.endswith("Lookup table saved to 'tables/of 2024'.\n")
-    assert list(load("tables/of 2024")) == list(MARKET)
+    assert list(load_table("tables/of 2024")) == list(MARKET)
     assert os.listdir("tables") == ["of 2024"]
 
 
@@ -695,7 +681,7 @@ def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
     cases = exact_cases(window)
     assert len(cases) > 20
     if window == 10:
-        cases.append([14, 4, 39, 8, 34, 30, 6, 45, 31, 9, 68])
+        cases.append([*TEN, 68])
     # Each case once as it is, and once with one trade more.
     tickers = {f"T{n}": case for n, case in enumerate(cases)}
     tickers.update({f"U{n}": [*case[:-1], case[-1] + 1] for n, case in enumerate(cases)})
@@ -711,12 +697,11 @@ def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
 
 
 def test_without_a_tolerance_the_known_case_would_be_an_anomaly():
-    *baseline, trades = [14, 4, 39, 8, 34, 30, 6, 45, 31, 9, 68]
-    stats = table_of(days_in_a_row([*baseline, trades]), "--window", 10)["A"]["2024-08-11"]
+    stats = table_of(days_in_a_row([*TEN, 68]), "--window", 10)["A"]["2024-08-11"]
     assert (stats["trades"] - stats["avg_trades"]) / stats["std_trades"] > 3
-    # Mean 22; the squares of the differences from it add up to 2116, which is 9 * (46 / 3)**2.
-    assert sum(baseline) == 220 and sum((x - 22) ** 2 for x in baseline) == 2116
-    assert trades - 22 == 3 * Fraction(46, 3)
+    # 68 is 46 above the mean, and the variance is 2116 / 9, the square of 46 / 3.
+    assert sum(TEN) == 220 and sum((x - 22) ** 2 for x in TEN) == 2116
+    assert 3 * Fraction(46, 3) == 68 - 22
 
 
 @pytest.mark.parametrize(("seed", "window"), [(6, 5), (7, 10), (8, 3)])
@@ -769,7 +754,7 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
 
     result = build("flat", "lookup_table.pkl")
 
-    table = load()
+    table = load_table()
     assert {ticker: list(days) for ticker, days in table.items()} == {
         "A": ["2019-08-12"],
         "B": ["2019-08-12", "2019-08-13"],
@@ -785,7 +770,7 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
 def test_a_file_that_is_not_named_for_a_day_is_read_by_its_rows():
     write_bytes(Path("flat/download (1).csv"), flat_text([("A", 1, 1)], "2024-08-02"))
     result = build("flat", "lookup_table.pkl")
-    assert list(load()["A"]) == ["2024-08-02"]
+    assert list(load_table()["A"]) == ["2024-08-02"]
     assert "warning" not in result.stderr
 
 
@@ -814,7 +799,7 @@ def test_identical_rows_count_once_and_silently():
     days["2024-08-02"] *= 3
     write_flat_files(Path("flat"), days)
     result = build("flat", "lookup_table.pkl", "--window", 2)
-    assert load()["A"]["2024-08-03"]["avg_trades"] == 1.5
+    assert load_table()["A"]["2024-08-03"]["avg_trades"] == 1.5
     assert "warning" not in result.stderr
 
 
@@ -825,7 +810,7 @@ def test_of_different_rows_for_a_day_the_last_counts_with_a_warning():
     }
     result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
 
-    table = load()
+    table = load_table()
     assert table["B"]["2024-08-01"]["trades"] == 2
     assert table["A"]["2024-08-02"]["close_price"] == 3
     warning, _ = result.stderr.splitlines()

@@ -5,7 +5,6 @@ import gc
 import gzip
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -20,9 +19,8 @@ import pytest
 from fakes.market import FakeMarket, grouped, row, sent
 from fakes.server import RATE_LIMIT, REFUSALS, answered, send
 from helpers.flat_files import HEADER, flat_text, write_bytes, write_flat_files
-from helpers.gui import KEY
 from helpers.markets import DAYS, MARKET, rows_by_day
-from helpers.scripts import TOP, assert_refused, build, builder, call, run
+from helpers.scripts import KEY, TOP, assert_refused, build, builder, call, load_table, run
 from helpers.terminal import run_on_terminal
 
 FOLDER = "aggregates_day"
@@ -88,9 +86,8 @@ def file_lines(day):
         return file.read().split("\n")
 
 
-def table_days(path="lookup_table.pkl"):
-    with open(path, "rb") as file:
-        return sorted({day for days in pickle.load(file).values() for day in days})
+def table_days():
+    return sorted({day for days in load_table().values() for day in days})
 
 
 # Which days are asked for
@@ -281,11 +278,9 @@ def test_the_table_has_the_same_numbers_as_from_flat_files(market, clock, tmp_pa
     assert download(market, DAYS[0], "--until", DAYS[-1]).returncode == 0
 
     def numbers(path):
-        with open(path, "rb") as file:
-            table = pickle.load(file)
         return {
             (ticker, day): repr(stats)
-            for ticker, days in table.items()
+            for ticker, days in load_table(path).items()
             for day, stats in days.items()
         }
 
@@ -296,8 +291,7 @@ def test_the_table_has_the_same_numbers_as_from_flat_files(market, clock, tmp_pa
 def test_downloaded_and_flat_files_of_one_market_stand_side_by_side(market, clock):
     write_bytes(builder.Path(FOLDER, f"{MONDAY}.csv"), flat_text([("AAA", 9, 21)], MONDAY))
     assert download(market).returncode == 0
-    with open("lookup_table.pkl", "rb") as file:
-        table = pickle.load(file)
+    table = load_table()
     # From 21 to 10.5: -50 %.
     assert list(table["AAA"]) == WEEK
     assert table["AAA"][TUESDAY]["price_diff"] == -50
@@ -375,8 +369,7 @@ def test_an_absurd_price_and_odd_but_printable_tickers_are_kept(market, clock):
     market.days[FRIDAY] = [row(ticker, 5, 1e12) for ticker in tickers]
     result = download(market, FRIDAY)
     assert (result.returncode, "warning" in result.stderr) == (0, False)
-    with open("lookup_table.pkl", "rb") as file:
-        table = pickle.load(file)
+    table = load_table()
     assert sorted(table) == sorted(tickers)
     assert {days[FRIDAY]["close_price"] for days in table.values()} == {1e12}
 

@@ -45,9 +45,20 @@ from fakes.polygon import (
 )
 from helpers import EFFORT
 from helpers.flat_files import new_york_time, write_flat_files
-from helpers.gui import KEY, KEYS, answers, environment, free_port, running_gui, wait_until
+from helpers.gui import KEYS, answers, environment, free_port, running_gui
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
-from helpers.scripts import TOP, assert_refused, build_table, call, command, load_script, query, run
+from helpers.scripts import (
+    KEY,
+    TOP,
+    assert_refused,
+    build_table,
+    call,
+    command,
+    load_script,
+    query,
+    run,
+    wait_until,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import soak_gui

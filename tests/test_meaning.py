@@ -15,15 +15,12 @@ import pytest
 from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
 from helpers.flat_files import read_flat_files, write_bytes, write_flat_files
-from helpers.markets import SAMPLE_MARKET
-from helpers.scripts import build_table, call, querier
+from helpers.markets import SAMPLE_MARKET, TEN
+from helpers.scripts import ANOMALY_FIELDS, build_table, call, load_table, querier
 from witnesses import reference
 
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
 ALL = "-1e9"  # the threshold that every row with a deviation above 0 is above
-FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score", "close_price"]
-FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap"]
-FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
 
 
 class Pair:
@@ -84,7 +81,7 @@ def check_json(found, table, rows):
     """Assert that found, the objects of json, are rows, which are the reference's."""
     assert len(found) == len(rows)
     for entry, row in zip(found, rows):
-        assert list(entry) == FIELDS
+        assert list(entry) == ANOMALY_FIELDS
         deviation, z_score = entry.pop("std_trades"), entry.pop("z_score")
         # The deviation may be the float next to the exact root.
         assert math.isclose(deviation, reference.std_trades(row), rel_tol=2.3e-16), row
@@ -125,12 +122,8 @@ def tide_sentence(table, day):
     found = reference.tide(table, day)
     if found is None or found.usual is None:
         return ""
-    before = [
-        reference.share_of_day(table, other)[2] for other in table.days[: table.days.index(day)]
-    ]
-    before = [share for share in before if share is not None][-250:]
-    higher = sum(found.share > share for share in before)
-    than = f"all {found.days}" if found.more_than_all else f"{higher or 'none'} of the {found.days}"
+    than = f"{found.higher_than or 'none'} of the {found.days}"
+    than = f"all {found.days}" if found.more_than_all else than
     return (
         f"{found.anomalies:,} of {found.tickers:,} tickers with a baseline "
         f"({float(100 * found.share):.1f} %) are anomalies; the usual is "
@@ -503,9 +496,8 @@ def test_a_tickers_list_is_by_date_and_the_limit_comes_last(pair):
 def plain_pair(tmp_path_factory):
     """A made-up market, of whose table nothing but the plain pickle is left."""
     pair = Pair(made_up_market(1, days=60), tmp_path_factory.mktemp("plain"))
-    with open(pair.path, "rb") as file:
-        table = pickle.load(file)
-    pair.path = write_bytes(pair.path.with_name("plain.pkl"), pickle.dumps(table))
+    plain = pickle.dumps(load_table(pair.path))
+    pair.path = write_bytes(pair.path.with_name("plain.pkl"), plain)
     return pair
 
 
@@ -575,10 +567,7 @@ def market_of_trades(**trades):
 
 
 def test_z_of_exactly_three_is_no_anomaly_at_window_ten(tmp_path):
-    # Mean 22, deviation 46 / 3 (test_reference.py works it out): 68 is 46 above the mean. In floats
-    # its z comes out as 3.0000000000000004.
-    ten = [14, 4, 39, 8, 34, 30, 6, 45, 31, 9]
-    market = market_of_trades(AT=[*ten, 68], ABOVE=[*ten, 69])
+    market = market_of_trades(AT=[*TEN, 68], ABOVE=[*TEN, 69])
     found = Pair(market, tmp_path, window=10).ask_json(list(market)[-1])
     assert [row["ticker"] for row in found] == ["ABOVE"]
 

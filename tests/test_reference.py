@@ -5,15 +5,8 @@ from fractions import Fraction
 
 import pytest
 from fakes.made_up_market import TEST_SYMBOL, made_up_market
+from helpers.markets import TEN, USUAL
 from witnesses import reference
-
-# Mean 100; the differences from it are -20, -20, 0, 20 and 20, their squares add up to 1600, and
-# 1600 / 4 is 400: a deviation of 20.
-USUAL = [80, 80, 100, 120, 120]
-# Sum 220, mean 22; the differences are -8, -18, 17, -14, 12, 8, -16, 23, 9, -13; their squares
-# 64 + 324 + 289 + 196 + 144 + 64 + 256 + 529 + 81 + 169 = 2116 = 46 * 46; over 9: a deviation of
-# 46 / 3. So 68 is 46 above the mean, a z of exactly 3.
-TEN = [14, 4, 39, 8, 34, 30, 6, 45, 31, 9]
 
 
 def dates(count):
@@ -367,13 +360,13 @@ def test_the_tide_is_said_from_twenty_days_on():
     assert (early.usual, early.days, early.more_than_all) == (None, 5, False)
     assert [reference.tide(table, table.days[day]).usual for day in (24, 25)] == [None, 0]
     # 22 days before with such tickers, 5 to 26; one has the same share.
-    assert reference.tide(table, table.days[27]) == (1, 2, Fraction(1, 2), 0, 22, False)
+    assert reference.tide(table, table.days[27]) == (1, 2, Fraction(1, 2), 0, 22, 21, False)
 
 
 def test_the_tide_can_be_more_than_on_all_days_before():
     cycle = [USUAL[day % 5] for day in range(27)]
     table = reference.Table(market_of(A=[*cycle[:26], 300], B=cycle))
-    assert reference.tide(table, table.days[26]) == (1, 2, Fraction(1, 2), 0, 21, True)
+    assert reference.tide(table, table.days[26]) == (1, 2, Fraction(1, 2), 0, 21, 21, True)
 
 
 def test_the_usual_is_of_the_latest_250_days():
@@ -381,9 +374,10 @@ def test_the_usual_is_of_the_latest_250_days():
     # days with a baseline, and the burst of day 5 is among them; before day 256 there are 251.
     cycle = [USUAL[day % 5] for day in range(256)]
     cycle[5] = 200
-    for last, more_than_all in ((255, False), (256, True)):
+    for last, higher_than, more_than_all in ((255, 249, False), (256, 250, True)):
         table = reference.Table(market_of(A=[*cycle[:last], 300]))
-        assert reference.tide(table, table.days[last]) == (1, 1, 1, 0, 250, more_than_all)
+        tide = reference.tide(table, table.days[last])
+        assert tide == (1, 1, 1, 0, 250, higher_than, more_than_all)
 
 
 def test_days_without_such_tickers_are_passed_over():

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 import re
 import struct
 from fractions import Fraction
@@ -10,7 +9,7 @@ from fractions import Fraction
 import pytest
 from helpers.flat_files import read_flat_files
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
-from helpers.scripts import assert_refused, call, query, run
+from helpers.scripts import assert_refused, call, load_table, query, run
 from tools import make_sample_market, verify_numbers
 from witnesses import reference
 
@@ -262,7 +261,7 @@ def next_float(number):
     ],
 )
 def test_a_number_of_the_dict_that_is_off_is_found(sample_table, history, field, change):
-    table = pickle.loads(sample_table.read_bytes())
+    table = load_table(sample_table)
     assert verify_numbers.largest_error(history, table, window=5) < 1e-15
 
     stats = table["AAPL"]["2024-09-20"]
@@ -274,9 +273,8 @@ def test_a_number_of_the_dict_that_is_off_is_found(sample_table, history, field,
 @pytest.fixture(scope="module")
 def right_parts(sample_table, history):
     """The parts of the sample market's table, which are right."""
-    content = sample_table.read_bytes()
-    parts = verify_numbers.read_parts(content)
-    verify_numbers.compare_parts(parts, pickle.loads(content), history)
+    parts = verify_numbers.read_parts(sample_table.read_bytes())
+    verify_numbers.compare_parts(parts, load_table(sample_table), history)
     return parts
 
 
@@ -295,14 +293,14 @@ def test_a_number_of_a_day_page_that_is_off_is_found(sample_table, history, part
     with pytest.raises(
         verify_numbers.Difference, match=f"^NA in the day page of 2024-09-20: {field} is [^,]*, not"
     ):
-        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+        verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
 def test_a_day_page_in_another_order_is_found(sample_table, history, parts):
     page = parts.pages[SAMPLE_DAY]
     parts.pages[SAMPLE_DAY] = dict(reversed(page.items()))
     with pytest.raises(verify_numbers.Difference, match=f"the day page of {SAMPLE_DAY}"):
-        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+        verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2], ids=["rows", "with_deviation", "anomalies"])
@@ -311,21 +309,21 @@ def test_a_count_of_the_index_that_is_off_is_found(sample_table, history, parts,
     counts[number] -= 1
     parts.counts[SAMPLE_DAY] = tuple(counts)
     with pytest.raises(verify_numbers.Difference, match=f"{SAMPLE_DAY}: the index counts "):
-        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+        verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
 def test_a_record_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
     records = parts.records["NKLA"]
     parts.records["NKLA"] = records[:-2] + bytes([records[-2] ^ 1]) + records[-1:]
     with pytest.raises(verify_numbers.Difference, match="the records of NKLA"):
-        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+        verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
 def test_a_gap_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
     *gaps, last = parts.gaps["NKLA"]
     parts.gaps["NKLA"] = (*gaps, next_float(last))
     with pytest.raises(verify_numbers.Difference, match="the gaps of NKLA"):
-        verify_numbers.compare_parts(parts, pickle.loads(sample_table.read_bytes()), history)
+        verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
 def test_a_byte_that_differs_from_its_checksum_is_found(sample_table):

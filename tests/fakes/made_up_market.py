@@ -7,6 +7,8 @@ made_up_market(seed=1, days=300, tickers=40)
 import random
 from datetime import date, timedelta
 
+from helpers.markets import USUAL
+
 TEST_SYMBOL = "ZVZZT"
 FIRST_DAY = date(2020, 1, 1)
 # A ticker's kind is the start of its name and says what is special about it; every kind has the
@@ -14,8 +16,7 @@ FIRST_DAY = date(2020, 1, 1)
 KINDS = ["DAILY", "GAPS", "RARE", "LATE", "SHORT", "FLAT", "THIN", "ZERO", "SPLIT", "EDGE"]
 # Open / previous close: splits, reverse splits, and ratios on the edges of what is taken for one.
 RATIOS = [2, 3, 10, 1.5, 25, 1 / 2, 1 / 4, 2 / 3, 0.1, 0.04, 0.7, 1.9, 2.1, 1.575, 0.525, 0.6, 1.7]
-# Five rows of mean 100 and deviation 20, then one whose z is 3, 5, 10 or 30 or just above.
-USUAL = [80, 80, 100, 120, 120]
+# After USUAL, these trades have a z of 3, 5, 10 or 30, or just above.
 EDGES = [160, 161, 200, 201, 300, 301, 700, 701]
 
 

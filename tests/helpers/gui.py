@@ -5,14 +5,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.request
 from contextlib import contextmanager
 
 from helpers.scripts import command
 
 KEYS = ("POLYGON_API_KEY", "MASSIVE_API_KEY")
-KEY = "sEcReT-kEy-0123456789"
 
 
 def free_port():
@@ -72,11 +70,3 @@ def answers(port, host="127.0.0.1"):
     with socket.socket() as connection:
         connection.settimeout(1)
         return connection.connect_ex((host, port)) == 0
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s")
-        time.sleep(0.01)

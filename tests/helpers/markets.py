@@ -10,6 +10,10 @@ SAMPLE_DAY = "2024-10-18"
 # Mean 100; the differences from it are -20, -20, 0, 20 and 20, their squares add up to 1600, and
 # the square root of 1600 / 4 is 20.
 USUAL = [80, 80, 100, 120, 120]
+# Sum 220, mean 22; the differences are -8, -18, 17, -14, 12, 8, -16, 23, 9 and -13, their squares
+# 64 + 324 + 289 + 196 + 144 + 64 + 256 + 529 + 81 + 169 = 2116 = 46 * 46; over 9: a deviation of
+# 46 / 3. So 68 is 46 above the mean, a z of exactly 3, which floats make 3.0000000000000004.
+TEN = [14, 4, 39, 8, 34, 30, 6, 45, 31, 9]
 DAYS = ["2024-08-01", "2024-08-02", "2024-08-05", "2024-08-06", "2024-08-07", "2024-08-08"]
 LAST_DAY = "2024-08-08"
 # Ticker: its trades and its closes on DAYS, None where it has no row.

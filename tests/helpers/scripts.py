@@ -3,8 +3,11 @@
 import contextlib
 import importlib.util
 import io
+import json
+import pickle
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -21,6 +24,13 @@ def load_script(name):
     spec.loader.exec_module(module)
     return module
 
+
+# The fields of the querier's csv and json, in order.
+ANOMALY_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score", "close_price"]
+ANOMALY_FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap"]
+ANOMALY_FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
+# A key for Polygon. It must not be shown anywhere.
+KEY = "sEcReT-kEy-0123456789"
 
 builder = load_script("build-lookup-table.py")
 querier = load_script("query-lookup-table.py")
@@ -98,8 +108,36 @@ def build_table(data_dir, output, *options):
     return output
 
 
+class NoImports(pickle.Unpickler):
+    def find_class(self, module, name):
+        raise AssertionError(f"the table needs {module}.{name}")
+
+
+def load_table(path="lookup_table.pkl"):
+    """The dict of the table in the file at path, which must need no import."""
+    with open(path, "rb") as file:
+        return NoImports(file).load()
+
+
 def query(table, date=LAST_DAY, *options):
     return call(querier, date, "--table", table, *options)
+
+
+def strict_json(text):
+    """The value of a JSON text. NaN and Infinity, which Python would accept, are errors."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s")
+        time.sleep(0.01)
 
 
 def assert_refused(result, *parts):

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fakes.polygon import FakePolygon
 from helpers.flat_files import write_flat_files
-from helpers.gui import running_gui, wait_until
-from helpers.scripts import build_table, run
+from helpers.gui import running_gui
+from helpers.scripts import build_table, run, wait_until
 
 CLIENTS = 8
 TICKERS = [first + second for first in "ABCDEFGH" for second in "VWXYZ"]

@@ -332,6 +332,7 @@ class Tide(NamedTuple):
     share: Fraction
     usual: Optional[Fraction]  # None with fewer than 20 days
     days: int
+    higher_than: int  # on how many of these days the share was lower
     more_than_all: bool  # False with fewer than 20 days
 
 
@@ -363,6 +364,7 @@ def tide(table, date):
         share=share,
         usual=median(shares) if said else None,
         days=len(shares),
+        higher_than=sum(earlier < share for earlier in shares),
         more_than_all=said and share > max(shares),
     )
 
