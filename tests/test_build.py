@@ -23,7 +23,7 @@ from helpers.flat_files import (
     flat_row,
     flat_text,
     window_start,
-    write_bytes,
+    write_file,
     write_flat_files,
 )
 from helpers.markets import DAYS, MARKET, SAMPLE_MARKET, TEN, USUAL
@@ -301,7 +301,7 @@ def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
 
 def test_dates_stand_in_order_whatever_the_order_of_the_rows():
     text = flat_text([("A", 1, 1)], "2024-08-06") + flat_row("A", 2, 1, "2024-08-01") + "\n"
-    write_bytes(Path("flat/all.csv"), text)
+    write_file(Path("flat/all.csv"), text)
     assert list(built("flat")["A"]) == ["2024-08-01", "2024-08-06"]
 
 
@@ -311,7 +311,7 @@ def test_files_of_all_folders_are_read_in_the_order_of_their_names():
         ("flat/2024-08-02.csv.gz", "SECOND"),
         ("flat/a/2024-08-05.csv", "THIRD"),
     ):
-        write_bytes(Path(path), flat_text([(ticker, 1, 1)], Path(path).name[:10]))
+        write_file(Path(path), flat_text([(ticker, 1, 1)], Path(path).name[:10]))
 
     result = build("flat", "lookup_table.pkl")
 
@@ -325,8 +325,8 @@ def test_files_of_all_folders_are_read_in_the_order_of_their_names():
 
 @pytest.mark.parametrize("folder_of_the_packed", ["flat", "flat/2024/08"])
 def test_a_day_with_a_csv_and_a_gz_is_read_once_from_the_csv(folder_of_the_packed):
-    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
-    write_bytes(
+    write_file(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    write_file(
         Path(folder_of_the_packed) / "2024-08-01.csv.gz", flat_text([("B", 2, 2)], "2024-08-01")
     )
     result = build("flat", "lookup_table.pkl")
@@ -335,22 +335,22 @@ def test_a_day_with_a_csv_and_a_gz_is_read_once_from_the_csv(folder_of_the_packe
 
 
 def test_hidden_files_folders_and_other_files_are_passed_over(market_folder):
-    write_bytes(market_folder / ".2024-08-09.csv", "hidden")
-    write_bytes(market_folder / "._2024-08-08.csv", b"\0\5\x16\7")
-    write_bytes(market_folder / "README.md", "another file")
+    write_file(market_folder / ".2024-08-09.csv", "hidden")
+    write_file(market_folder / "._2024-08-08.csv", b"\0\5\x16\7")
+    write_file(market_folder / "README.md", "another file")
     (market_folder / "2024-08-12.csv").mkdir()
     assert list(built(market_folder)) == list(MARKET)
 
 
 def test_a_linked_month_folder_is_read():
-    write_bytes(Path("disk/08/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
-    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    write_file(Path("disk/08/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
+    write_file(Path("flat/2024-08-01.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
     os.symlink("../disk/08", "flat/august")
     assert list(built("flat")) == ["A", "B"]
 
 
 def test_a_linked_file_is_read():
-    write_bytes(Path("disk/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
+    write_file(Path("disk/2024-08-02.csv"), flat_text([("B", 2, 2)], "2024-08-02"))
     Path("flat").mkdir()
     os.symlink("../disk/2024-08-02.csv", "flat/2024-08-02.csv")
     assert list(built("flat")) == ["B"]
@@ -358,7 +358,7 @@ def test_a_linked_file_is_read():
 
 def test_a_folder_that_is_linked_in_a_loop_is_read_once(market_folder):
     os.symlink(".", market_folder / "loop")
-    os.symlink("..", write_bytes(market_folder / "08/x.txt", "").parent / "back")
+    os.symlink("..", write_file(market_folder / "08/x.txt", "").parent / "back")
     result = build(market_folder, "lookup_table.pkl")
     assert (result.returncode, result.stdout.count("Processing")) == (0, 6)
 
@@ -439,7 +439,7 @@ def test_the_json_is_written_beside_the_table(market_folder):
 
 
 def test_a_table_and_its_json_cannot_be_one_file(market_folder):
-    write_bytes(Path("table.json"), "the old table")
+    write_file(Path("table.json"), "the old table")
     result = build(market_folder, "table.json", "--json")
     assert result.returncode == 2
     assert result.stderr.endswith("--output table.json: the table and its JSON would be one file\n")
@@ -462,7 +462,7 @@ def test_the_options_name_the_folder_and_the_table(market_folder):
 
 
 def test_an_output_that_is_a_link_is_written_to_the_linked_file(market_folder):
-    write_bytes(Path("disk/table.pkl"), "the old table")
+    write_file(Path("disk/table.pkl"), "the old table")
     os.symlink("disk/table.pkl", "lookup_table.pkl")
     assert list(built(market_folder)) == list(MARKET)
     assert os.path.islink("lookup_table.pkl")
@@ -495,6 +495,11 @@ def parts_of(path="lookup_table.pkl"):
     return read_parts(Path(path).read_bytes())
 
 
+def named(row):
+    """A row of a day page as {column: number}."""
+    return dict(zip(PAGE_COLUMNS, row))
+
+
 def test_the_file_has_exactly_the_bytes_of_the_documented_layout():
     opens = {"A": [1.0, 1.0, 1.25, 1.5], "B": [None] * 4}
     market = {
@@ -518,18 +523,18 @@ def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
         rows = reference_table.rows[date]
         assert set(parts.pages[date]) == set(rows)
         for ticker, numbers in parts.pages[date].items():
-            page, row = dict(zip(PAGE_COLUMNS, numbers)), rows[ticker]
-            assert (page["trades"], page["close_price"]) == (row.trades, row.close_price)
-            assert repr(page["price_diff"]) == repr(row.price_diff)
-            assert page["record"] == row.record
-            assert page["earlier_rows"] == row.earlier_rows
-            assert page["baseline_days"] == (row.baseline_days or 0)
-            assert repr(page["gap"]) == repr(math.nan if row.gap is None else row.gap)
+            found, row = named(numbers), rows[ticker]
+            assert (found["trades"], found["close_price"]) == (row.trades, row.close_price)
+            assert repr(found["price_diff"]) == repr(row.price_diff)
+            assert found["record"] == row.record
+            assert found["earlier_rows"] == row.earlier_rows
+            assert found["baseline_days"] == (row.baseline_days or 0)
+            assert repr(found["gap"]) == repr(math.nan if row.gap is None else row.gap)
             if row.avg_trades is None:
-                assert math.isnan(page["avg_trades"]) and math.isnan(page["std_trades"])
+                assert math.isnan(found["avg_trades"]) and math.isnan(found["std_trades"])
             else:
-                assert page["avg_trades"] == float(row.avg_trades)
-                assert near(page["std_trades"], Fraction(reference.std_trades(row)))
+                assert found["avg_trades"] == float(row.avg_trades)
+                assert near(found["std_trades"], Fraction(reference.std_trades(row)))
     for ticker, rows in reference_table.tickers.items():
         gaps = [math.nan if row.gap is None else row.gap for row in rows]
         assert repr(list(parts.gaps[ticker])) == repr(gaps)
@@ -538,7 +543,7 @@ def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
 def test_a_record_counts_rows_with_fewer_trades_up_to_a_tie():
     built(write_flat_files(Path("flat"), days_in_a_row([5, 3, 4, 4, 6, 5, 7, 7, 1])))
     pages = parts_of().pages.values()
-    records = [dict(zip(PAGE_COLUMNS, page["A"]))["record"] for page in pages]
+    records = [named(page["A"])["record"] for page in pages]
     assert records == [0, 0, 1, 0, 4, 0, 6, 0, 0]
 
 
@@ -546,7 +551,7 @@ def test_a_record_is_of_the_tickers_own_rows():
     rows = [[("A", 1, 1), ("B", 9, 1)], [("B", 1, 1)], [("A", 2, 1), ("B", 8, 1)]]
     built(write_flat_files(Path("flat"), dict(zip(DAYS, rows))))
     page = parts_of().pages[DAYS[2]]
-    facts = {ticker: dict(zip(PAGE_COLUMNS, row)) for ticker, row in page.items()}
+    facts = {ticker: named(row) for ticker, row in page.items()}
     assert (facts["A"]["record"], facts["A"]["earlier_rows"]) == (1, 1)
     assert (facts["B"]["record"], facts["B"]["earlier_rows"]) == (1, 2)
 
@@ -559,9 +564,9 @@ def test_baseline_days_are_days_of_the_table_and_not_of_the_calendar():
         market[day].append(("B", 1, 1))
     built(write_flat_files(Path("flat"), market), "--window", 2)
     pages = parts_of().pages
-    reach = [dict(zip(PAGE_COLUMNS, page["A"]))["baseline_days"] for page in pages.values()]
+    reach = [named(page["A"])["baseline_days"] for page in pages.values()]
     assert reach == [0, 0, 2, 2, 2]
-    assert dict(zip(PAGE_COLUMNS, pages["2024-12-27"]["B"]))["baseline_days"] == 4
+    assert named(pages["2024-12-27"]["B"])["baseline_days"] == 4
 
 
 # The text of the second row's open, and the gap that it makes after a close of 2.
@@ -591,13 +596,13 @@ OPENS = {
 @pytest.mark.parametrize("text", OPENS)
 @pytest.mark.parametrize("spelling", ["plain", "quoted"])
 def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(text, spelling):
-    write_bytes(Path("flat/2024-08-01.csv"), flat_text([("A", 3, 2), ("B", 3, 2)], "2024-08-01"))
+    write_file(Path("flat/2024-08-01.csv"), flat_text([("A", 3, 2), ("B", 3, 2)], "2024-08-01"))
     lines = [HEADER]
     for ticker, opened in (("A", text), ("B", 4)):
         # A quote anywhere in the file keeps it from the quick parser.
         name = f'"{ticker}"' if spelling == "quoted" else ticker
         lines.append(f"{name},1000,{opened},2,2,2,{window_start('2024-08-02')},3")
-    write_bytes(Path("flat/2024-08-02.csv"), "\n".join([*lines, ""]))
+    write_file(Path("flat/2024-08-02.csv"), "\n".join([*lines, ""]))
     result = build("flat", "lookup_table.pkl")
     assert result.stderr == "2 tickers, 2 days, 4 rows, 0.0 MB\n"
     gap_of_a, gap_of_b = (gaps[1] for gaps in parts_of().gaps.values())
@@ -622,7 +627,7 @@ def assert_no_gaps(names, values, spelling):
         ticker = '"A"' if spelling == "quoted" else "A"
         text = f"ticker,{names}close,window_start,transactions\n"
         text += f"{ticker},{values}2,{window_start(day)},3\n"
-        write_bytes(Path(f"flat/{day}.csv"), text)
+        write_file(Path(f"flat/{day}.csv"), text)
     assert built("flat")["A"]["2024-08-02"]["close_price"] == 2
     assert [math.isnan(gap) for gap in parts_of().gaps["A"]] == [True, True]
 
@@ -725,8 +730,8 @@ def test_the_index_counts_the_anomalies_of_the_sample_market_too(sample_table):
     for date, (_, with_deviation, anomalies) in parts.counts.items():
         result = query(sample_table, date, "--format", "json")
         assert len(json.loads(result.stdout)) == anomalies
-        pages = [dict(zip(PAGE_COLUMNS, row)) for row in parts.pages[date].values()]
-        assert sum(page["std_trades"] > 0 for page in pages) == with_deviation
+        rows = map(named, parts.pages[date].values())
+        assert sum(row["std_trades"] > 0 for row in rows) == with_deviation
 
 
 # What real flat files hold
@@ -739,7 +744,7 @@ def test_a_ticker_that_looks_like_something_else_survives(ticker):
 
 def test_fractional_volume_is_fine():
     row = flat_row("A", 3, 2, "2024-08-01").replace(",1000,", ",1000.52431,")
-    write_bytes(Path("flat/2024-08-01.csv"), f"{HEADER}\n{row}\n")
+    write_file(Path("flat/2024-08-01.csv"), f"{HEADER}\n{row}\n")
     assert built("flat")["A"]["2024-08-01"]["trades"] == 3
 
 
@@ -749,8 +754,8 @@ def test_zero_transactions_are_trades_of_zero():
 
 def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
     rows = [flat_row("A", 1, 1, "2019-08-12"), flat_row("B", 2, 2, "2019-08-13")]
-    write_bytes(Path("flat/2019-08-12.csv"), "\n".join([HEADER, *rows, ""]))
-    write_bytes(Path("flat/2019-08-13.csv"), flat_text([("B", 3, 3)], "2019-08-13"))
+    write_file(Path("flat/2019-08-12.csv"), "\n".join([HEADER, *rows, ""]))
+    write_file(Path("flat/2019-08-13.csv"), flat_text([("B", 3, 3)], "2019-08-13"))
 
     result = build("flat", "lookup_table.pkl")
 
@@ -768,7 +773,7 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
 
 
 def test_a_file_that_is_not_named_for_a_day_is_read_by_its_rows():
-    write_bytes(Path("flat/download (1).csv"), flat_text([("A", 1, 1)], "2024-08-02"))
+    write_file(Path("flat/download (1).csv"), flat_text([("A", 1, 1)], "2024-08-02"))
     result = build("flat", "lookup_table.pkl")
     assert list(load_table()["A"]) == ["2024-08-02"]
     assert "warning" not in result.stderr
@@ -776,13 +781,13 @@ def test_a_file_that_is_not_named_for_a_day_is_read_by_its_rows():
 
 @pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "0001-01-01", "2024-02-30"])
 def test_a_name_that_is_no_plausible_day_does_not_count(name):
-    write_bytes(Path(f"flat/{name}.csv"), flat_text([("A", 1, 1)], "2024-08-02"))
+    write_file(Path(f"flat/{name}.csv"), flat_text([("A", 1, 1)], "2024-08-02"))
     assert list(built("flat")["A"]) == ["2024-08-02"]
 
 
 @pytest.mark.parametrize("day", ["2024-01-02", "2024-08-08"])
 def test_midnight_in_new_york_belongs_to_its_day_in_winter_and_in_summer(day):
-    write_bytes(Path("flat/market.csv"), flat_text([("A", 1, 1)], day))
+    write_file(Path("flat/market.csv"), flat_text([("A", 1, 1)], day))
     assert list(built("flat")["A"]) == [day]
 
 
@@ -790,7 +795,7 @@ def test_midnight_in_new_york_belongs_to_its_day_in_winter_and_in_summer(day):
 def test_the_last_nanosecond_of_a_utc_day_belongs_to_it(ticker):
     # 1729295999999999999 as a float is 1729296000000000000, which is the next day.
     row = flat_row(ticker, 1, 2).replace(str(window_start("2024-08-08")), "1729295999999999999")
-    write_bytes(Path("flat/october.csv"), f"{HEADER}\n{row}\n")
+    write_file(Path("flat/october.csv"), f"{HEADER}\n{row}\n")
     assert list(built("flat")["A"]) == ["2024-10-18"]
 
 
@@ -821,14 +826,14 @@ def test_of_different_rows_for_a_day_the_last_counts_with_a_warning():
 
 
 def test_a_row_repeated_in_a_later_file_counts_as_read_last():
-    write_bytes(Path("flat/a.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
-    write_bytes(Path("flat/b.csv"), flat_text([("A", 2, 1)], "2024-08-01"))
+    write_file(Path("flat/a.csv"), flat_text([("A", 1, 1)], "2024-08-01"))
+    write_file(Path("flat/b.csv"), flat_text([("A", 2, 1)], "2024-08-01"))
     assert built("flat")["A"]["2024-08-01"]["trades"] == 2
 
 
 def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
     for name, text in {"2024-08-09.csv": HEADER, "2024-08-12.csv": f"{HEADER}\n"}.items():
-        write_bytes(market_folder / name, text)
+        write_file(market_folder / name, text)
     result = build(market_folder, "lookup_table.pkl")
     first, second, summary = result.stderr.splitlines()
     assert first.startswith(f"warning: {market_folder / '2024-08-09.csv'}: no rows")
@@ -876,7 +881,7 @@ PLAIN_ROWS = {"A": (36394, 142.86), "NA": (2, 0.5)}
     ],
 )
 def test_every_spelling_of_a_file_gives_the_same_rows(content):
-    write_bytes(Path("flat/2024-08-08.csv"), content)
+    write_file(Path("flat/2024-08-08.csv"), content)
     stats = {ticker: days["2024-08-08"] for ticker, days in built("flat").items()}
     assert {ticker: (s["trades"], s["close_price"]) for ticker, s in stats.items()} == PLAIN_ROWS
 
@@ -887,7 +892,7 @@ def test_every_spelling_of_a_file_gives_the_same_rows(content):
 )
 @pytest.mark.parametrize("other", ["2.5", '"2.5"'], ids=["plain", "quoted"])
 def test_a_close_is_the_double_nearest_to_its_decimals(close, other):
-    write_bytes(Path("flat/2024-08-08.csv"), flat_text([("A", 3, close), ("B", 4, other)]))
+    write_file(Path("flat/2024-08-08.csv"), flat_text([("A", 3, close), ("B", 4, other)]))
     assert built("flat")["A"]["2024-08-08"]["close_price"] == float(close)
 
 
@@ -996,7 +1001,7 @@ def refuse(empty_folder):
     """A function that asserts that the builder refuses the flat files in flat, and how."""
 
     def refuse(*parts):
-        write_bytes(Path("lookup_table.pkl"), "the old table")
+        write_file(Path("lookup_table.pkl"), "the old table")
         names = sorted(os.listdir())
         result = build("flat", "lookup_table.pkl", "--json")
         assert_refused(result, *parts)
@@ -1010,7 +1015,7 @@ def refuse(empty_folder):
 def write_between_good_files(content, suffix=".csv"):
     """The path of a file with content that has a good one on either side."""
     write_flat_files(Path("flat"), {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
-    return write_bytes(Path("flat/2024-08-02.csv"), content).rename(f"flat/2024-08-02{suffix}")
+    return write_file(Path("flat/2024-08-02.csv"), content).rename(f"flat/2024-08-02{suffix}")
 
 
 @pytest.mark.parametrize("what", BAD_LINE_3)
@@ -1034,7 +1039,7 @@ def test_a_file_with_bare_carriage_returns_never_reaches_pandas(refuse, monkeypa
     # With pandas before 3.1 its reader takes all memory there is for these 68 bytes.
     content = "ticker,close,window_start,transactions\nA,1,\r\r 1729224000000000000,5\n"
     monkeypatch.setattr(builder.pd, "read_csv", lambda *_, **__: pytest.fail("pandas reads it"))
-    write_bytes(Path("flat/2024-08-02.csv"), content)
+    write_file(Path("flat/2024-08-02.csv"), content)
     refuse("flat/2024-08-02.csv, line 2: 3 fields, but the header has 4\n")
 
 
@@ -1049,7 +1054,7 @@ def test_a_file_that_is_larger_than_any_flat_file_is_refused(refuse, monkeypatch
     content = GOOD.encode()
     for limit, is_refused in ((len(content) - 1, True), (len(content), False)):
         monkeypatch.setattr(builder, "MOST_BYTES", limit)
-        write_bytes(Path(f"flat/2024-08-02{suffix}"), content)
+        write_file(Path(f"flat/2024-08-02{suffix}"), content)
         if is_refused:
             refuse(f"flat/2024-08-02{suffix}", "too large for a flat file")
         else:
@@ -1070,11 +1075,11 @@ def test_a_gz_that_unpacks_to_gigabytes_is_refused_in_bounded_memory():
 
 def test_control_characters_in_a_files_name_are_escaped(refuse):
     name = "2024-08-02\x1b[31m\n\x9b.csv"
-    write_bytes(Path("flat") / name, GOOD)
+    write_file(Path("flat") / name, GOOD)
     result = build("flat", "lookup_table.pkl")
     assert result.stdout.splitlines()[1] == "Processing 2024-08-02\\x1b[31m\\n\\x9b.csv"
     os.unlink("lookup_table.pkl")
-    write_bytes(Path("flat") / name, with_close("?"))
+    write_file(Path("flat") / name, with_close("?"))
     refuse("flat/2024-08-02\\x1b[31m\\n\\x9b.csv, line 3: close is '?'")
 
 
@@ -1159,13 +1164,13 @@ def test_a_folder_that_does_not_exist_is_refused(refuse):
 
 
 def test_a_file_as_folder_is_refused(refuse):
-    write_bytes(Path("flat"), GOOD)
+    write_file(Path("flat"), GOOD)
     refuse(NO_FOLDER)
 
 
 def test_a_folder_without_flat_files_is_refused(refuse):
-    write_bytes(Path("flat/README.md"), "Put flat files here.")
-    write_bytes(Path("flat/2024-08-02.CSV.zip"), "PK")
+    write_file(Path("flat/README.md"), "Put flat files here.")
+    write_file(Path("flat/2024-08-02.CSV.zip"), "PK")
     refuse("no *.csv or *.csv.gz in flat: copy some there, or use --download FROM\n")
 
 
@@ -1200,18 +1205,18 @@ def test_a_pipe_named_like_a_flat_file_is_refused_without_waiting(refuse):
 
 def test_more_tickers_than_a_table_holds_are_refused(refuse, monkeypatch):
     monkeypatch.setattr(builder, "MOST_TICKERS", 2)
-    write_bytes(Path("flat/2024-08-02.csv"), GOOD + flat_row("C", 1, 1) + "\n")
+    write_file(Path("flat/2024-08-02.csv"), GOOD + flat_row("C", 1, 1) + "\n")
     refuse("3 tickers, but a table holds at most 2\n")
 
 
 def test_files_without_any_row_are_refused(refuse):
     for day in DAYS:
-        write_bytes(Path(f"flat/{day}.csv"), f"{HEADER}\n")
+        write_file(Path(f"flat/{day}.csv"), f"{HEADER}\n")
     refuse("no rows in any of 6 flat files, such as flat/2024-08-01.csv\n")
 
 
 def test_the_process_ends_with_status_1_too(market_folder):
-    write_bytes(market_folder / "2024-08-02.csv", with_trades("many"))
+    write_file(market_folder / "2024-08-02.csv", with_trades("many"))
     assert_refused(
         run("build-lookup-table.py"), "aggregates_day/2024-08-02.csv, line 3: ", "'many'"
     )

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zlib
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fakes.market import FakeMarket, grouped, row, sent
 from fakes.server import RATE_LIMIT, REFUSALS, answered, send
-from helpers.flat_files import HEADER, flat_text, write_bytes, write_flat_files
+from helpers.flat_files import HEADER, flat_text, write_file, write_flat_files
 from helpers.markets import DAYS, MARKET, rows_by_day
 from helpers.scripts import KEY, TOP, assert_refused, build, builder, call, load_table, run
 from helpers.terminal import run_on_terminal
@@ -66,7 +68,7 @@ def market(monkeypatch):
 
 @pytest.fixture
 def old_table(empty_folder):
-    return write_bytes(empty_folder / "lookup_table.pkl", OLD)
+    return write_file(empty_folder / "lookup_table.pkl", OLD)
 
 
 def download(market, *options):
@@ -106,25 +108,25 @@ def test_download_fetches_each_weekday_from_the_one_named_and_builds(market, clo
 
 
 def test_without_a_day_it_goes_on_after_the_newest_file(market, clock):
-    write_bytes(builder.Path(FOLDER, "2024", "08", f"{TUESDAY}.csv"), flat_text([("A", 1, 1)]))
+    write_file(Path(FOLDER, "2024", "08", f"{TUESDAY}.csv"), flat_text([("A", 1, 1)]))
     assert download(market).returncode == 0
     assert market.asked == [WEDNESDAY, THURSDAY, FRIDAY]
 
 
 def test_a_file_that_is_not_named_for_a_day_is_no_newest_file(market, clock):
-    path = write_bytes(builder.Path(FOLDER, "market.csv"), flat_text([("A", 1, 1)], MONDAY))
+    path = write_file(Path(FOLDER, "market.csv"), flat_text([("A", 1, 1)], MONDAY))
     result = download(market)
     assert (result.returncode, market.asked) == (2, [])
     assert "--download 2024-05-11" in result.stderr
-    write_bytes(path.with_name(f"{THURSDAY}.csv"), flat_text([("A", 1, 1)], THURSDAY))
+    write_file(path.with_name(f"{THURSDAY}.csv"), flat_text([("A", 1, 1)], THURSDAY))
     assert download(market).returncode == 0
     assert market.asked == [FRIDAY]
 
 
 def test_days_that_are_there_in_whatever_folder_are_not_asked_for(market, clock):
     for name in (f"a/b/{MONDAY}.csv", f"{WEDNESDAY}.csv.gz", f"2024/{THURSDAY}.csv"):
-        path = builder.Path(FOLDER, name)
-        write_bytes(path, flat_text([("A", 1, 1)]))
+        path = Path(FOLDER, name)
+        write_file(path, flat_text([("A", 1, 1)]))
     assert download(market, MONDAY).returncode == 0
     assert market.asked == [TUESDAY, FRIDAY]
 
@@ -257,7 +259,7 @@ def test_in_winter_a_day_starts_an_hour_later_in_utc(market, clock):
 
 def test_a_downloaded_file_has_the_same_bytes_each_time(market, clock):
     download(market, FRIDAY)
-    path = builder.Path(FOLDER, f"{FRIDAY}.csv.gz")
+    path = Path(FOLDER, f"{FRIDAY}.csv.gz")
     first = path.read_bytes()
     path.unlink()
     clock.now += timedelta(hours=1)
@@ -289,7 +291,7 @@ def test_the_table_has_the_same_numbers_as_from_flat_files(market, clock, tmp_pa
 
 
 def test_downloaded_and_flat_files_of_one_market_stand_side_by_side(market, clock):
-    write_bytes(builder.Path(FOLDER, f"{MONDAY}.csv"), flat_text([("AAA", 9, 21)], MONDAY))
+    write_file(Path(FOLDER, f"{MONDAY}.csv"), flat_text([("AAA", 9, 21)], MONDAY))
     assert download(market).returncode == 0
     table = load_table()
     # From 21 to 10.5: -50 %.
@@ -590,7 +592,7 @@ def test_an_answer_much_too_large_does_not_fill_the_memory(market, clock, packed
             handler.send_header("Content-Encoding", "gzip")
         handler.end_headers()
         blank = b" " * 2**20
-        with_gzip = builder.zlib.compressobj(wbits=31)
+        with_gzip = zlib.compressobj(wbits=31)
         try:
             for _ in range(size // len(blank)):
                 handler.wfile.write(with_gzip.compress(blank) if packed else blank)
@@ -648,7 +650,7 @@ def test_the_key_goes_to_no_other_host(market, clock, status):
         assert (other.asked, market.asked) == ([], [FRIDAY])
 
 
-def test_the_key_of_either_name_is_sent_as_the_client_does(market, clock, monkeypatch):
+def test_the_key_is_sent_whichever_name_its_variable_has(market, clock, monkeypatch):
     download(market, FRIDAY, "--until", FRIDAY)
     monkeypatch.delenv("POLYGON_API_KEY")
     monkeypatch.setenv("MASSIVE_API_KEY", "the-newer-name")
@@ -683,9 +685,7 @@ def test_a_key_that_no_header_can_hold_is_refused_unshown(market, clock, monkeyp
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_without_a_client_of_our_days_it_says_what_to_install(
-    market, clock, monkeypatch, polygon, case
-):
+def test_without_a_recent_client_it_says_what_to_install(market, clock, monkeypatch, polygon, case):
     monkeypatch.setitem(sys.modules, "polygon", polygon)
     assert_refused(download(market, MONDAY), "pip install -r requirements.txt")
 
@@ -705,7 +705,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("options", "part"), USAGE.values(), ids=USAGE)
-def test_a_command_that_cannot_be_meant_ends_with_status_2(market, clock, old_table, options, part):
+def test_a_command_that_makes_no_sense_ends_with_status_2(market, clock, old_table, options, part):
     with_url = ["--api-url", market.url] if "--download" in options else []
     result = call(builder, *options, *with_url)
     assert (result.returncode, market.asked) == (2, [])
@@ -717,7 +717,7 @@ def test_a_command_that_cannot_be_meant_ends_with_status_2(market, clock, old_ta
     "url",
     ["localhost", "ftp://a.b", "http://", "http://a b", "http://a/?x", "http://u:p@a", "http://ä"],
 )
-def test_an_address_that_is_none_ends_with_status_2(market, clock, url):
+def test_a_text_that_is_no_address_ends_with_status_2(market, clock, url):
     result = call(builder, "--download", MONDAY, "--api-url", url)
     assert result.returncode == 2
     reason = f"argument --api-url: {url!a} is not like https://api.polygon.io"
@@ -740,9 +740,9 @@ def test_a_folder_that_is_named_is_made(market, clock):
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(market, clock, old_table):
-    write_bytes(builder.Path("file"), "here")
+    write_file(Path("file"), "here")
     assert download(market, FRIDAY, "--data-dir", "file").stderr == "file: File exists\n"
-    assert builder.Path("file").read_text() == "here"
+    assert Path("file").read_text() == "here"
 
 
 def test_a_full_disk_ends_in_one_line(market, clock, old_table, monkeypatch):
@@ -751,7 +751,7 @@ def test_a_full_disk_ends_in_one_line(market, clock, old_table, monkeypatch):
             raise OSError(28, "No space left on device")
 
     download(market, MONDAY, "--until", MONDAY)
-    write_bytes(old_table, OLD)
+    write_file(old_table, OLD)
     monkeypatch.setattr(os, "fsync", full)
     assert_refused(download(market), f"{TUESDAY}.csv.gz not written: No space left on device")
     assert (names_there(), old_table.read_bytes()) == (files_of([MONDAY]), OLD)
@@ -840,9 +840,9 @@ def test_told_to_stop_while_it_waits_for_an_answer_it_keeps_what_it_has(
         market.ended.wait(30)
 
     market.faults = [*[None] * (nth - 1), stop]
-    heed = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    with_ctrl_c = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    started = subprocess.Popen(script_with(market, heed), **pipes)
+    started = subprocess.Popen(script_with(market, with_ctrl_c), **pipes)
     _, stderr = started.communicate(timeout=60)
     assert (started.returncode, stderr) == (status, b"")
     assert names_there() == files_of(WEEK[: nth - 1])
@@ -912,7 +912,7 @@ builder.utc_now, builder.wait = (lambda: now[0]), wait
 """
 
 
-def test_on_a_terminal_a_bar_says_how_many_minutes_are_left(market):
+def test_on_a_terminal_the_progress_says_how_many_minutes_are_left(market):
     market.faults = [None, None, answered(status=429, Retry_After="180")]
     result = run_on_terminal(script_with(market, FROZEN), columns=120)
     assert result.returncode == 0

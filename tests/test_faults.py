@@ -37,8 +37,8 @@ from types import SimpleNamespace
 import pytest
 from fakes.made_up_table import ANOMALY_DAY, DATES, PARTS, made_up_table
 from helpers import EFFORT
-from helpers.flat_files import flat_text, write_bytes, write_flat_files
-from helpers.forks import default_signals, ending, fork, fork_build, forked_build
+from helpers.flat_files import flat_text, write_file, write_flat_files
+from helpers.forks import default_signals, ending, fork, run_build_in_fork, start_build
 from helpers.markets import LAST_DAY, MARKET, SAMPLE_MARKET, USUAL, rows_by_day
 from helpers.scripts import (
     ANOMALY_FIELDS,
@@ -65,12 +65,13 @@ OLD = b"the old table"
 OTHER_MARKET = {**MARKET, "NA": ([*USUAL, 1000], [2, 2, 2, 2, 2, 5])}
 
 
-def assert_only_the_table(*others):
-    assert sorted(os.listdir()) == sorted([str(TABLE), *others])
+def assert_files(*names):
+    """The current folder holds these, and nothing else."""
+    assert sorted(os.listdir()) == sorted(map(str, names))
 
 
 @pytest.fixture
-def new(market_folder, market_table):
+def new_table(market_folder, market_table):
     """The bytes of the table that a build of aggregates_day, in the current folder, writes."""
     return market_table.read_bytes()
 
@@ -110,21 +111,21 @@ def count_calls(then):
     builder.replacing = profiled
 
 
-def test_killed_at_any_call_it_leaves_the_old_table_or_the_new_one(new, monkeypatch):
+def test_killed_at_any_call_it_leaves_the_old_table_or_the_new_one(new_table, monkeypatch):
     calls = []
     with monkeypatch.context() as patched:
         patched.setattr(builder, "replacing", builder.replacing)  # to be restored
         count_calls(calls.append)
-        write_bytes(TABLE, OLD)
+        write_file(TABLE, OLD)
         build("aggregates_day", TABLE)
     # The old table is replaced at the end, so that each of the last calls is tried.
     end = len(calls) - 25
     is_new = []
     for call_number in [*range(1, end, end // (10 * EFFORT)), *range(end, len(calls) + 1)]:
-        write_bytes(TABLE, OLD)
-        child = fork_build(prepare=killed_at_call(call_number))
+        write_file(TABLE, OLD)
+        child = start_build(prepare=killed_at_call(call_number))
         assert ending(child) == -signal.SIGKILL
-        is_new.append({OLD: False, new: True}[TABLE.read_bytes()])
+        is_new.append({OLD: False, new_table: True}[TABLE.read_bytes()])
         # A build that finds what another one left makes more calls.
         for leftover in set(os.listdir()) - {"aggregates_day", str(TABLE)}:
             os.remove(leftover)
@@ -132,13 +133,13 @@ def test_killed_at_any_call_it_leaves_the_old_table_or_the_new_one(new, monkeypa
     assert (is_new[0], is_new[-1]) == (False, True)
 
     assert build("aggregates_day", TABLE).returncode == 0
-    assert TABLE.read_bytes() == new
-    assert_only_the_table("aggregates_day")
+    assert TABLE.read_bytes() == new_table
+    assert_files(TABLE, "aggregates_day")
 
 
 @pytest.mark.parametrize("step", ["write_lookup_table", "fsync", "replace"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_kill_9_around_each_step_of_writing_leaves_the_old_table_or_the_new_one(new, step, before):
+def test_kill_9_around_each_step_leaves_the_old_table_or_the_new_one(new_table, step, before):
     def prepare():
         owner = builder if step == "write_lookup_table" else os
         function = getattr(owner, step)
@@ -150,10 +151,10 @@ def test_kill_9_around_each_step_of_writing_leaves_the_old_table_or_the_new_one(
 
         setattr(owner, step, dying)
 
-    write_bytes(TABLE, OLD)
-    child = fork_build(prepare=prepare)
+    write_file(TABLE, OLD)
+    child = start_build(prepare=prepare)
     assert ending(child) == -signal.SIGKILL
-    assert TABLE.read_bytes() == (new if (step, before) == ("replace", False) else OLD)
+    assert TABLE.read_bytes() == (new_table if (step, before) == ("replace", False) else OLD)
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -173,13 +174,13 @@ os.fsync = signalled
 
 @EACH_SIGNAL
 def test_told_to_stop_the_script_ends_quietly_and_tidies_up(market_folder, signal_number, status):
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     lines = SIGNALLED.format(signal_number.name)
     result = run_after(lines, BUILDER, preexec_fn=default_signals)
     assert (result.returncode, result.stderr) == (status, "")
     assert result.stdout.splitlines()[-1] == "Lookup table built successfully."
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 STEPS = ["find_flat_files", "add_facts", "write_pickle", "write_day_pages", "write_directory"]
@@ -210,12 +211,12 @@ def signalled_behind(step, *signal_numbers, handler=signal.SIG_DFL):
 def test_told_to_stop_behind_each_step_it_leaves_no_unfinished_file(
     market_folder, signal_number, status, step
 ):
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     prepare = signalled_behind(step, signal_number)
-    result = forked_build(prepare=prepare)
+    result = run_build_in_fork(prepare=prepare)
     assert (result.returncode, result.stderr) == (status, "")
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 def test_told_to_stop_twice_it_leaves_no_unfinished_file(market_folder):
@@ -229,19 +230,19 @@ def test_told_to_stop_twice_it_leaves_no_unfinished_file(market_folder):
 
         Path.unlink = signalled_before
 
-    write_bytes(TABLE, OLD)
-    result = forked_build(prepare=prepare)
+    write_file(TABLE, OLD)
+    result = run_build_in_fork(prepare=prepare)
     assert (result.returncode, result.stderr) == (143, "")
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 @EACH_SIGNAL
-def test_a_signal_that_is_ignored_stays_ignored(new, signal_number, status):
+def test_a_signal_that_is_ignored_stays_ignored(new_table, signal_number, status):
     # nohup starts a process with SIGHUP ignored, a shell's background job with SIGINT.
     prepare = signalled_behind("write_day_pages", signal_number, handler=signal.SIG_IGN)
-    result = forked_build(prepare=prepare)
+    result = run_build_in_fork(prepare=prepare)
     assert result.returncode == 0
-    assert TABLE.read_bytes() == new
+    assert TABLE.read_bytes() == new_table
 
 
 @pytest.fixture
@@ -279,11 +280,11 @@ def reading(monkeypatch):
 
 def test_after_ctrl_c_while_a_file_is_read_no_other_is_begun(reading):
     reading.meanwhile = lambda: os.kill(os.getpid(), signal.SIGINT)
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     result = build(SAMPLE_MARKET, TABLE)
     assert (result.returncode, result.stderr) == (130, "")
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table()
+    assert_files(TABLE)
     assert len(reading.begun) <= 2 + builder.THREADS
 
 
@@ -300,7 +301,7 @@ def test_after_ctrl_c_between_two_files_no_other_is_begun(monkeypatch, reading):
 
 
 def test_ctrl_c_while_pandas_is_imported_is_as_quiet():
-    write_bytes(Path("pandas.py"), "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    write_file(Path("pandas.py"), "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     result = run(
         BUILDER,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
@@ -331,22 +332,22 @@ def limit_files(size, buffering):
 # With a small buffer the disk is full while the table is written, with a large one at the end.
 @pytest.mark.parametrize("buffering", [512, 2**24])
 @pytest.mark.parametrize("share", [0, 0.5, 0.999])
-def test_on_a_full_disk_the_old_table_stays(new, share, buffering):
-    write_bytes(TABLE, OLD)
-    result = forked_build(prepare=partial(limit_files, int(share * len(new)), buffering))
+def test_on_a_full_disk_the_old_table_stays(new_table, share, buffering):
+    write_file(TABLE, OLD)
+    result = run_build_in_fork(prepare=partial(limit_files, int(share * len(new_table)), buffering))
     assert_refused(result, f"{TABLE} not written: {os.strerror(errno.EFBIG)}")
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 def test_where_there_is_room_for_the_table_but_not_for_its_json_the_old_ones_stay(sample_table):
-    write_bytes(TABLE, OLD)
-    write_bytes(Path("lookup_table.json"), OLD)
+    write_file(TABLE, OLD)
+    write_file(Path("lookup_table.json"), OLD)
     prepare = partial(limit_files, sample_table.stat().st_size, 512)
-    result = forked_build("--data-dir", SAMPLE_MARKET, "--json", prepare=prepare)
+    result = run_build_in_fork("--data-dir", SAMPLE_MARKET, "--json", prepare=prepare)
     assert_refused(result, f"lookup_table.json not written: {os.strerror(errno.EFBIG)}")
     assert [TABLE.read_bytes(), Path("lookup_table.json").read_bytes()] == [OLD, OLD]
-    assert_only_the_table("lookup_table.json")
+    assert_files(TABLE, "lookup_table.json")
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -358,10 +359,10 @@ def test_an_error_of_the_disk_at_the_end_is_told_in_one_line(
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, step, fail)
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     assert_refused(build(market_folder, TABLE), f"{TABLE} not written: {os.strerror(error)}")
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 def test_a_single_write_that_fails_leaves_the_old_table(market_folder, monkeypatch):
@@ -380,7 +381,7 @@ def test_a_single_write_that_fails_leaves_the_old_table(market_folder, monkeypat
     failing = None
     monkeypatch.setattr(builder, "write_lookup_table", write_and_fail_once)
     assert build(market_folder, "other.pkl").returncode == 0
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     for number in range(1, len(written) + 1):
         failing = number
         assert_refused(build(market_folder, TABLE), f"{TABLE} not written: Input/output error")
@@ -417,7 +418,7 @@ def contents():
 @pytest.fixture
 def busy_folder(market_folder):
     """The current folder: flat files, and everything that an output must not replace."""
-    write_bytes(Path("disk/2024-08-09.csv"), flat_text([("A", 1, 1)], "2024-08-09"))
+    write_file(Path("disk/2024-08-09.csv"), flat_text([("A", 1, 1)], "2024-08-09"))
     Path("empty disk").mkdir()
     os.symlink("../disk", market_folder / "august")
     os.symlink("../empty disk", market_folder / "september")
@@ -426,13 +427,13 @@ def busy_folder(market_folder):
     os.symlink("pipe.pkl", "link to a pipe")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
-    write_bytes(Path("l.pkl"), OLD)
+    write_file(Path("l.pkl"), OLD)
     os.symlink("l.pkl", "l.json")
-    write_bytes(Path("m.pkl"), OLD)
+    write_file(Path("m.pkl"), OLD)
     os.symlink("aggregates_day/2024-08-01.csv", "m.json")
-    write_bytes(Path("n.pkl"), OLD)
+    write_file(Path("n.pkl"), OLD)
     os.mkfifo("n.json")
-    write_bytes(Path("o.pkl"), OLD)
+    write_file(Path("o.pkl"), OLD)
     Path("o.json").mkdir()
     return market_folder
 
@@ -484,7 +485,7 @@ def test_a_json_that_would_do_harm_is_refused_and_nothing_touched(busy_folder, n
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
 def test_a_new_table_keeps_the_permissions_of_the_old_one(market_folder, mode):
     for name in ("lookup_table.pkl", "lookup_table.json"):
-        write_bytes(Path(name), OLD).chmod(mode)
+        write_file(Path(name), OLD).chmod(mode)
     assert build(market_folder, TABLE, "--json").returncode == 0
     for name in ("lookup_table.pkl", "lookup_table.json"):
         assert Path(name).read_bytes() != OLD
@@ -493,7 +494,7 @@ def test_a_new_table_keeps_the_permissions_of_the_old_one(market_folder, mode):
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_a_first_table_has_the_permissions_that_umask_leaves(market_folder, mask, mode):
-    assert ending(fork_build(prepare=lambda: os.umask(mask))) == 0
+    assert ending(start_build(prepare=lambda: os.umask(mask))) == 0
     assert stat.S_IMODE(TABLE.stat().st_mode) == mode
 
 
@@ -520,7 +521,7 @@ def open_folder(monkeypatch):
 
 def nobodys_build(*args):
     """A finished build that anyone but root runs."""
-    return forked_build(*args, prepare=as_nobody)
+    return run_build_in_fork(*args, prepare=as_nobody)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o644, 0o311])
@@ -582,7 +583,7 @@ def test_a_file_that_vanishes_after_it_was_listed_is_named(market_folder, monkey
         return paths
 
     monkeypatch.setattr(builder, "find_flat_files", find_and_lose)
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     assert_refused(build(market_folder, TABLE), "2024-08-06.csv is gone, or no regular file")
     assert TABLE.read_bytes() == OLD
 
@@ -592,30 +593,30 @@ def test_without_memory_one_line_says_so(market_folder, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(builder, "add_facts", fail)
-    write_bytes(TABLE, OLD)
+    write_file(TABLE, OLD)
     assert_refused(build(market_folder, TABLE), f"{TABLE} not written: not enough memory\n")
     assert TABLE.read_bytes() == OLD
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 # Neighbours
 
 
-def test_builders_at_once_leave_one_whole_table_whatever_their_process_ids(new):
+def test_builders_at_once_leave_one_whole_table_whatever_their_process_ids(new_table):
     def prepare():  # as in two containers that share a folder
         os.getpid = lambda: 7
 
     other = write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
     build(other, "other.pkl")
-    tables = {new, Path("other.pkl").read_bytes()}
+    tables = {new_table, Path("other.pkl").read_bytes()}
     for _ in range(5 * EFFORT):
         children = [
-            fork_build("--data-dir", folder, prepare=prepare)
+            start_build("--data-dir", folder, prepare=prepare)
             for folder in ("aggregates_day", other, "aggregates_day", other)
         ]
         assert [ending(child) for child in children] == [0, 0, 0, 0]
         assert TABLE.read_bytes() in tables
-        assert_only_the_table("aggregates_day", "other", "other.pkl")
+        assert_files(TABLE, "aggregates_day", "other", "other.pkl")
 
 
 LEFTOVER = Path("lookup_table.pkl.0123456789abcdef.tmp")
@@ -623,28 +624,28 @@ LEFTOVER = Path("lookup_table.pkl.0123456789abcdef.tmp")
 
 @pytest.mark.parametrize("step", ["write_pickle", "write_directory"])
 def test_what_a_killed_build_left_is_removed_by_a_later_one(market_folder, step):
-    child = fork_build(prepare=signalled_behind(step, signal.SIGKILL))
+    child = start_build(prepare=signalled_behind(step, signal.SIGKILL))
     assert ending(child) == -signal.SIGKILL
     (left,) = set(os.listdir()) - {"aggregates_day"}
     assert re.fullmatch(r"lookup_table\.pkl\.[0-9a-f]{16}\.tmp", left)
     assert build(market_folder, TABLE).returncode == 0
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
-def test_the_unfinished_file_of_a_running_build_is_not_removed(new):
+def test_the_unfinished_file_of_a_running_build_is_not_removed(new_table):
     other = write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
-    child = fork_build(prepare=signalled_behind("write_pickle", signal.SIGSTOP))
+    child = start_build(prepare=signalled_behind("write_pickle", signal.SIGSTOP))
     os.waitpid(child, os.WUNTRACED)
     before = os.listdir()
     result = build(other, TABLE)
-    during, is_new = sorted(os.listdir()), TABLE.read_bytes() == new
+    during, is_new = sorted(os.listdir()), TABLE.read_bytes() == new_table
     os.kill(child, signal.SIGCONT)
     assert ending(child) == 0
     assert (result.returncode, is_new) == (0, False)
     assert len(before) == 3  # the two folders and the unfinished file
     assert during == sorted([*before, str(TABLE)])
-    assert TABLE.read_bytes() == new
-    assert_only_the_table("aggregates_day", "other")
+    assert TABLE.read_bytes() == new_table
+    assert_files(TABLE, "aggregates_day", "other")
 
 
 def test_an_unfinished_file_that_is_not_locked_yet_may_go_and_the_build_goes_on(
@@ -662,7 +663,7 @@ def test_an_unfinished_file_that_is_not_locked_yet_may_go_and_the_build_goes_on(
     result = build(market_folder, TABLE)
     assert (result.returncode, len(removed)) == (0, 1)
     assert TABLE.read_bytes() == market_table.read_bytes()
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 def test_where_files_cannot_be_locked_none_is_taken_for_a_leftover(market_folder, monkeypatch):
@@ -670,9 +671,9 @@ def test_where_files_cannot_be_locked_none_is_taken_for_a_leftover(market_folder
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    write_bytes(LEFTOVER, "perhaps a running build's")
+    write_file(LEFTOVER, "perhaps a running build's")
     assert build(market_folder, TABLE).returncode == 0
-    assert_only_the_table("aggregates_day", str(LEFTOVER))
+    assert_files(TABLE, "aggregates_day", LEFTOVER)
 
 
 def test_no_file_of_another_name_is_taken_for_a_leftover(market_folder):
@@ -685,9 +686,9 @@ def test_no_file_of_another_name_is_taken_for_a_leftover(market_folder):
         "lookup_table.pkl.backup.tmp",
     ]
     for name in [*names, LEFTOVER]:
-        write_bytes(Path(name), "whose is it?")
+        write_file(Path(name), "whose is it?")
     assert build(market_folder, TABLE).returncode == 0
-    assert_only_the_table("aggregates_day", *names)
+    assert_files(TABLE, "aggregates_day", *names)
 
 
 def test_a_query_during_builds_answers_from_one_table_or_the_other(market_folder):
@@ -736,7 +737,7 @@ QUESTIONS = {
 
 def ask(content, question):
     """What the querier says of a table's bytes. Options are parsed once: that takes longest."""
-    write_bytes(TABLE, content)
+    write_file(TABLE, content)
     stdout, stderr = io.StringIO(), io.StringIO()
     redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
     with redirections[0], redirections[1], warnings_on_stderr():
@@ -752,7 +753,7 @@ def options_of(question):
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """{question: what the sound table answers}."""
-    path = write_bytes(tmp_path_factory.mktemp("sound") / "table.pkl", made_up_table())
+    path = write_file(tmp_path_factory.mktemp("sound") / "table.pkl", made_up_table())
     answers = {}
     for question, arguments in QUESTIONS.items():
         result = call(querier, "--table", path, *arguments)
@@ -816,7 +817,7 @@ ASKS = {
     "index": ALL_QUESTIONS,
     "page": ALL_QUESTIONS - {"ticker"},
     "directory": {"range", "ticker", "aftermath"},
-    "records": {"ticker"},
+    "rows": {"ticker"},
     "gaps": {"ticker"},
 }
 FAR = 2**64 - 1
@@ -890,7 +891,9 @@ def names_as(part, names):
 
 DAY_OFFSET = INDEX_HEADER.size + DATES.index(ANOMALY_DAY) * INDEX_DAY.size
 ROWS_OFFSET = DAY_OFFSET + 10 + EXTENT.size
-SECOND_RECORD, THIRD_RECORD = 43, 86
+# The lengths of a pickled row without a baseline, as the first two are, and of one with a baseline.
+SHORT_ROW, LONG_ROW = 43, 59
+FOURTH_ROW = 2 * SHORT_ROW + LONG_ROW
 WRONG_CONTENTS = {
     "no index": ("index", lambda index: b""),
     "an index without days": ("index", lambda index: index[: INDEX_HEADER.size]),
@@ -902,10 +905,10 @@ WRONG_CONTENTS = {
     "a window of 1": ("index", packed_over("<I", 0, 1)),
     "no tickers": ("index", packed_over("<I", 4, 0)),
     "more tickers than there can be": ("index", packed_over("<I", 4, 2**32 - 1)),
-    "rows of 0": ("index", packed_over("<I", ROWS_OFFSET, 0)),
-    "rows of one too few": ("index", packed_over("<I", ROWS_OFFSET, 1)),
-    "rows of one too many": ("index", packed_over("<I", ROWS_OFFSET, 3)),
-    "more rows than there can be": ("index", packed_over("<I", ROWS_OFFSET, 2**32 - 1)),
+    "a count of rows of 0": ("index", packed_over("<I", ROWS_OFFSET, 0)),
+    "a count of rows one too low": ("index", packed_over("<I", ROWS_OFFSET, 1)),
+    "a count of rows one too high": ("index", packed_over("<I", ROWS_OFFSET, 3)),
+    "a count of rows as large as can be": ("index", packed_over("<I", ROWS_OFFSET, 2**32 - 1)),
     "a 30th of February": date_as(b"2024-02-30"),
     "a date of zeros": date_as(b"0000-00-00"),
     "a date in words": date_as(b"yesterday!"),
@@ -930,16 +933,19 @@ WRONG_CONTENTS = {
     "a directory that ends with a line feed": names_as("directory", b"A\nB\n"),
     "a directory with a name twice": names_as("directory", b"A\nA"),
     "a directory of names that are no UTF-8": names_as("directory", b"A\n\xff"),
-    "records and gaps that changed places": ("directory", swapped(EXTENT.size, 0, 1)),
-    "no records": ("records", lambda records: b""),
-    "records that lack a byte": ("records", lambda records: records[:-1]),
-    "a record too few": ("records", lambda records: records[:-59]),
-    "a record too many": ("records", lambda records: records + records[-59:]),
-    "records out of order": ("records", swapped(43, 0, 1)),
-    "a record twice": ("records", lambda records: records[:43] * 2 + records[86:]),
-    "a slot that is no date's": ("records", packed_over("<I", 1, 4)),
-    "a slot of one date too many": ("records", packed_over("<I", THIRD_RECORD + 59 + 1, 9)),
-    "a slot as large as can be": ("records", packed_over("<I", THIRD_RECORD + 59 + 1, 2**32 - 1)),
+    "pickled rows and gaps that changed places": ("directory", swapped(EXTENT.size, 0, 1)),
+    "no pickled rows": ("rows", lambda rows: b""),
+    "pickled rows that lack a byte": ("rows", lambda rows: rows[:-1]),
+    "a pickled row too few": ("rows", lambda rows: rows[:-LONG_ROW]),
+    "a pickled row too many": ("rows", lambda rows: rows + rows[-LONG_ROW:]),
+    "pickled rows out of order": ("rows", swapped(SHORT_ROW, 0, 1)),
+    "a pickled row twice": (
+        "rows",
+        lambda rows: rows[:SHORT_ROW] * 2 + rows[2 * SHORT_ROW :],
+    ),
+    "a slot that is no date's": ("rows", packed_over("<I", 1, 4)),
+    "a slot of one date too many": ("rows", packed_over("<I", FOURTH_ROW + 1, 9)),
+    "a slot as large as can be": ("rows", packed_over("<I", FOURTH_ROW + 1, 2**32 - 1)),
     "no gaps": ("gaps", lambda gaps: b""),
     "a gap too few": ("gaps", lambda gaps: gaps[:-8]),
     "a gap too many": ("gaps", lambda gaps: gaps + bytes(8)),
@@ -948,8 +954,8 @@ WRONG_CONTENTS = {
 # What a question does not look at cannot be refused.
 NOT_REFUSED = {
     "dates out of order": {"day", "csv"},  # found by bisection
-    "records and gaps that changed places": {"range", "aftermath"},
-    **{what: {"ticker"} for what in WRONG_CONTENTS if "rows" in what},
+    "pickled rows and gaps that changed places": {"range", "aftermath"},
+    **{what: {"ticker"} for what in WRONG_CONTENTS if "count of rows" in what},
 }
 
 
@@ -1023,7 +1029,7 @@ def test_a_sparse_file_of_six_gigabytes_is_refused_in_10_mb_and_5_seconds():
 @pytest.mark.parametrize("begins", [b"", made_up_table()[:28]], ids=["any", "signature"])
 def test_a_table_of_the_first_version_is_refused_and_to_be_built_anew(begins):
     old_footer = struct.pack("<QQI12s", 28, 4, zlib.crc32(b"N..."), b"lookup-table")
-    write_bytes(TABLE, begins + b"N..." + old_footer)
+    write_file(TABLE, begins + b"N..." + old_footer)
     assert_refused(
         query(TABLE), f"{TABLE} is of an older version: run build-lookup-table.py again\n"
     )
@@ -1040,7 +1046,7 @@ runpy.run_path(script, run_name="__main__")
 
 @pytest.mark.parametrize("question", ["day", "wide", "csv", "ticker"])
 def test_what_reads_a_table_of_ours_imports_no_pickle(answers, question):
-    write_bytes(TABLE, made_up_table())
+    write_file(TABLE, made_up_table())
     script = command("query-lookup-table.py")[1]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_PICKLE, script, *QUESTIONS[question]],
@@ -1063,7 +1069,7 @@ def test_what_needs_numpy_unpickles_nothing_either(answers, monkeypatch, questio
 # Streams
 
 QUERIER_ARGUMENTS = ["--table", "no table", LAST_DAY]
-NO_TRACE = ("Traceback", "Exception ignored", "BrokenPipe")
+TRACES = ("Traceback", "Exception ignored", "BrokenPipe")
 
 
 def redirected(redirection, script, *args, interpreter=(sys.executable,)):
@@ -1076,7 +1082,7 @@ def redirected(redirection, script, *args, interpreter=(sys.executable,)):
         encoding="utf-8",
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
-    assert [word for word in NO_TRACE if word in result.stdout + result.stderr] == []
+    assert [word for word in TRACES if word in result.stdout + result.stderr] == []
     return result
 
 
@@ -1133,7 +1139,7 @@ def test_a_refusal_ends_with_status_1_wherever_its_streams_lead(script, argument
 
 
 def test_a_refused_build_whose_reader_is_gone_ends_with_status_1(no_reader):
-    write_bytes(Path("aggregates_day/2024-08-01.csv"), "")
+    write_file(Path("aggregates_day/2024-08-01.csv"), "")
     result = redirected(no_reader, BUILDER)
     assert_refused(result, "aggregates_day/2024-08-01.csv")
     assert os.listdir() == ["aggregates_day"]
@@ -1147,7 +1153,7 @@ def test_a_good_build_ends_with_status_0_and_a_whole_table_without_a_stream(
     assert result.returncode == 0
     assert TABLE.read_bytes() == market_table.read_bytes()
     assert len(result.stdout.splitlines()) == (11 if redirection == "2>/dev/full" else 0)
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 @pytest.mark.parametrize("descriptor", ["", "2"])
@@ -1156,7 +1162,7 @@ def test_a_build_whose_reader_is_gone_ends_with_status_0_and_a_whole_table(
 ):
     assert redirected(descriptor + no_reader, BUILDER).returncode == 0
     assert TABLE.read_bytes() == market_table.read_bytes()
-    assert_only_the_table("aggregates_day")
+    assert_files(TABLE, "aggregates_day")
 
 
 def test_a_build_whose_output_cannot_be_written_says_that_the_table_is(market_folder, market_table):
@@ -1210,7 +1216,7 @@ def test_where_signals_locks_and_limits_are_missing_both_scripts_work(market_fol
     answer = run_after(TAKEN_AWAY, QUERIER, LAST_DAY)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == query(market_table).stdout
-    write_bytes(TABLE, pickle.dumps(load_table()))
+    write_file(TABLE, pickle.dumps(load_table()))
     plain = run_after(TAKEN_AWAY, QUERIER, LAST_DAY)
     assert (plain.returncode, plain.stdout) == (0, answer.stdout)
 
@@ -1298,8 +1304,8 @@ def test_a_chance_csv_gives_the_very_rows_it_holds_or_one_line():
     rounds = 200 * EFFORT
     for _ in range(rounds):
         content = mutated(rng, base, alphabet)
-        path = write_bytes(Path("flat/market.csv"), content)
-        write_bytes(TABLE, OLD)
+        path = write_file(Path("flat/market.csv"), content)
+        write_file(TABLE, OLD)
         result = build("flat", TABLE)
         if result.returncode:
             assert_refused(result, str(path))
@@ -1334,7 +1340,7 @@ def test_a_table_damaged_by_chance_gives_the_right_answer_or_one_line(market_tab
     table, answer = market_table.read_bytes(), query(market_table).stdout
     given, rounds = [], 500 * EFFORT
     for _ in range(rounds):
-        write_bytes(TABLE, mutated(rng, table, range(256)))
+        write_file(TABLE, mutated(rng, table, range(256)))
         result = query(TABLE)
         if is_answered(result):
             given.append(result.stdout)
@@ -1350,7 +1356,7 @@ def test_two_tables_spliced_give_the_answer_of_one_of_them_or_one_line(market_ta
     for _ in range(rounds):
         one, other = rng.sample(sorted(tables.values()), 2)
         cut = rng.randrange(len(one))
-        write_bytes(TABLE, one[:cut] + other[cut:])
+        write_file(TABLE, one[:cut] + other[cut:])
         result = query(TABLE)
         if is_answered(result):
             given.append(result.stdout)
@@ -1378,7 +1384,7 @@ def chance_pickle(rng):
 def test_a_chance_pickle_is_refused_in_one_line():
     rng = random.Random(10)
     for _ in range(500 * EFFORT):
-        write_bytes(TABLE, chance_pickle(rng))
+        write_file(TABLE, chance_pickle(rng))
         assert_refused(query_pickle(), str(TABLE), "run build-lookup-table.py")
 
 
@@ -1388,7 +1394,7 @@ def test_a_plain_table_damaged_by_chance_gives_an_answer_or_one_line(market_tabl
     table = pickle.dumps(load_table(market_table), protocol)
     answered = [0, 0]
     for _ in range(200 * EFFORT):
-        write_bytes(TABLE, mutated(rng, table, range(256)))
+        write_file(TABLE, mutated(rng, table, range(256)))
         answered[is_answered(query_pickle())] += 1
     assert all(answered)
 

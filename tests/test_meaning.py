@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
-from helpers.flat_files import read_flat_files, write_bytes, write_flat_files
+from helpers.flat_files import read_flat_files, write_file, write_flat_files
 from helpers.markets import SAMPLE_MARKET, TEN
 from helpers.scripts import ANOMALY_FIELDS, build_table, call, load_table, querier
 from witnesses import reference
@@ -59,7 +59,7 @@ def pair(request, tmp_path_factory):
     return Pair(made_up_market(int(request.param[len("seed ") :]), days=90), folder)
 
 
-def number(value):
+def finite_or_none(value):
     """A float as JSON has it."""
     return value if math.isfinite(value) else None
 
@@ -72,7 +72,7 @@ def json_row(table, row):
         "trades": row.trades,
         "avg_trades": float(row.avg_trades),
         "close_price": row.close_price,
-        "price_diff": number(row.price_diff),
+        "price_diff": finite_or_none(row.price_diff),
         **reference.facts(table, row, TEST_SYMBOLS),
     }
 
@@ -263,7 +263,7 @@ AFTERMATH_FIELDS += ["left_out"]
 
 @pytest.fixture(scope="module")
 def long_pair(tmp_path_factory):
-    """A market long enough for errors: a class needs cases in 10 blocks of 20 days."""
+    """A market long enough for standard errors: a class needs cases in 10 blocks of 20 days."""
     market = made_up_market(7, days=300, tickers=20)
     return Pair(market, tmp_path_factory.mktemp("long"))
 
@@ -284,13 +284,13 @@ def check_aftermath(pair, until):
     return expected
 
 
-@pytest.mark.parametrize("days_left_out", [0, 1, 20, 50])
-def test_the_aftermath_agrees_with_the_reference(pair, days_left_out):
-    check_aftermath(pair, pair.table.days[-1 - days_left_out])
+@pytest.mark.parametrize("days_before_the_end", [0, 1, 20, 50])
+def test_the_aftermath_agrees_with_the_reference(pair, days_before_the_end):
+    check_aftermath(pair, pair.table.days[-1 - days_before_the_end])
 
 
 @pytest.mark.parametrize("day", [299, 219, 199])
-def test_a_long_aftermath_has_errors_in_every_format(long_pair, day):
+def test_a_long_aftermath_has_standard_errors_in_every_format(long_pair, day):
     days = long_pair.table.days[: day + 1]
     rows = check_aftermath(long_pair, days[-1])
     assert [row["two_se"] for row in rows] != [None] * 36
@@ -309,7 +309,7 @@ def test_without_a_date_the_aftermath_is_that_of_all_days(long_pair):
     assert long_pair.ask("--aftermath") == long_pair.ask(long_pair.table.days[-1], "--aftermath")
 
 
-def test_with_fewer_than_ten_blocks_there_is_no_error(long_pair):
+def test_with_fewer_than_ten_blocks_there_is_no_standard_error(long_pair):
     # The next day of the last cases is day 180, they are in the ninth block of 20.
     rows = check_aftermath(long_pair, long_pair.table.days[180])
     assert sum(row["cases"] for row in rows) > 500
@@ -343,7 +343,7 @@ def aftermath_line(row):
     )
 
 
-def test_the_aftermath_marks_shares_over_three_errors_away_from_50(tmp_path):
+def test_the_aftermath_marks_shares_over_three_standard_errors_away_from_50(tmp_path):
     # Every sixth row of UP has a z of exactly 5, and only the row after it closes higher: 43 times
     # in 260 days (days 5 to 257). STAY is the median ticker, its price does not change.
     usual = [(80, 10.5), (80, 10.0), (100, 10.0), (120, 10.0), (120, 10.0), (200, 10.0)]
@@ -497,7 +497,7 @@ def plain_pair(tmp_path_factory):
     """A made-up market, of whose table nothing but the plain pickle is left."""
     pair = Pair(made_up_market(1, days=60), tmp_path_factory.mktemp("plain"))
     plain = pickle.dumps(load_table(pair.path))
-    pair.path = write_bytes(pair.path.with_name("plain.pkl"), plain)
+    pair.path = write_file(pair.path.with_name("plain.pkl"), plain)
     return pair
 
 

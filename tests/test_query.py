@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.flat_files import write_bytes, write_flat_files
+from helpers.flat_files import write_file, write_flat_files
 from helpers.markets import DAYS, LAST_DAY, MARKET, USUAL, rows_by_day
 from helpers.scripts import (
     ANOMALY_FIELDS,
@@ -391,7 +391,7 @@ def test_a_ticker_without_anomalies_gives_the_headings_and_status_0(market_table
     ],
 )
 def test_for_an_unknown_ticker_those_in_another_case_are_named(market_table, ticker, hint):
-    write_bytes(Path("plain.pkl"), pickle.dumps(load_table(market_table)))
+    write_file(Path("plain.pkl"), pickle.dumps(load_table(market_table)))
     for path in (market_table, "plain.pkl"):
         for dates in ([], [LAST_DAY]):
             result = call(querier, *dates, "--ticker", ticker, "--table", path)
@@ -515,7 +515,7 @@ NO_TABLE = {
 
 @pytest.mark.parametrize("what", NO_TABLE)
 def test_a_file_that_is_no_table_is_refused(what):
-    write_bytes(Path("something.pkl"), NO_TABLE[what])
+    write_file(Path("something.pkl"), NO_TABLE[what])
     assert_damaged(query("something.pkl"), "something.pkl")
 
 
@@ -544,7 +544,7 @@ def of_numpy(table, integer, real):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_the_tutorials_own_table_gives_the_same_answer(protocol):
-    write_bytes(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
+    write_file(Path("plain.pkl"), pickle.dumps(tutorials_table(), protocol))
     assert query("plain.pkl").stdout == ANSWER
 
 
@@ -553,14 +553,14 @@ def test_the_tutorials_own_table_gives_the_same_answer(protocol):
 @pytest.mark.parametrize("real", [float, np.float64, np.float32])
 def test_numpys_numbers_of_every_kind_give_the_same_answer(market_table, integer, real, protocol):
     table = of_numpy(load_table(market_table), integer, real)
-    write_bytes(Path("plain.pkl"), pickle.dumps(table, protocol))
+    write_file(Path("plain.pkl"), pickle.dumps(table, protocol))
     # The market's prices, means and deviations are exact as float32, too.
     assert query("plain.pkl").stdout == ANSWER
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_table_pickled_by_hand_gives_the_same_answer(market_table, protocol):
-    write_bytes(Path("plain.pkl"), pickle.dumps(load_table(market_table), protocol))
+    write_file(Path("plain.pkl"), pickle.dumps(load_table(market_table), protocol))
     assert query("plain.pkl").stdout == ANSWER
 
 
@@ -568,12 +568,12 @@ def test_a_table_pickled_by_hand_gives_the_same_answer(market_table, protocol):
 @pytest.mark.parametrize("kind", [OrderedDict, lambda days: defaultdict(dict, days)])
 def test_the_collections_dicts_give_the_same_answer(market_table, kind, protocol):
     table = kind({ticker: kind(days) for ticker, days in load_table(market_table).items()})
-    write_bytes(Path("plain.pkl"), pickle.dumps(table, protocol))
+    write_file(Path("plain.pkl"), pickle.dumps(table, protocol))
     assert query("plain.pkl").stdout == ANSWER
 
 
 def test_a_plain_table_names_the_nearest_day_too(market_table):
-    write_bytes(Path("plain.pkl"), pickle.dumps(load_table(market_table)))
+    write_file(Path("plain.pkl"), pickle.dumps(load_table(market_table)))
     sentence = query(market_table, "2024-08-03").stderr
     assert query("plain.pkl", "2024-08-03").stderr == sentence != ""
 
@@ -581,7 +581,7 @@ def test_a_plain_table_names_the_nearest_day_too(market_table):
 @pytest.mark.parametrize("field", ["close_price", "price_diff", "avg_trades", "std_trades"])
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 5e-324, 1e308])
 def test_of_a_plain_table_too_json_has_null_for_what_is_not_finite(field, number):
-    write_bytes(Path("plain.pkl"), pickle.dumps(one_row(**{field: number})))
+    write_file(Path("plain.pkl"), pickle.dumps(one_row(**{field: number})))
     result = query("plain.pkl", LAST_DAY, "--format", "json")
     assert result.returncode == 0
     is_listed = {
@@ -598,7 +598,7 @@ def test_of_a_plain_table_too_json_has_null_for_what_is_not_finite(field, number
 
 
 def test_the_sample_markets_plain_table_gives_the_same_answer(sample_table):
-    write_bytes(Path("plain.pkl"), pickle.dumps(load_table(sample_table)))
+    write_file(Path("plain.pkl"), pickle.dumps(load_table(sample_table)))
     ours = query(sample_table, "2024-10-18").stdout
     assert query("plain.pkl", "2024-10-18").stdout == ours
 
@@ -661,7 +661,7 @@ RUNS_CODE = {
 def hostile_neighbours(empty_folder, monkeypatch):
     """os.system has an extension code, and beside the table lies a module that does harm."""
     copyreg.add_extension("os", "system", 0xF0)
-    write_bytes(empty_folder / "marker_module.py", f"{WRITE}\nrun = dict")
+    write_file(empty_folder / "marker_module.py", f"{WRITE}\nrun = dict")
     monkeypatch.syspath_prepend(empty_folder)
     yield
     copyreg.remove_extension("os", "system", 0xF0)
@@ -669,7 +669,7 @@ def hostile_neighbours(empty_folder, monkeypatch):
 
 @pytest.mark.parametrize("what", RUNS_CODE)
 def test_a_pickle_that_would_run_code_runs_none(hostile_neighbours, what):
-    write_bytes(Path("hostile.pkl"), RUNS_CODE[what])
+    write_file(Path("hostile.pkl"), RUNS_CODE[what])
     assert_damaged(query("hostile.pkl"), "hostile.pkl")
     assert not os.path.exists("marker")
 
@@ -688,7 +688,7 @@ def test_pickle_itself_runs_the_code_of_these_pickles(empty_folder, what):
 def test_a_name_in_a_hostile_pickle_is_told_in_one_printable_line(name):
     encoded = name.encode("utf-8", "surrogatepass")
     asked = b"\x8c" + bytes([len(encoded)]) + encoded
-    write_bytes(Path("hostile.pkl"), b"\x80\4" + asked + short("x") + b"\x93.")
+    write_file(Path("hostile.pkl"), b"\x80\4" + asked + short("x") + b"\x93.")
     result = run("query-lookup-table.py", LAST_DAY, "--table", "hostile.pkl")
     assert_damaged(result)
     assert "Traceback" not in result.stderr and result.stderr[:-1].isprintable()
@@ -719,7 +719,7 @@ def measured(*arguments):
     ],
 )
 def test_a_pickle_that_asks_for_too_much_is_refused_cheaply(content):
-    write_bytes(Path("bomb.pkl"), content)
+    write_file(Path("bomb.pkl"), content)
     status, stderr, seconds, megabytes = measured(LAST_DAY, "--table", "bomb.pkl")
     assert (status, stderr.count("\n")) == (1, 1), stderr
     assert "run build-lookup-table.py" in stderr
@@ -728,7 +728,7 @@ def test_a_pickle_that_asks_for_too_much_is_refused_cheaply(content):
 
 def test_a_pickle_that_asks_for_a_huge_bytearray_is_refused_cheaply():
     # Python itself adds a line to stderr, of a MemoryError.
-    write_bytes(Path("bomb.pkl"), b"\x80\5\x96" + struct.pack("<Q", 2**36))
+    write_file(Path("bomb.pkl"), b"\x80\5\x96" + struct.pack("<Q", 2**36))
     status, stderr, _, megabytes = measured(LAST_DAY, "--table", "bomb.pkl")
     assert status == 1 and "Traceback" not in stderr
     assert "run build-lookup-table.py" in stderr.splitlines()[-1]
@@ -770,7 +770,7 @@ HANGS = {
 
 @pytest.mark.parametrize("what", HANGS)
 def test_ctrl_c_ends_the_query_while_a_pickle_keeps_python_busy(what):
-    write_bytes(Path("hangs.pkl"), HANGS[what])
+    write_file(Path("hangs.pkl"), HANGS[what])
     process = subprocess.Popen(
         command("query-lookup-table.py", LAST_DAY, "--table", "hangs.pkl"), stderr=subprocess.PIPE
     )
@@ -795,12 +795,12 @@ def is_busy_with(path, pid):
 
 
 def test_a_doubled_tuple_instead_of_stats_is_refused():
-    write_bytes(Path("doubled.pkl"), b"\x80\3}X\1\0\0\0A}X\n\0\0\x002024-08-08" + DOUBLED + b"ss.")
+    write_file(Path("doubled.pkl"), b"\x80\3}X\1\0\0\0A}X\n\0\0\x002024-08-08" + DOUBLED + b"ss.")
     assert_damaged(query("doubled.pkl"))
 
 
 def test_a_message_quotes_only_the_start_of_a_long_name():
-    write_bytes(Path("long.pkl"), b"c" + b"m" * 10**6 + b"\nname\n.")
+    write_file(Path("long.pkl"), b"c" + b"m" * 10**6 + b"\nname\n.")
     result = query("long.pkl")
     assert_damaged(result, "it asks for mmm")
     assert len(result.stderr) < 300
@@ -813,7 +813,7 @@ ESCAPED = r"a\x1b[2k\x07\u2028\u202e\ud800"
 
 
 def test_a_tickers_control_characters_are_escaped_for_people():
-    write_bytes(Path("plain.pkl"), pickle.dumps({ODD: one_row()["A"]}))
+    write_file(Path("plain.pkl"), pickle.dumps({ODD: one_row()["A"]}))
     for options in ([LAST_DAY], [LAST_DAY, "--format", "wide"]):
         result = run("query-lookup-table.py", *options, "--table", "plain.pkl")
         assert result.stdout.splitlines()[5].split()[0] == ESCAPED
@@ -832,7 +832,7 @@ def test_a_files_control_characters_are_escaped_in_messages():
 
 @pytest.mark.parametrize("ticker", ["A\rB", "A\nB", "A\r\nB", 'A"B', "A,B", "\r"])
 def test_csv_quotes_what_would_end_a_line_or_a_field(ticker):
-    write_bytes(Path("plain.pkl"), pickle.dumps({ticker: one_row()["A"]}))
+    write_file(Path("plain.pkl"), pickle.dumps({ticker: one_row()["A"]}))
     text = query("plain.pkl", LAST_DAY, "--format", "csv").stdout
     quoted = ticker.replace('"', '""')
     assert text.split("\n", 1)[1].startswith(f'"{quoted}",{LAST_DAY},200,100.0,')
@@ -844,7 +844,7 @@ def test_csv_quotes_what_would_end_a_line_or_a_field(ticker):
 
 
 def test_an_error_of_the_callers_is_not_taken_for_a_bad_table(market_table):
-    write_bytes(Path("plain.pkl"), pickle.dumps(one_row()))
+    write_file(Path("plain.pkl"), pickle.dumps(one_row()))
     for path in (market_table, "plain.pkl"):
         for bug in (TypeError("mine"), KeyError("mine"), struct.error("mine"), OSError("mine")):
             with pytest.raises(type(bug), match="mine"), querier.open_table(path):
@@ -859,7 +859,7 @@ def test_the_file_is_closed_after_the_with_block(market_table):
 
 
 def test_open_table_can_be_told_to_refuse_plain_tables(market_table):
-    write_bytes(Path("plain.pkl"), pickle.dumps(one_row()))
+    write_file(Path("plain.pkl"), pickle.dumps(one_row()))
     kinds = [querier.LookupTable]
     with pytest.raises(querier.TableError) as refused, querier.open_table("plain.pkl", kinds):
         pass
@@ -909,7 +909,7 @@ def test_no_more_than_the_footer_the_index_and_one_day_page_is_read(market_table
         kept[kept_start:kept_end] = content[kept_start:kept_end]
     assert len(kept) == len(content) and kept != content
 
-    write_bytes(Path("kept.pkl"), bytes(kept))
+    write_file(Path("kept.pkl"), bytes(kept))
     assert query("kept.pkl").stdout == ANSWER
     assert_damaged(query("kept.pkl", DAYS[0]))
 
@@ -955,7 +955,7 @@ def test_each_query_imports_only_what_it_needs(market_table, options, needed):
 
 def test_without_numpy_a_line_says_how_to_get_it(market_table, monkeypatch):
     missing = "raise ImportError('No module named numpy', name='numpy')"
-    write_bytes(Path("without", "numpy.py"), missing)
+    write_file(Path("without", "numpy.py"), missing)
     monkeypatch.setenv("PYTHONPATH", os.path.abspath("without"))
     for options in ([LAST_DAY, "--format", "wide"], ["--ticker", "ZZZ", "--format", "csv"]):
         assert run("query-lookup-table.py", *options, "--table", market_table).returncode == 0

@@ -423,7 +423,7 @@ def test_an_upper_edge_belongs_to_its_class_at_window_ten():
 
 
 @pytest.mark.parametrize(
-    ("before", "close", "way"),
+    ("before", "close", "move"),
     [
         (100, 101, "up"),  # price_diff is 1.0000000000000009
         (100, 100.99, "flat"),
@@ -433,28 +433,28 @@ def test_an_upper_edge_belongs_to_its_class_at_window_ten():
         (0, 1, "up"),  # inf
     ],
 )
-def test_moves_are_told_by_price_diff(before, close, way):
-    assert reference.move(rows_of([(9, 1, before), (9, 1, close)])[1]) == way
+def test_moves_are_told_by_price_diff(before, close, move):
+    assert reference.move_of(rows_of([(9, 1, before), (9, 1, close)])[1]) == move
 
 
-def class_of(records, z_from, way, horizon):
-    key = (z_from, way, horizon)
-    (record,) = [r for r in records if (r["z_from"], r["move"], r["horizon"]) == key]
-    return record
+def class_of(classes, z_from, move, horizon):
+    key = (z_from, move, horizon)
+    (found,) = [c for c in classes if (c["z_from"], c["move"], c["horizon"]) == key]
+    return found
 
 
 def test_all_36_classes_are_listed_and_an_empty_one_has_no_figures():
-    records = reference.aftermath(market_of(A=[50] * 30))
-    keys = [(r["z_from"], r["move"], r["horizon"]) for r in records]
+    classes = reference.aftermath(market_of(A=[50] * 30))
+    keys = [(c["z_from"], c["move"], c["horizon"]) for c in classes]
     assert keys == [
-        (z, way, h)
+        (z, move, h)
         for z in reference.Z_EDGES
-        for way in reference.MOVES
+        for move in reference.MOVES
         for h in reference.HORIZONS
     ]
     assert len(keys) == 36
-    for record in records:
-        assert list(record.values())[3:] == [0, None, None, None, 0]
+    for found in classes:
+        assert list(found.values())[3:] == [0, None, None, None, 0]
 
 
 def burst_market(next_closes):
@@ -474,7 +474,7 @@ def burst_market(next_closes):
 NEXT_CLOSES = [10.2] * 8 + [9.7] * 3 + [10]
 
 
-def test_better_and_its_error_are_of_blocks():
+def test_better_and_its_standard_error_are_of_blocks():
     # 13 cases: 8 better, 4 worse (B's in block 0), a tie: the mean is 8.5 / 13 = 17/26.
     # x - mean is 9/26 (better), -17/26 (worse), -4/26 (tie). Sums of blocks: block 0 9 - 17 = -8,
     # seven blocks 9, three -17, one -4 (of 26). Squares 64 + 7 * 81 + 3 * 289 + 16 = 1514 (of
@@ -515,7 +515,7 @@ def test_only_what_is_over_at_the_date_counts():
     }
 
 
-def test_fewer_than_ten_blocks_carry_no_error():
+def test_fewer_than_ten_blocks_carry_no_standard_error():
     # Blocks 0 to 8, then 0 to 9.
     market = burst_market(NEXT_CLOSES)
     days = list(market)
@@ -537,9 +537,9 @@ def test_gone_zero_and_split_are_left_out():
         OWN=[*burst[:5], (200, 5, 10), (100, 10, 10.5)],
         CALM=[*USUAL, 100, 100],
     )
-    records = reference.aftermath(market)
+    classes = reference.aftermath(market)
     # Numbers: SPLIT 100, OWN 5, CALM 0: the median is OWN's own.
-    assert class_of(records, 3, "flat", 1) == {
+    assert class_of(classes, 3, "flat", 1) == {
         "z_from": 3,
         "move": "flat",
         "horizon": 1,
@@ -550,9 +550,9 @@ def test_gone_zero_and_split_are_left_out():
         "left_out": 2,
     }
     # ZERO fell by 100 %.
-    assert class_of(records, 3, "down", 1)["left_out"] == 1
+    assert class_of(classes, 3, "down", 1)["left_out"] == 1
     # Nothing is left out where the day after is not over.
-    assert not any(record["left_out"] for record in records if record["horizon"] > 1)
+    assert not any(found["left_out"] for found in classes if found["horizon"] > 1)
 
 
 # Made-up markets
@@ -574,8 +574,8 @@ def test_a_made_up_market_has_every_oddity():
     assert any(text.endswith("*") for text in texts)
     assert {reference.split_after(table, row) for row in rows} == {None, 1, 5, 20}
     assert any(reference.after(table, row, 1) is None for row in rows)
-    assert {(reference.z_class(row), reference.move(row)) for row in rows} == {
-        (z, way) for z in reference.Z_EDGES for way in reference.MOVES
+    assert {(reference.z_class(row), reference.move_of(row)) for row in rows} == {
+        (z, move) for z in reference.Z_EDGES for move in reference.MOVES
     }
     assert {reference.z_score(row) for row in rows} > {5.0, 10.0, 30.0}
     everything = [row for rows in table.tickers.values() for row in rows]

@@ -109,7 +109,7 @@ def test_it_has_tickers_with_days_without_a_row(facts):
     with_gaps = {
         ticker
         for ticker, rows in facts.tickers.items()
-        if rows[-1].day_number - rows[0].day_number >= len(rows)
+        if rows[-1].session - rows[0].session >= len(rows)
     }
     thinnest = {"AAp", "ABRpD", "BACpM", "JPMpC", "METpE", "SOpC", "WFCpZ"}
     assert with_gaps == {"AACG", "AACIU", *thinnest}
@@ -312,7 +312,7 @@ def test_a_count_of_the_index_that_is_off_is_found(sample_table, history, parts,
         verify_numbers.compare_parts(parts, load_table(sample_table), history)
 
 
-def test_a_record_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
+def test_a_pickled_row_of_a_ticker_that_is_off_is_found(sample_table, history, parts):
     records = parts.records["NKLA"]
     parts.records["NKLA"] = records[:-2] + bytes([records[-2] ^ 1]) + records[-1:]
     with pytest.raises(verify_numbers.Difference, match="the records of NKLA"):

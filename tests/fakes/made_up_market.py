@@ -49,7 +49,7 @@ def weekdays(count):
 
 
 def life_of_ticker(rng, kind, days, loud_days):
-    """The ticker's rows (day number, trades, open, close), from its listing to its delisting."""
+    """The ticker's rows (session, trades, open, close), from its listing to its delisting."""
     first = rng.randrange(days) if kind == "LATE" else 0
     last = days - 1
     row_chance = {"GAPS": 0.8, "RARE": 0.2, "DAILY": 1}.get(kind, 0.98)

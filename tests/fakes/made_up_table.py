@@ -19,7 +19,7 @@ from tools.verify_numbers import (
     MAGIC,
     PAGE_COLUMNS,
 )
-from tools.verify_numbers import packed_record as record_of
+from tools.verify_numbers import packed_record as pickled_row
 
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 DATES = ["2024-08-01", "2024-08-02", "2024-08-05", "2024-08-06"]
@@ -42,9 +42,9 @@ ROWS = {
 }
 COUNTS = [(2, 0, 0), (2, 0, 0), (2, 1, 1), (2, 1, 0)]  # rows, with_deviation, anomalies
 WINDOW = 2
-# The parts that changes and lies can be about: the anomaly's day page, its ticker's records and
-# gaps, the directory and the index.
-PARTS = ["page", "records", "gaps", "directory", "index"]
+# The parts that changes and lies can be about: the anomaly's day page, its ticker's pickled rows
+# and gaps, the directory and the index.
+PARTS = ["page", "rows", "gaps", "directory", "index"]
 
 
 def made_up_table(changes=None, lies=None):
@@ -62,7 +62,7 @@ def made_up_table(changes=None, lies=None):
         file.extend(content)
         return EXTENT.pack(offset, length, zlib.crc32(content))
 
-    records = write_pickle(file, write_extent)
+    pickled = write_pickle(file, write_extent)
     pages = []
     for session, (date, counts) in enumerate(zip(DATES, COUNTS)):
         page = write_extent(packed_page(session), "page" if date == ANOMALY_DAY else None)
@@ -70,7 +70,7 @@ def made_up_table(changes=None, lies=None):
     extents = b""
     for ticker, rows in ROWS.items():
         gaps = struct.pack(f"<{len(rows)}d", *(row[5] for row in rows))
-        extents += records[ticker] + write_extent(gaps, "gaps" if ticker == "A" else None)
+        extents += pickled[ticker] + write_extent(gaps, "gaps" if ticker == "A" else None)
     directory = write_extent(extents + "\n".join(ROWS).encode(), "directory")
     index = INDEX_HEADER.pack(WINDOW, len(ROWS), directory) + b"".join(pages)
     file.extend(FOOTER.pack(write_extent(index, "index"), MAGIC))
@@ -82,7 +82,7 @@ def packed_text(text):
 
 
 def write_pickle(file, write_extent):
-    """Write part 1 and return {ticker: the packed extent of its records}."""
+    """Write part 1 and return {ticker: the packed extent of its pickled rows}."""
     file.extend(SIGNATURE)
     for number, text in enumerate(FIELDS + DATES):
         file.extend(packed_text(text) + b"r" + struct.pack("<I", number) + b"0")
@@ -90,11 +90,11 @@ def write_pickle(file, write_extent):
     extents = {}
     for ticker, rows in ROWS.items():
         file.extend(packed_text(ticker) + b"}(")
-        records = b"".join(
-            record_of(dict(zip(FIELDS, row)), len(FIELDS) + session)
+        pickled = b"".join(
+            pickled_row(dict(zip(FIELDS, row)), len(FIELDS) + session)
             for session, row in enumerate(rows)
         )
-        extents[ticker] = write_extent(records, "records" if ticker == "A" else None)
+        extents[ticker] = write_extent(pickled, "rows" if ticker == "A" else None)
         file.extend(b"u")
     file.extend(b"u.")
     return extents

@@ -39,9 +39,9 @@ def sent(raw):
 class FakeMarket(FakeServer):
     """It serves days, {date: rows}; any other day is without trading.
 
-    asked holds the dates of all requests, authorizations their headers of that name. A fault is an
-    Answer, or a function of the request's handler that answers, or None for what is served without
-    faults. The first of faults is used up by the next request. always is never used up.
+    asked holds the dates of all requests, authorizations their headers of that name. Each request
+    takes the first of faults away; when there are none, always is used. A fault is an Answer to
+    give, a function that answers (its argument is the request's handler), or None to serve days.
     """
 
     def __init__(self, days=()):

@@ -49,8 +49,8 @@ def flat_row(ticker, trades, close, day=LAST_DAY):
     return flat_text([(ticker, trades, close)], day).splitlines()[1]
 
 
-def write_bytes(path, content):
-    """path, with content (text or bytes) in it, packed where it ends in .gz."""
+def write_file(path, content):
+    """path, with content (text or bytes) in it, packed if its name ends in .gz."""
     content = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
@@ -60,7 +60,7 @@ def write_bytes(path, content):
 def write_flat_files(folder, market):
     """folder, with a flat file for each day of market, {day: rows as in flat_text}."""
     for day, rows in market.items():
-        write_bytes(folder / f"{day}.csv", flat_text(rows, day))
+        write_file(folder / f"{day}.csv", flat_text(rows, day))
     return folder
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 
 from helpers.scripts import builder
 
@@ -15,7 +16,10 @@ def default_signals():
 
 
 def fork(work):
-    """The process id of a copy of this process that does work, whose result is its status."""
+    """Start a copy of this process that calls work() and exits with what it returns.
+
+    Returns the copy's process id.
+    """
     child = os.fork()
     if child:
         return child
@@ -26,6 +30,8 @@ def fork(work):
             status = work()
     except SystemExit as end:
         status = end.code
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -37,8 +43,8 @@ def ending(child):
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
 
 
-def fork_build(*args, prepare=lambda: None):
-    """The process id of a builder; prepare is called first, in the builder's process."""
+def start_build(*args, prepare=lambda: None):
+    """Start a builder; prepare is called first, in its process. Returns the process id."""
 
     def work():
         prepare()
@@ -47,7 +53,7 @@ def fork_build(*args, prepare=lambda: None):
     return fork(work)
 
 
-def forked_build(*args, prepare=lambda: None):
+def run_build_in_fork(*args, prepare=lambda: None):
     """The builder as a finished process: stderr and returncode, but no stdout."""
     reader, writer = os.pipe()
 
@@ -55,7 +61,7 @@ def forked_build(*args, prepare=lambda: None):
         sys.stderr = os.fdopen(writer, "w")
         prepare()
 
-    child = fork_build(*args, prepare=prepare_with_stderr)
+    child = start_build(*args, prepare=prepare_with_stderr)
     os.close(writer)
     with open(reader) as stderr:
         shown = stderr.read()

@@ -86,7 +86,7 @@ def warnings_on_stderr():
 
 
 def call(script, *args):
-    """The same within this process, in a fraction of the time; script is a module."""
+    """What run gives, within this process and in a fraction of the time; script is a module."""
     stdout, stderr = io.StringIO(), io.StringIO()
     try:
         redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)

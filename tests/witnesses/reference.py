@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
     ticker: str
     date: str
-    day_number: int  # the table's first day is 0
+    session: int  # the index of the date in the table's days
     trades: int
     open_price: Optional[float]
     close_price: float
@@ -62,24 +62,24 @@ class Table:
 def history(market, window=5):
     """{ticker: its rows by date}, tickers in the order in which the files first name them."""
     listed = {}
-    for day_number, (date, day) in enumerate(market.items()):
+    for session, (date, day) in enumerate(market.items()):
         for ticker, trades, open_price, close in day:
-            listed.setdefault(ticker, []).append((date, day_number, trades, open_price, close))
+            listed.setdefault(ticker, []).append((date, session, trades, open_price, close))
     return {ticker: facts_of_rows(ticker, rows, window) for ticker, rows in listed.items()}
 
 
 def facts_of_rows(ticker, rows, window):
     trades = [row[2] for row in rows]
     closes = [row[4] for row in rows]
-    day_numbers = [row[1] for row in rows]
+    sessions = [row[1] for row in rows]
     facts = []
-    for index, (date, day_number, _, open_price, close) in enumerate(rows):
+    for index, (date, session, _, open_price, close) in enumerate(rows):
         previous = closes[index - 1] if index > 0 else None
         facts.append(
             Row(
                 ticker=ticker,
                 date=date,
-                day_number=day_number,
+                session=session,
                 trades=trades[index],
                 open_price=open_price,
                 close_price=close,
@@ -89,7 +89,7 @@ def facts_of_rows(ticker, rows, window):
                 variance=variance(trades, index, window),
                 record=record(trades, index),
                 earlier_rows=index,
-                baseline_days=baseline_days(day_numbers, index, window),
+                baseline_days=baseline_days(sessions, index, window),
                 gap=gap(open_price, previous),
                 is_split=is_split(open_price, previous),
             )
@@ -133,9 +133,9 @@ def record(trades, index):
     return count
 
 
-def baseline_days(day_numbers, index, window):
+def baseline_days(sessions, index, window):
     """Over how many of the table's days the baseline reaches back; None without a baseline."""
-    return day_numbers[index] - day_numbers[index - window] if index >= window else None
+    return sessions[index] - sessions[index - window] if index >= window else None
 
 
 def gap(open_price, previous_close):
@@ -218,7 +218,7 @@ def anomalies(table, date, threshold=Z_THRESHOLD):
 
 def is_new(row):
     """Fewer than 20 earlier rows, on a day with at least 20 of the table's days before it."""
-    return row.earlier_rows < 20 and row.day_number >= 20
+    return row.earlier_rows < 20 and row.session >= 20
 
 
 def is_thin(row):
@@ -248,12 +248,12 @@ def marks(table, row, test_symbols=()):
 
 def is_known(table, row, horizon):
     """Whether the table has the horizon-th day after the row's."""
-    return row.day_number + horizon < len(table.days)
+    return row.session + horizon < len(table.days)
 
 
 def rows_after(table, row, horizon):
     """The ticker's rows on the horizon days of the table after the row's day, by date."""
-    days = table.days[row.day_number + 1 : row.day_number + horizon + 1]
+    days = table.days[row.session + 1 : row.session + horizon + 1]
     return [table.rows[day][row.ticker] for day in days if row.ticker in table.rows[day]]
 
 
@@ -406,7 +406,7 @@ def z_class(row):
     return max(edge for edge in Z_EDGES if is_anomaly(row, edge))
 
 
-def move(row):
+def move_of(row):
     """up for a price_diff above 1, down for one below -1, else flat; flat for nan.
 
     Choice: price_diff is the float of the table, so that 101 after 100 (1.0000000000000009) is up.
@@ -423,27 +423,27 @@ class Case(NamedTuple):
 
 
 def aftermath(market, until=None, window=5):
-    """36 records of what followed the anomalies at z > 3, by z, then move, then horizon.
+    """36 classes of what followed the anomalies at z > 3, by z, then move, then horizon.
 
     Only anomalies whose horizon-th next day is not after until count (without until: the table's
     last day). Choice: until need be no day of the table.
     """
     days = {day: rows for day, rows in market.items() if until is None or day <= until}
     table = Table(days, window)
-    cases = {(z, way, h): [] for z in Z_EDGES for way in MOVES for h in HORIZONS}
+    cases = {(z, move, h): [] for z in Z_EDGES for move in MOVES for h in HORIZONS}
     left_out = dict.fromkeys(cases, 0)
-    for day_number, day in enumerate(table.days):
+    for session, day in enumerate(table.days):
         for horizon in HORIZONS:
-            if day_number + horizon >= len(table.days):
+            if session + horizon >= len(table.days):
                 continue
             middle = median_ticker(table, day, horizon)
             for row in anomalies(table, day):
-                key = (z_class(row), move(row), horizon)
+                key = (z_class(row), move_of(row), horizon)
                 number = after(table, row, horizon)
                 if is_left_out(table, row, horizon):
                     left_out[key] += 1
                 else:
-                    case = Case(day_number // 20, better(number, middle), number - middle)
+                    case = Case(session // 20, better(number, middle), number - middle)
                     cases[key].append(case)
     return [class_of_cases(key, cases[key], left_out[key]) for key in cases]
 
@@ -464,12 +464,12 @@ def class_of_cases(key, cases, left_out):
     better and two_se are in percentage points of the cases, median_excess in percentage points of
     the price. Choice: two_se is 2 * 100 * the standard error of the mean of 0, 1/2 and 1.
     """
-    z_from, way, horizon = key
+    z_from, move, horizon = key
     shares = [case.better for case in cases]
     error = block_error([(case.block, case.better) for case in cases])
     return {
         "z_from": z_from,
-        "move": way,
+        "move": move,
         "horizon": horizon,
         "cases": len(cases),
         "better": float(100 * sum(shares) / len(shares)) if cases else None,
