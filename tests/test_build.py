@@ -657,10 +657,10 @@ def test_the_quick_and_the_careful_parser_read_the_same_opens():
 
 
 def exact_cases(window):
-    """Trades of windows and of a row behind each whose z is exactly 3: [[..., trades], ...].
+    """Baselines and a next row's trades, whose z is exactly 3: [[*baseline, trades], ...].
 
-    With S the sum of the n numbers x and Q that of (n*x - S)**2, the row's n * trades - S has to be
-    3 * sqrt(Q / (n - 1)), all in whole numbers.
+    Let S be the sum of a baseline's n numbers x, and Q the sum of all (n*x - S)**2. Then
+    n * trades - S must be 3 * sqrt(Q / (n - 1)). All of this is done in whole numbers.
     """
     rng = np.random.default_rng(window)
     baselines = rng.integers(0, 50, (400_000, window))

@@ -38,7 +38,7 @@ def too_many(**headers):
 
 
 class Clock:
-    """In place of the builder's clock and its waiting: it stands still but for waits."""
+    """Replaces the builder's clock and its wait(). Time passes only in waits."""
 
     def __init__(self, now):
         self.now = datetime.fromisoformat(now).replace(tzinfo=timezone.utc)
@@ -472,7 +472,7 @@ def in_gzip(raw):
 
 
 def deep_nesting(handler):
-    """A fault. Garbage of other tests whose finalizers would fail at such a depth goes first."""
+    """A fault. First remove other tests' garbage: its finalizers would fail at such a depth."""
     gc.collect()
     send(handler, answered(b"[" * 100_000))
 
@@ -547,7 +547,7 @@ def test_a_server_that_is_not_there_ends_in_one_line(clock, market, old_table):
 
 
 def byte_by_byte(market, head, piece):
-    """A fault: head at once, then for ever a piece, before any time limit of a socket."""
+    """A fault: sends head, then piece every 0.05 s, so that no socket's time limit is reached."""
 
     def fault(handler):
         handler.wfile.write(head)
@@ -764,10 +764,8 @@ def assert_whole(names):
     """Each flat file among names is as the market of these tests has it."""
     for name in names:
         if name.endswith(".csv.gz"):
-            assert [line.split(",")[0] for line in file_lines(name[:10])] == [
-                *["ticker", "AAA", "BBB"],
-                "",
-            ]
+            first_fields = [line.split(",")[0] for line in file_lines(name[:10])]
+            assert first_fields == ["ticker", "AAA", "BBB", ""]
 
 
 PATIENT = """

@@ -1,6 +1,7 @@
 """What can go wrong around the scripts: signals, disks, neighbours, clocks and chance bytes.
 
-Fuzzing takes some ten seconds and the same bytes each time; TEST_EFFORT=60 makes it ten minutes.
+Fuzzing takes some ten seconds, and tries the same bytes each time. TEST_EFFORT=60 makes it ten
+minutes.
 """
 
 import contextlib
@@ -118,7 +119,7 @@ def test_killed_at_any_call_it_leaves_the_old_table_or_the_new_one(new_table, mo
         count_calls(calls.append)
         write_file(TABLE, OLD)
         build("aggregates_day", TABLE)
-    # The old table is replaced at the end, so that each of the last calls is tried.
+    # The old table is replaced at the end, so each of the last 25 calls is tried.
     end = len(calls) - 25
     is_new = []
     for call_number in [*range(1, end, end // (10 * EFFORT)), *range(end, len(calls) + 1)]:
@@ -249,7 +250,8 @@ def test_a_signal_that_is_ignored_stays_ignored(new_table, signal_number, status
 def reading(monkeypatch):
     """The builder's reading of flat files: begun holds the paths of those that it begins to read.
 
-    From the third file on, reading calls meanwhile, and then waits until no other may begin.
+    From the third file on, a read first calls meanwhile. Then it waits until the builder has
+    cancelled the reads that have not begun.
     """
     reading = SimpleNamespace(begun=[], meanwhile=lambda: None)
     monkeypatch.setattr(builder, "THREADS", 4)

@@ -1,7 +1,7 @@
 """Made-up markets for tests: every oddity that a definition speaks of, the same for the same seed.
 
 made_up_market(seed=1, days=300, tickers=40)
-# {"2020-01-01": [("DAILY0", 1041, 71.2, 71.54), ("GAPS1", ...), ...], "2020-01-02": ...}
+# {"2020-01-01": [("SPLIT38", 560, 62.1647, 60.16), ("FLAT25", ...), ...], "2020-01-02": ...}
 """
 
 import random
@@ -83,8 +83,11 @@ def trades_of_day(rng, kind, usual, burst, index):
 
 
 def prices_of_day(rng, previous, splits):
-    """The open and the close; a split's open is the exact ratio to the close before in half of all
-    cases, and a close often equals the one before."""
+    """The open and the close.
+
+    Half of the splits have an open that is exactly ratio times the close before. Without a split,
+    the open and the close often equal the close before.
+    """
     if splits:
         ratio = rng.choice(RATIOS)
         if previous * ratio < 0.05 or previous * ratio > 20_000:

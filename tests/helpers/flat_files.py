@@ -17,7 +17,8 @@ def sunday_from(day):
 def new_york_time(day, minutes):
     """The timestamp, in ms UTC, of so many minutes after midnight in New York on day.
 
-    Summer time lasts from the second Sunday of March to the first of November.
+    Summer time lasts from the second Sunday in March to the first Sunday in November. On these two
+    Sundays themselves the hours before 2:00 are wrong, but there is no trading on a Sunday.
     """
     day = date.fromisoformat(day)
     spring, autumn = date(day.year, 3, 8), date(day.year, 11, 1)

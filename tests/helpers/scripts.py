@@ -59,8 +59,8 @@ with open("usage", "w") as file:
 def run_measured(script, *args):
     """The script as a finished process of its own: (status, stderr, peak memory in MB).
 
-    Linux counts the memory of the process that starts another towards the peak of the started one,
-    and the tests' own process is large: a small one stands between. It writes the file usage.
+    On Linux, a process starts with the peak memory of the process that starts it. The tests' own
+    process is large, so a small one (LAUNCHER) starts the script. It writes the file usage.
     """
     launching = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command(script, *args)]
     done = subprocess.run(
@@ -72,7 +72,7 @@ def run_measured(script, *args):
 
 @contextlib.contextmanager
 def warnings_on_stderr():
-    """Python warnings are shown as a process of its own would show them."""
+    """In this context, a warning is shown on stderr, as in a process of the script's own."""
 
     def show(message, category, filename, line_number, file=None, line=None):
         sys.stderr.write(warnings.formatwarning(message, category, filename, line_number, line))

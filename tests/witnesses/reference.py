@@ -348,9 +348,10 @@ def tide(table, date):
     """The share of tickers with a deviation above 0 that are anomalies, and the usual share.
 
     The usual share is the median of the same share on up to 250 days before that have such
-    tickers; said from 20 such days on. None on a day without such tickers. Choice: the 250 days are
-    the latest that have such tickers, days without them are passed over and not counted; "more
-    than on all" is strictly more than on each of these (up to 250) days.
+    tickers. It is None with fewer than 20 such days. The result is None on a day without such
+    tickers. Choice: the 250 days are the latest that have such tickers, days without them are
+    passed over and not counted; "more than on all" is strictly more than on each of these (up to
+    250) days.
     """
     found, tickers, share = share_of_day(table, date)
     if share is None:
@@ -380,7 +381,8 @@ def record_line(table, date, min_record=None):
     """How many of the day's tickers have a long record, and how many chance alone would make.
 
     Long is min_record, else 60 if any ticker has 60 earlier rows, else 20; None if no ticker has
-    that many. Were days exchangeable, a record of N or more would have the probability 1 / (N + 1).
+    that many. If a ticker's days came in random order, a record of N or more would have the
+    probability 1 / (N + 1).
     Choice: all the day's tickers count, with a deviation or without.
     """
     rows = table.rows[date].values()
@@ -530,7 +532,9 @@ def marks_text(table, row, test_symbols=()):
 
 
 def facts(table, row, test_symbols=()):
-    """The new fields of csv and json by name; missing, unknown and gone are None.
+    """The fields of csv and json that the tutorial's table lacks, by name.
+
+    Missing, unknown and gone are None.
 
     Choice: no marks are an empty string, not None.
     """
