@@ -215,7 +215,7 @@ def summary_text(listed, found, tickers):
 def empty_message(found, options, has_baselines, window):
     """Why a day's list is empty. found is the number of anomalies before options' filters."""
     if not has_baselines:
-        return f"No ticker has a baseline yet: that takes {window} earlier days."
+        return f"No ticker has a baseline yet: that takes {window} earlier rows."
     if not found:
         return "No ticker has a z-score above the threshold."
     if options.filter:
@@ -227,13 +227,13 @@ def trades_text(row, window):
     """A sentence that compares a row's trades with its baseline. row is what json_row returns."""
     trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
     if average is None:
-        return f"{trades:,} trades, and no baseline yet: that takes {window} earlier days."
+        return f"{trades:,} trades, and no baseline yet: that takes {window} earlier rows."
     if not average:
-        return f"{trades:,} trades, after none at all in the {window} days before."
+        return f"{trades:,} trades, after none at all in the {window} rows before."
     times = trades / average
     times = format_count(times) if times >= 10 else f"{times:.1f}"
-    baseline = f"{'five' if window == 5 else window}-day average of {format_figure(average)}"
-    sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} its {baseline}"
+    baseline = f"{'five' if window == 5 else window} rows before ({format_figure(average)})"
+    sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} the average of its {baseline}"
     if z_score is None or row["std_trades"] is None:
         return f"{sentence}."
     side = "above" if z_score >= 0 else "below"
@@ -263,9 +263,9 @@ def share_text(share):
 def after_text(horizons):
     """What came after a ticker's day, in words. horizons are what read_after returns."""
     if horizons[0]["state"] == "unknown":
-        return "not known yet: the table ends with this day"
+        return "not known yet, because the table ends with this day"
     if any(row["state"] == "none" for row in horizons):
-        return "no change can be told: the close was 0"
+        return "no change can be told, because the close was 0"
     parts, median = [], ""
     later = ("next day", "five days later", "twenty days later")
     within = ("on the next day", "within five days", "within twenty days")
@@ -283,9 +283,9 @@ def after_text(horizons):
 # What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
     "split?": "The open is about 2, 1/3 or another split ratio times the previous close.",
-    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows, although the table has so many days.",
+    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows. The table has more days.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
-    "stale": "The rows of its baseline are spread over more than twice as many trading days.",
+    "stale": "Its baseline reaches back over more than twice as many trading days as it has rows.",
     "test": "It is one of the exchanges' test symbols.",
 }
 

@@ -8,10 +8,10 @@ import { fetchJson, formatCount, formatPercent, formatPrice, formatZScore, newYo
 
 const MINUTE = 60_000; // ms
 const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
-// How many ms a chart of such a row waits before it is fetched. Polygon allows few requests a minute,
-// so a row that the user only passes must not cost one.
+// How many ms a box waits before it fetches its chart while the user is passing rows. Polygon allows few
+// requests a minute: a row that is only passed must cost none.
 const WAIT_WHILE_PASSING = { "day-chart-box": 500, "history-chart-box": 60 };
-const WAIT_AFTER_LIMIT = 1000; // ms: how long the chart of bars waits once Polygon has refused a request
+const WAIT_AFTER_LIMIT = 1000; // ms: the wait of each chart of a day after Polygon has refused a request
 // How each box's chart is drawn: functions that return a drawing, as drawChart describes it.
 const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
 
@@ -31,7 +31,7 @@ export function loadPlotly() {
     script.onload = resolve;
     script.onerror = () => {
       plotly = undefined;
-      reject(new Error("The charts need the package plotly: pip install -r requirements.txt"));
+      reject(new Error("The charts need plotly: pip install -r requirements.txt, then start the server again"));
     };
     document.head.append(script);
   });
@@ -43,7 +43,7 @@ export function drawnCharts(detail) {
   return [...detail.querySelectorAll(".chart.js-plotly-plot")];
 }
 
-/** Show old charts in a new detail until its own are drawn; remove those that it has no box for. */
+/** Show old charts in a new detail until its own are drawn; purge those that it has no box for. */
 export function keepOldCharts(charts, detail) {
   for (const chart of charts) {
     const empty = detail.querySelector(`#${chart.id}`);
@@ -253,7 +253,10 @@ function figureElement(name, text, className = "") {
 /** The times at which the chart of a day begins and ends. Late trading may end sooner. */
 const wholeDay = (date) => [`${date} 04:00`, `${date} 20:00`];
 
-/** For each bar, the volume-weighted average price (VWAP) since the day's first bar. */
+/**
+ * For each bar, the volume-weighted average price (VWAP) since the day's first bar. If a bar has no vwap
+ * of its own, the mean of its high, low and close stands for it.
+ */
 function runningVwap(bars) {
   let volume = 0, dollars = 0;
   return bars.map((bar) => {
@@ -374,7 +377,10 @@ function dayLayout(answer, times, range, color) {
   };
 }
 
-/** The ranges of the three vertical axes that fit the bars between two times. */
+/**
+ * The ranges of the three vertical axes that fit the bars between two times. The prices include the
+ * previous close if it is near them and the range begins where the day begins.
+ */
 function fittingRanges({ date, bars, previous_close: previousClose }, times, [from, to]) {
   // Times as texts compare like times. A minute that begins before from may reach into the range.
   const isVisible = (time) => `${time}:59` >= from && time <= to;
@@ -400,7 +406,7 @@ function fitToZoom(chart, change) {
   if (!isZoom || !answer) return;
   const range = chart.layout.xaxis.range.map(String);
   const [start, end] = wholeDay(answer.date);
-  // A range that begins within a second of start is not zoomed.
+  // A beginning within a second of start counts as start.
   zoom = range[0] > `${start}:01` || range[1] < end ? { date: answer.date, range } : null;
   const { price, volume, trades } = fittingRanges(answer, answer.bars.map((bar) => newYorkTime(bar.timestamp)), range);
   window.Plotly.relayout(chart, { "yaxis.range": price, "yaxis2.range": volume, "yaxis3.range": trades });
@@ -418,7 +424,7 @@ const wholeDayButton = (chart) => ({
 // The chart of the history: trades of each day, with the baseline that they are compared with.
 
 const HISTORY_SESSIONS = "history-sessions"; // the key of the length that the browser stores
-let historySessions = storedHistorySessions() ?? "60"; // how many sessions the chart shows, or "all"
+let historySessions = storedHistorySessions() ?? "60"; // how many of the ticker's rows the chart shows, or "all"
 
 /** Make the buttons work that choose the length of the history. */
 function enableHistoryLengths(group) {
@@ -508,6 +514,7 @@ function historyTraces(rows, days, bounds, threshold, color) {
 
 function historyLayout(rows, days, date, color) {
   const index = days.indexOf(date);
+  // Some nine dates fit below the chart. The chosen one is always among them.
   const every = Math.ceil(days.length / 9);
   const ticks = days.filter((_, i) => (i - index) % every === 0);
   const withYear = days[0].slice(0, 4) !== days.at(-1).slice(0, 4);

@@ -29,7 +29,7 @@ function headlineElements({ ticker, from, to, headlines }) {
   if (!headlines.length) return [paragraph(`No headline on ${ticker} in Polygon's feed ${span}.`)];
   const list = document.createElement("ul");
   list.append(...headlines.map(headlineItem));
-  return [paragraph(`Headlines in Polygon's feed ${span}. A headline is not a cause.`), list];
+  return [paragraph(`The first headlines in Polygon's feed ${span}, at most 50. A headline is not a cause.`), list];
 }
 
 function headlineItem({ title, publisher, published_utc, url }) {

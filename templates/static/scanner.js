@@ -125,7 +125,7 @@ function copySelect(from, to) {
   to.value = value; // Chromium has chosen one of the new options by itself
 }
 
-/** Scroll to the top after a change of day or order, and unless the order changed, to the chosen row. */
+/** Scroll to the top if the day or order changed; then to the chosen row if the order did not. */
 function scrollList(list, oldDate, oldParameters) {
   const parameters = currentAddress().searchParams;
   const hasNewOrder = ["sort", "order"].some((name) => oldParameters.get(name) !== parameters.get(name));
@@ -244,6 +244,7 @@ async function showDetail(ticker, address, isClick, signal) {
   const view = await fetchView(chartAddress, signal);
   if (signal.aborted) return;
   if (!find("#detail", view)) {
+    // It is an error, such as a row that a new table lacks: show the list anew.
     enqueue(() => showView(location.href, "replaceState"));
     return;
   }
@@ -335,7 +336,7 @@ function refresh() {
 
 /** Leave a ticker's own page, or close the detail beside the list, or else clear the filter. */
 function goBackOneLevel() {
-  const linkToList = find("#all-anomalies");
+  const linkToList = find("#back-to-list");
   if (linkToList) enqueue(() => follow(linkToList));
   choosing.abort();
   if (!find("#list")) return;
@@ -358,7 +359,7 @@ async function lookForNewTable() {
   if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
-/** Tell the user if a view is of another table than the view before it, whose version is oldVersion. */
+/** Tell the user if a view's table is not the one shown before, whose version is oldVersion. */
 function reportNewTable(oldVersion, view) {
   const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
   const message = find("#new-table");

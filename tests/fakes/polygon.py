@@ -26,8 +26,9 @@ from fakes.server import RATE_LIMIT as RATE_LIMIT
 NEWS = "/v2/reference/news"
 PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
 MINUTES = 960
-OPENING, CLOSING = 330, 720
+OPENING, CLOSING = 330, 720  # minutes after 04:00, when early trading begins
 MINUTE_IN_MS = 60_000
+# Its time is 09:30 on 2024-10-18.
 BAR = {"t": 1729258200000, "o": 1, "h": 1.2, "l": 0.9, "c": 1.1, "v": 10, "vw": 1, "n": 3}
 NEXT = "https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2?cursor=YQ"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
@@ -51,7 +52,7 @@ BROKEN = {
     "not gzip": Answer(200, {"Content-Encoding": "gzip"}, '{"status":"OK"}'),
     "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
     "not utf-8": answered('{"status":"OK","results":[{"c":"\udcff"}]}'),
-    "a page for people": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
+    "html": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
     "a number": answered(1),
     "a list": answered([]),
     "no object": answered(None),
@@ -71,9 +72,9 @@ BROKEN = {
     "8 MB, packed": Answer(
         200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"results":[]' + b" " * 2**23 + b"}")
     ),
-    "the same page for ever": answered({"results": [BAR] * 500, "next_url": NEXT}),
-    "empty pages for ever": answered({"results": [], "next_url": NEXT}),
-    "a new bar a page for ever": answered({"results": [BAR], "next_url": NEXT}),
+    "the same part for ever": answered({"results": [BAR] * 500, "next_url": NEXT}),
+    "empty parts for ever": answered({"results": [], "next_url": NEXT}),
+    "a new part of one bar for ever": answered({"results": [BAR], "next_url": NEXT}),
     "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
 }
 EMPTY = {
@@ -86,7 +87,8 @@ def minute_bars(ticker, date, day):
     """A day of bars as Polygon writes them. Their n add up to day.trades, the last c is its close.
 
     From 04:00 to 20:00 New York; a minute without a trade has no bar, and before the opening and
-    after the closing there are more of them. The price walks about a way that overshoots the close.
+    after the closing there are more of them. The price wanders around a curve that goes beyond the
+    close and comes back.
     """
     rng = random.Random(f"{ticker} {date}")
     rise = math.log(day.close / day.previous_close)
@@ -95,8 +97,8 @@ def minute_bars(ticker, date, day):
     weights, walk = [], [0]
     for minute in range(MINUTES):
         if OPENING <= minute < CLOSING:
-            from_noon = abs(minute - (OPENING + CLOSING) / 2) / (CLOSING - OPENING) * 2
-            weights.append((0.5 + from_noon**3) * rng.lognormvariate(0, 0.4))
+            from_middle = abs(minute - (OPENING + CLOSING) / 2) / (CLOSING - OPENING) * 2
+            weights.append((0.5 + from_middle**3) * rng.lognormvariate(0, 0.4))
         else:
             weights.append(0.2 * rng.lognormvariate(0, 0.8) * (rng.random() > 0.3))
         walk.append(walk[-1] + rng.gauss(0, deviation * (weights[-1] / MINUTES) ** 0.5))
@@ -144,7 +146,7 @@ class FakePolygon(FakeServer):
     answer    an Answer to give whatever is asked, None for bars
     bars      {(ticker, date): bars} to give instead of made-up ones
     articles  {ticker: articles} to give when news is asked for
-    page_size most bars a page
+    part_size most bars in a part of an answer
     answering an Event; while it is clear, the server hangs
     pace      seconds between two bytes of an answer's body, and of its head if is_head_slow
     """
@@ -153,7 +155,7 @@ class FakePolygon(FakeServer):
         super().__init__(tls)
         self.days = read_days(flat_files)
         self.bars, self.articles, self.requests = {}, {}, []
-        self.answer, self.page_size = None, 50_000
+        self.answer, self.part_size = None, 50_000
         self.pace, self.is_head_slow = 0, False
         self.answering = threading.Event()
         self.answering.set()
@@ -163,7 +165,7 @@ class FakePolygon(FakeServer):
         super().__exit__()
 
     def bars_of(self, ticker, date):
-        """What a caller gets for the day, as Polygon writes it, on however many pages."""
+        """What a caller gets for the day, as Polygon writes it, in however many parts."""
         if (ticker, date) in self.bars:
             return self.bars[ticker, date]
         day = self.days.get((ticker, date))
@@ -174,11 +176,11 @@ class FakePolygon(FakeServer):
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.requests.append(Request(url.path, query, dict(handler.headers)))
         self.answering.wait()
-        answer = self.answer or self.page(url.path, query, handler.headers)
+        answer = self.answer or self.answer_to(url.path, query, handler.headers)
         send(handler, answer, self.pace, self.is_head_slow)
 
-    def page(self, path, query, headers):
-        """The Answer to a request for bars. That for a second page starts at a timestamp."""
+    def answer_to(self, path, query, headers):
+        """The Answer to a request. One for a further part of a day's bars starts at a timestamp."""
         if not headers.get("Authorization", "").startswith("Bearer "):
             return REFUSALS["no key"]
         if path == NEWS:
@@ -189,7 +191,7 @@ class FakePolygon(FakeServer):
         ticker, start, date = match.groups()
         start = int(start) if start.isdigit() else new_york_time(start, 0)
         bars = [bar for bar in self.bars_of(unquote(ticker), date) if bar["t"] >= start]
-        limit = min(self.page_size, int(query.get("limit", 5000)))
+        limit = min(self.part_size, int(query.get("limit", 5000)))
         body = {"ticker": unquote(ticker), "adjusted": query.get("adjusted") != "false"}
         body.update(queryCount=len(bars), resultsCount=len(bars[:limit]), status="OK")
         body.update(request_id=REQUEST_ID, count=len(bars[:limit]))

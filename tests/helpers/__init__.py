@@ -1,4 +1,4 @@
-"""What tests, fakes and tools share: the scripts, flat files, markets, the running server."""
+"""What tests, fakes and tools share: scripts, flat files, markets, lists, the running server."""
 
 import os
 

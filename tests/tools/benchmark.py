@@ -45,7 +45,7 @@ MOST_DAYS_WITHOUT_TURNOVER = 1500
 MOST_DAYS_ROW_BY_ROW = 60
 BYTES_A_ROW = {"csv": 67, "table": 125, "polars": 30, "row-by-row": 150}
 
-ROW_BY_ROW_TO_BUILD = 60
+LEAST_TIMES_FASTER = 60  # than the row-by-row build
 # Up to so many days: MB, how many times as long as polars, and seconds.
 BUILD_LIMITS = ((57, 200, 2.3, None), (1256, 1200, 1.9, None), (5000, 4500, None, 100))
 FLOOR = "import argparse, pickle"
@@ -84,7 +84,7 @@ class Contender(NamedTuple):
     name: str
     command: list
     writes: Optional[Path] = None
-    runs: Optional[int] = None  # that many, and none to warm up
+    most_runs: Optional[int] = None  # that many, and none to warm up
 
 
 class Run(NamedTuple):
@@ -130,7 +130,7 @@ def window_starts(days):
     return midnights.dt.epoch("ns").to_list()
 
 
-def write_flat_files(folder, days, tickers, seed):
+def write_made_up_market(folder, days, tickers, seed):
     """Write the flat files of that many days up to LAST_DAY; return the number of their rows.
 
     So many tickers are listed at any time. Up to MOST_DAYS_WITHOUT_TURNOVER they stay the same and
@@ -180,10 +180,10 @@ def write_flat_files(folder, days, tickers, seed):
 
 
 def open_market(folder, recipe, bytes_a_row):
-    """Return the Market in folder, made by recipe (write_flat_files' arguments) if there is none.
+    """Return the Market in folder. If there is none, it is made by recipe first.
 
-    The contenders will write bytes_a_row there for each row. SystemExit says when the disk is too
-    small, or folder holds anything else.
+    recipe has the arguments of write_made_up_market. The contenders will write bytes_a_row there
+    for each row. SystemExit says when the disk is too small, or folder holds anything else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "market.json"
@@ -204,7 +204,7 @@ def open_market(folder, recipe, bytes_a_row):
     flat_files, *tables = (folder / name for name in files)
     if not known:
         flat_files.mkdir()
-        known = {**recipe, "rows": write_flat_files(flat_files, **recipe)}
+        known = {**recipe, "rows": write_made_up_market(flat_files, **recipe)}
         label.write_text(json.dumps(known))
     return Market(known["days"], known["rows"], flat_files, *tables)
 
@@ -306,8 +306,8 @@ def take_turns(contenders, rounds):
     """Return {name: [Run, ...]}, measured A B C A B C ... after a round that does not count."""
     runs = {contender.name: [] for contender in contenders}
     for number in range(rounds + 1):
-        for name, command, writes, limit in contenders:
-            if limit is not None and not 1 <= number <= limit:
+        for name, command, writes, most_runs in contenders:
+            if most_runs is not None and not 1 <= number <= most_runs:
                 continue
             if writes:
                 with contextlib.suppress(FileNotFoundError):
@@ -375,13 +375,13 @@ def build_section(market, options):
     if "polars" not in options.skip:
         contenders.append(Contender("polars build", polars, market.parquet))
     if "row-by-row" not in options.skip:
-        limit = options.row_by_row_runs
-        contenders.append(Contender("row-by-row build", slow, market.row_by_row_table, limit))
+        most_runs = options.row_by_row_runs
+        contenders.append(Contender("row-by-row build", slow, market.row_by_row_table, most_runs))
     runs = take_turns(contenders, options.runs)
 
     lines = report_lines(runs)
-    limits = [limits for limits in BUILD_LIMITS if market.days <= limits[0]] or BUILD_LIMITS[-1:]
-    _, most_mb, most_to_polars, most_seconds = limits[0]
+    fitting = [limits for limits in BUILD_LIMITS if market.days <= limits[0]] or BUILD_LIMITS[-1:]
+    _, most_mb, most_to_polars, most_seconds = fitting[0]
     build = runs["build"]
     if most_seconds:
         lines[0].limits.append(at_most(most_seconds, median(run.wall for run in build), "s"))
@@ -390,8 +390,8 @@ def build_section(market, options):
         lines[0].limits.append(at_most(most_to_polars, to_polars, "x polars build"))
     if "row-by-row build" in runs:
         times_faster = ratio(runs["row-by-row build"], build)
-        text = f"≥ {ROW_BY_ROW_TO_BUILD} x faster than row-by-row build"
-        lines[0].limits.append(Limit(text, times_faster >= ROW_BY_ROW_TO_BUILD))
+        text = f"≥ {LEAST_TIMES_FASTER} x faster than row-by-row build"
+        lines[0].limits.append(Limit(text, times_faster >= LEAST_TIMES_FASTER))
     lines[0].limits.append(at_most(most_mb, peak(build), "MB"))
     return lines
 
@@ -460,8 +460,8 @@ def gui_section(market, options):
             runs[name].append(Run(seconds, mb, []))
     lines = [Line(name, of_name, [], []) for name, of_name in runs.items()]
     for line in lines:
-        slowest = median(run.wall for run in line.runs)
-        line.limits.append(at_most(GUI_SECONDS[line.what], slowest, "s"))
+        seconds = median(run.wall for run in line.runs)
+        line.limits.append(at_most(GUI_SECONDS[line.what], seconds, "s"))
     lines[-1].limits.append(at_most(GUI_MB, peak(lines[-1].runs), "MB"))
     return lines
 
@@ -470,7 +470,7 @@ def serve_once(table):
     """Start the server, ask it what a visitor asks, and yield (name, seconds, MB).
 
     The names are those of GUI_SECONDS, all but the first one's seconds are medians over twenty
-    days or tickers, and MB is the server's resident memory by then.
+    days or tickers, and MB is the most memory that the server has had by then.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -484,9 +484,9 @@ def serve_once(table):
             content = answer.read()
         return time.perf_counter() - asked, content
 
-    def resident():
+    def peak_memory():
         status = Path(f"/proc/{server.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     try:
         while True:
@@ -496,16 +496,16 @@ def serve_once(table):
             if server.poll() is not None or time.perf_counter() > started + 60:
                 raise SystemExit("gui-lookup-table.py does not answer")
             time.sleep(0.002)
-        yield "gui: first answer", time.perf_counter() - started, resident()
+        yield "gui: first answer", time.perf_counter() - started, peak_memory()
         days = json.loads(ask("/api/days")[1])["days"]
         seconds = median(ask(f"/?date={day}")[0] for day in days[-20:])
-        yield "gui: a day", seconds, resident()
+        yield "gui: a day", seconds, peak_memory()
         anomalies = json.loads(ask("/api/anomalies")[1])["anomalies"]
         tickers = [anomaly["ticker"] for anomaly in anomalies[:: len(anomalies) // 20 + 1]]
         paths = [f"/api/history?ticker={ticker}&date={days[-1]}" for ticker in tickers]
         for again in ("", " again"):
             seconds = median(ask(path)[0] for path in paths)
-            yield f"gui: a ticker's history{again}", seconds, resident()
+            yield f"gui: a ticker's history{again}", seconds, peak_memory()
     finally:
         server.terminate()
         server.wait()

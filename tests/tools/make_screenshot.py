@@ -1,4 +1,4 @@
-"""Take the README's screenshot: the page on the sample market, with VTAK of 2024-10-18 chosen.
+"""Take the README's screenshot: the view of 2024-10-18 in the sample market, with VTAK chosen.
 
 Usage: python tests/tools/make_screenshot.py [--output FILE]
 
@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fakes.polygon import FakePolygon
 from helpers.gui import running_gui
-from helpers.markets import SAMPLE_MARKET
+from helpers.markets import SAMPLE_DAY, SAMPLE_MARKET
 from helpers.scripts import TOP, build_table
 
-TICKER, DATE = "VTAK", "2024-10-18"
+TICKER = "VTAK"
 SIZE = {"width": 1280, "height": 900}
 MOST_BYTES = 300_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -38,9 +38,9 @@ def launch_chromium(playwright):
 
 
 def take_screenshot(browser, url, candles, output):
-    """Write the page at url, once so many candles and the history are drawn, as a PNG to output."""
+    """Write the view at url as a PNG to output, once so many candles and the history are drawn."""
     page = browser.new_page(viewport=SIZE)
-    page.goto(f"{url}/?date={DATE}&ticker={TICKER}")
+    page.goto(f"{url}/?date={SAMPLE_DAY}&ticker={TICKER}")
     page.locator("#day-chart path.box").nth(candles - 1).wait_for(state="attached")
     page.locator("#history-chart .point").first.wait_for(state="attached")
     page.locator("#detail .loading").first.wait_for(state="detached")
@@ -58,7 +58,7 @@ def main(argv=None):
 
     with tempfile.TemporaryDirectory() as folder, FakePolygon(SAMPLE_MARKET) as polygon:
         table = build_table(SAMPLE_MARKET, Path(folder) / "lookup_table.pkl")
-        candles = len(polygon.bars_of(TICKER, DATE))
+        candles = len(polygon.bars_of(TICKER, SAMPLE_DAY))
         gui = running_gui(table, polygon.url, POLYGON_API_KEY="any")
         with gui as served, sync_playwright() as playwright:
             browser = launch_chromium(playwright)

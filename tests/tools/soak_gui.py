@@ -6,8 +6,9 @@ Reads   nothing: two markets are made up, and every number differs between them.
 Writes  a line on memory at the start, in the middle and at the end, and one on the whole; the
         markets and their table go into a temporary folder. All connections are to 127.0.0.1.
 
-Ends with status 1 if an answer was not byte for byte that of one of the two tables (so neither an
-error nor a mixture of both), or if the server's memory or open files have grown.
+Ends with status 1 if an answer was not, byte for byte, that of one of the two tables (a 503 for
+bars or headlines may say that too many clients ask), if the server's memory or open files have
+grown, or if there was not enough of both requests and tables.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def make_market(rng, days):
     }
 
 
-def make_addresses(rng, count):
+def make_requests(rng, count):
     """So many requests, as (method, path, host), for all routes, days and tickers."""
 
     def any_view():
@@ -101,30 +102,25 @@ def make_addresses(rng, count):
         lambda: rng.choice(["/", "/api/days", "/api/table", "/api/anomalies"]),
         lambda: rng.choice(MALFORMED),
     ]
-    addresses = {("POST", "/", None), ("GET", "/api/days", "evil.example")}
-    while len(addresses) < count:
-        addresses.add(("GET", rng.choice(kinds)(), None))
-    return sorted(addresses, key=str)
+    requests = {("POST", "/", None), ("GET", "/api/days", "evil.example")}
+    while len(requests) < count:
+        requests.add(("GET", rng.choice(kinds)(), None))
+    return sorted(requests, key=str)
 
 
-def ask(connection, address):
-    """The status and body of the answer to an address, without the table's version."""
-    method, path, host = address
+def ask(connection, request):
+    """The status and body of the answer to a request, without the table's version."""
+    method, path, host = request
     connection.request(method, path, headers={"Host": host} if host else {})
     response = connection.getresponse()
     return response.status, VERSION.sub(b"", response.read())
 
 
-class Server:
+class ProcessFigures:
     """What /proc says about a process."""
 
     def __init__(self, process):
         self.proc = Path(f"/proc/{process.pid}")
-
-    def memory(self):
-        """The resident memory, in MB."""
-        lines = (self.proc / "status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     def open_files(self):
         return len(list((self.proc / "fd").iterdir()))
@@ -136,7 +132,7 @@ class Server:
 class Soak:
     """The clients, and the builder that replaces the table while they ask.
 
-    answers has the right answers to each address, one for each of two tables.
+    answers has the right answers to each request, one for each of two tables.
     """
 
     def __init__(self, url, answers, options):
@@ -152,36 +148,36 @@ class Soak:
         return is_enough or time.monotonic() > self.deadline
 
     def client(self, number):
-        rng, addresses = random.Random(f"{self.options.seed} {number}"), list(self.answers)
+        rng, requests = random.Random(f"{self.options.seed} {number}"), list(self.answers)
         connection = HTTPConnection(self.netloc, timeout=30)
         while not self.is_over():
-            address = rng.choice(addresses)
+            request = rng.choice(requests)
             started = time.perf_counter()
             try:
-                answer = ask(connection, address)
+                answer = ask(connection, request)
             except (OSError, HTTPException) as error:
                 connection.close()
                 answer = type(error).__name__, b""
             self.latencies.append(time.perf_counter() - started)
-            self.judge(address, answer)
+            self.judge(request, answer)
         connection.close()
 
-    def judge(self, address, answer):
-        right = self.answers[address]
+    def judge(self, request, answer):
+        right = self.answers[request]
         if answer in right:
             self.refused += answer[0] >= 400
             if right[0] != right[1]:
                 self.seen.add(right.index(answer))
-        elif self.is_busy(address, answer):
+        elif self.is_busy(request, answer):
             self.busy += 1
         else:
-            self.violations.append((address, answer))
+            self.violations.append((request, answer))
 
-    def is_busy(self, address, answer):
+    def is_busy(self, request, answer):
         """Whether it says that too many clients asked for bars at once, which it may."""
         status, body = answer
         return (
-            address[1].startswith(("/api/bars?", "/api/headlines?"))
+            request[1].startswith(("/api/bars?", "/api/headlines?"))
             and status == 503
             and b"Polygon" in body
         )
@@ -205,52 +201,55 @@ class Soak:
 
 
 def answers_at_rest(url, flat_files, table, options):
-    """{address: its answers, one for each of two tables}; the first table is built last."""
+    """{request: its answers, one for each of two tables}; the first table is built last."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
-    addresses = make_addresses(random.Random(options.seed), max(60, options.requests))
+    requests = make_requests(random.Random(options.seed), max(60, options.requests))
     by_table = []
     for files in flat_files[::-1]:
         build_table(files, table)
-        by_table.append([ask(connection, address) for address in addresses])
+        by_table.append([ask(connection, request) for request in requests])
     connection.close()
-    return dict(zip(addresses, zip(*by_table[::-1])))
+    return dict(zip(requests, zip(*by_table[::-1])))
 
 
 def soak(gui, flat_files, table, options):
     """Run it, and print the lines. Returns what was wrong, in words."""
-    server, answers = Server(gui.process), answers_at_rest(gui.url, flat_files, table, options)
+    process = ProcessFigures(gui.process)
+    answers = answers_at_rest(gui.url, flat_files, table, options)
     wrong = [
-        f"{address} at rest: {status}"
-        for address, both in answers.items()
+        f"{request} at rest: {status}"
+        for request, both in answers.items()
         for status, _ in both
         if status >= 500
     ]
     soaking = Soak(gui.url, answers, options)
-    limits, open_files, memory = server.limits(), server.open_files(), [server.memory()]
+    limits, open_files, memory = process.limits(), process.open_files(), [gui.memory("VmRSS")]
     print(f"start: {memory[0]:.1f} MB, {open_files} open files", flush=True)
     builder = threading.Thread(target=soaking.replace_tables, args=[flat_files, table])
     for thread in [*soaking.clients, builder]:
         thread.start()
     while len(soaking.latencies) < CLIENTS * options.requests / 2 and builder.is_alive():
         time.sleep(0.05)
-    memory.append(server.memory())
-    print(f"middle: {memory[1]:.1f} MB, {server.open_files()} open files", flush=True)
+    memory.append(gui.memory("VmRSS"))
+    print(f"middle: {memory[1]:.1f} MB, {process.open_files()} open files", flush=True)
     for thread in [*soaking.clients, builder]:
         thread.join()
     with contextlib.suppress(TimeoutError):  # the server closes its ends of the connections
-        wait_until(lambda: server.open_files() <= open_files, 5)
-    memory.append(server.memory())
-    print(f"end: {memory[2]:.1f} MB, {server.open_files()} open files", flush=True)
+        wait_until(lambda: process.open_files() <= open_files, 5)
+    memory.append(gui.memory("VmRSS"))
+    print(f"end: {memory[2]:.1f} MB, {process.open_files()} open files", flush=True)
 
-    wrong += [f"{address} answered {answer}"[:500] for address, answer in soaking.violations]
+    if len(soaking.latencies) < CLIENTS * options.requests or soaking.replaced < 2:
+        wrong.append(f"not enough within {MOST_SECONDS} s, or the builder or a client failed")
+    wrong += [f"{request} answered {answer}"[:500] for request, answer in soaking.violations]
     if soaking.seen != {0, 1}:
         wrong.append(f"not both tables were seen: {soaking.seen}")
     if memory[2] - memory[0] > MOST_GROWTH or memory[2] > MOST_MEMORY:
         wrong.append(f"memory grew from {memory[0]:.1f} to {memory[2]:.1f} MB")
-    if server.open_files() > open_files:
-        wrong.append(f"open files grew from {open_files} to {server.open_files()}")
-    if server.limits() != limits:
-        wrong.append(f"the process's limits changed:\n{limits}\n{server.limits()}")
+    if process.open_files() > open_files:
+        wrong.append(f"open files grew from {open_files} to {process.open_files()}")
+    if process.limits() != limits:
+        wrong.append(f"the process's limits changed:\n{limits}\n{process.limits()}")
     print(soaking.figures() + "; " + " -> ".join(f"{mb:.1f}" for mb in memory) + " MB")
     return wrong
 

@@ -10,9 +10,9 @@ Writes  one line on stdout: how many rows were compared and the largest relative
 
 avg_trades and std_trades may be off by 1e-12 of their value. Everything else has to be the same to
 the last bit: trades, closes, price_diff, record, earlier_rows, baseline_days, gap, and the counts
-of anomalies. All parts of the table are compared: the dict, the day pages, each ticker's records
-and gaps, and the index. They are read by the layout that build-lookup-table.py documents, with
-nothing but struct.
+of anomalies. All parts of the table are compared: the dict, which pickle reads, and the day pages,
+each ticker's records and gaps, and the index, which struct reads by the layout that
+build-lookup-table.py documents.
 """
 
 import argparse
@@ -128,8 +128,8 @@ def change(previous, price):
     return (price / previous - 1) * 100
 
 
-def same_bits(number, expected):
-    """0.0 if number is the very float expected, else inf; one nan is as good as another."""
+def bit_error(number, expected):
+    """0.0 if number is exactly the float expected, or both are nan; else inf."""
     if type(number) is not float or not (math.isnan(number) and math.isnan(expected)):
         same = type(number) is float and struct.pack("d", number) == struct.pack("d", expected)
         return 0.0 if same else math.inf
@@ -204,7 +204,10 @@ def facts_of(days, session_of, window):
 def largest_error(history, table, window):
     """The largest relative error in table, {ticker: {date: stats}}. Raises Difference."""
     if list(table) != list(history):
-        raise Difference(f"the table has {len(table)} tickers, the files {len(history)}, or others")
+        raise Difference(
+            f"the table's {len(table)} tickers are not the files' {len(history)}, "
+            "in the order of the files"
+        )
     largest = 0.0
     for ticker, days in history.items():
         if list(table[ticker]) != list(days):
@@ -217,8 +220,8 @@ def largest_error(history, table, window):
             price_diff = math.nan if previous is None else change(previous, close)
             errors = {
                 "trades": 0.0 if stats["trades"] == trades else math.inf,
-                "close_price": same_bits(stats["close_price"], close),
-                "price_diff": same_bits(stats["price_diff"], price_diff),
+                "close_price": bit_error(stats["close_price"], close),
+                "price_diff": bit_error(stats["price_diff"], price_diff),
                 "avg_trades": avg_trades_error(stats["avg_trades"], earlier, window),
                 "std_trades": std_trades_error(stats["std_trades"], earlier, window),
             }
@@ -319,7 +322,7 @@ def packed_row(row):
 
 
 def compare_parts(parts, table, history):
-    """Compare the Parts of a file with its table, which is right, and its history.
+    """Compare the Parts of a file with its table, which has been checked, and with its history.
 
     Raises Difference.
     """
@@ -350,7 +353,7 @@ def compare_parts(parts, table, history):
 
 def compare_page(date, page, rows):
     if list(page) != list(rows):
-        raise Difference(f"the tickers of the day page of {date} are not the table's, or not so")
+        raise Difference(f"the day page of {date} does not have the table's tickers in their order")
     for ticker, row in rows.items():
         if packed_row(page[ticker]) != packed_row(row):
             numbers = zip(PAGE_COLUMNS, page[ticker], row)
@@ -368,7 +371,7 @@ def compare_history(ticker, parts, days, session_of, gaps):
     records = b"".join(map(packed_record, days.values(), numbers))
     if parts.records[ticker] != records:
         raise Difference(f"the records of {ticker} are not the table's")
-    if len(parts.gaps[ticker]) != len(gaps) or any(map(same_bits, parts.gaps[ticker], gaps)):
+    if len(parts.gaps[ticker]) != len(gaps) or any(map(bit_error, parts.gaps[ticker], gaps)):
         raise Difference(f"the gaps of {ticker} are {parts.gaps[ticker]}, not {tuple(gaps)}")
 
 
