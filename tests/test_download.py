@@ -741,7 +741,7 @@ def test_a_folder_that_is_named_is_made(market, clock):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(market, clock, old_table):
     write_file(Path("file"), "here")
-    assert download(market, FRIDAY, "--data-dir", "file").stderr == "file: File exists\n"
+    assert_refused(download(market, FRIDAY, "--data-dir", "file"), "file: File exists\n")
     assert Path("file").read_text() == "here"
 
 

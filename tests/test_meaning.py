@@ -16,7 +16,7 @@ from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
 from helpers.flat_files import read_flat_files, write_file, write_flat_files
 from helpers.markets import SAMPLE_MARKET, TEN
-from helpers.scripts import ANOMALY_FIELDS, build_table, call, load_table, querier
+from helpers.scripts import ANOMALY_FIELDS, assert_refused, build_table, call, load_table, querier
 from witnesses import reference
 
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
@@ -377,9 +377,10 @@ def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
 
 def test_an_aftermath_before_the_first_day_is_refused(long_pair):
     result = call(querier, "2019-12-31", "--aftermath", "--table", long_pair.path)
-    assert result.stderr == (
+    assert_refused(
+        result,
         "no data for 2019-12-31: the table covers 2020-01-01 to "
-        f"{long_pair.table.days[-1]}; nearest trading day 2020-01-01\n"
+        f"{long_pair.table.days[-1]}; nearest trading day 2020-01-01\n",
     )
 
 
