@@ -1562,7 +1562,7 @@ def test_a_server_that_hangs_is_given_up(sample_table, polygon):
     source = gui.PolygonBars(polygon.url, timeout=0.5)
     client = gui.create_app(sample_table, source).test_client()
     threads, results = in_threads(1, client.get, VTAK)
-    threads[0].join(5)
+    threads[0].join(20)
     assert sentence(results[0], 504) == gui.TIMEOUT
     assert len(polygon.requests) == 1
 
