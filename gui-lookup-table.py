@@ -1,4 +1,4 @@
-"""Show the lookup table in a browser: each day's anomalies, and charts of each.
+"""Show the lookup table in a browser: a day's anomalies and a ticker's charts.
 
 Usage:
     python gui-lookup-table.py [--host HOST] [--port PORT] [--table FILE] [--api-url URL]
@@ -60,12 +60,13 @@ except ImportError as missing:
 
 HERE = Path(__file__).parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-ALL_ADDRESSES = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its addresses
+WILDCARDS = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its IP addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
-SESSIONS, MOST_SESSIONS = 40, 260  # rows of /api/history by default, and at most if not all
+HISTORY_ROWS = 40  # that /api/history returns by default
+MOST_HISTORY_ROWS = 260  # that it can be asked for, besides all
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-# Read one long list at a time: two at once are no faster and take twice the memory.
-LIST_LOCK = Lock()
+# Read day pages for one request at a time: two at once are no faster and take twice the memory.
+DAY_PAGE_LOCK = Lock()
 MOST_TICKERS_A_DAY, MOST_ANOMALIES = 2**16, 2**14  # the US market has some 11,000 tickers
 
 # build-lookup-table.py has the same API_URL, LONGEST_WAIT and phrases in REFUSALS.
@@ -82,7 +83,8 @@ MOST_LETTERS = 500  # of a headline
 
 KEPT_ANSWERS = 128
 THREADS = 8  # of the server
-CALLS_AT_ONCE = 6  # threads that may wait for Polygon, so that the others go on answering
+# Calls to Polygon that may run, and THREADS that may wait for one: the others go on answering.
+CALLS_AT_ONCE = 6
 M_ARENA_MAX = -8  # as in glibc's malloc.h
 
 NO_KEY = (
@@ -145,7 +147,7 @@ format_count, format_change = "{:,.0f}".format, "{:+,.2f}".format
 
 
 def format_figure(value):
-    """An average or a deviation with at least three digits: 6,291, 12.4, 0.55."""
+    """A whole number from 100 on, else at most three significant digits: 6,291, 12.4, 0.55."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
@@ -242,7 +244,7 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence that says of how many rows this one has the most trades; empty for one."""
+    """A sentence: in how many rows this is the most trades; empty if record is 0."""
     record = row["record"]
     if not record:
         return ""
@@ -264,26 +266,26 @@ def after_text(horizons):
     """What came after a ticker's day, in words. horizons are what read_after returns."""
     if horizons[0]["state"] == "unknown":
         return "not known yet, because the table ends with this day"
-    if any(row["state"] == "none" for row in horizons):
+    if any(horizon["state"] == "none" for horizon in horizons):
         return "no change can be told, because the close was 0"
-    parts, median = [], ""
+    parts, median_text = [], ""
     later = ("next day", "five days later", "twenty days later")
     within = ("on the next day", "within five days", "within twenty days")
-    for row, then, span in zip(horizons, later, within):
-        split = " (a split may lie in between)" if row["split"] else ""
-        if row["state"] == "known":
-            parts.append(f"{then} {or_dash(row['change'], '{:,.2f} %'.format)}{split}")
-        elif row["state"] == "gone":
+    for horizon, then, span in zip(horizons, later, within):
+        split = " (a split may lie in between)" if horizon["split"] else ""
+        if horizon["state"] == "known":
+            parts.append(f"{then} {or_dash(horizon['change'], '{:,.2f} %'.format)}{split}")
+        elif horizon["state"] == "gone":
             parts.append(f"no trades {span}")
-        if row["median"] is not None:
-            median = f"; the median ticker {then} {row['median']:,.2f} %"
-    return ", ".join(parts) + median
+        if horizon["median"] is not None:  # the last one stays: that of the longest span
+            median_text = f"; the median ticker {then} {horizon['median']:,.2f} %"
+    return ", ".join(parts) + median_text
 
 
 # What the querier's MARKS mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
-    "split?": "The open is about 2, 1/3 or another split ratio times the previous close.",
-    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows. The table has more days.",
+    "split?": "The open is about the previous close times a split's ratio, such as 2 or 1/3.",
+    "new": f"It has fewer than {querier.NEW_ROWS} earlier rows; the table has more earlier days.",
     "thin": f"It usually has fewer than {querier.THIN_TRADES} trades a day.",
     "stale": "Its baseline reaches back over more than twice as many trading days as it has rows.",
     "test": "It is one of the exchanges' test symbols.",
@@ -300,8 +302,8 @@ class Link(NamedTuple):
 def links_to(ticker):
     """Links to the ticker's filings at SEC EDGAR and to its chart at TradingView.
 
-    EDGAR writes share classes with a dash, as BRK-B. It is not certain how the two sites write
-    preferred shares, warrants and units, so these have no links.
+    EDGAR writes share classes with a dash, as BRK-B. Tickers of other forms, such as BACpL, ACHR.WS
+    and AACT.U, have no links, because it is not certain how the two sites write them.
     """
     if not re.fullmatch(PLAIN_TICKER, ticker):
         return []
@@ -344,14 +346,15 @@ def utc_from_new_york(date, hour, minute=0):
 def closes_early(date):
     """Whether trading ends at 13:00, and late trading at 17:00.
 
-    It does on the day after Thanksgiving, and on July 3 and December 24 from Monday to Thursday. If
-    they are a Friday, the market is closed all day, because the holiday falls on the Saturday.
+    It does on the day after Thanksgiving, and on July 3 and December 24 from Monday to Thursday. On
+    a Friday, the market is closed all day instead, because the holiday falls on the Saturday.
     Source: https://www.nyse.com/markets/hours-calendars.
     """
     day = datetime.date.fromisoformat(date)
-    if (day.month, day.weekday()) == (11, 4):
-        return 23 <= day.day <= 29  # Thanksgiving is the fourth Thursday
-    return (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < 4
+    friday = 4  # as weekday() counts, from Monday, 0
+    if day.month == 11:  # Thanksgiving is the fourth Thursday
+        return day.weekday() == friday and 23 <= day.day <= 29
+    return (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
 
 
 def session_times(date):
@@ -438,7 +441,7 @@ class TickerView(NamedTuple):
     price, change        the close, and its change since the previous one in percent, as text
     words                the trades, their baseline and their record, as sentences
     previous_anomaly     the date of its anomaly before this one, or None; likewise next_anomaly
-    previous_session     the date of its row before this one, or None; likewise next_session
+    previous_day         the date of its row before this one, or None; likewise next_day
     marks                the row's marks, a list
     links                where else to read about the ticker
     """
@@ -448,14 +451,14 @@ class TickerView(NamedTuple):
     words: str
     previous_anomaly: Optional[str]
     next_anomaly: Optional[str]
-    previous_session: Optional[str]
-    next_session: Optional[str]
+    previous_day: Optional[str]
+    next_day: Optional[str]
     marks: List[str]
     links: List[Link]
 
 
 def neighbours(items, item):
-    """The items before and after item, or None. If item is missing, the first comes after it."""
+    """(item before, item after), each may be None. (None, first item) if item is missing."""
     if item not in items:
         return None, items[0] if items else None
     i = items.index(item)
@@ -580,42 +583,47 @@ def read_ticker_view(table, options, day):
     if not day.ticker_row:
         return None
     history, _ = read_history_and_index(table, options.ticker, day.date)
-    dates, found = history["date"], querier.indexes_of_anomalies(history, options.threshold)
-    anomalies = {dates[i] for i in found}
+    row, dates = day.ticker_row, history["date"]
+    anomalies = {dates[i] for i in querier.indexes_of_anomalies(history, options.threshold)}
+    # The day itself need not be an anomaly.
+    previous_anomaly, next_anomaly = neighbours(sorted({*anomalies, day.date}), day.date)
+    previous_day, next_day = neighbours(dates, day.date)
     return TickerView(
-        or_dash(day.ticker_row["close_price"], format_price),
-        f"{or_dash(day.ticker_row['price_diff'], format_change)} %",
-        f"{trades_text(day.ticker_row, table.window)} {record_text(day.ticker_row)}".strip(),
-        *neighbours(sorted({*anomalies, day.date}), day.date),
-        *neighbours(dates, day.date),
-        day.ticker_row["marks"],
-        links_to(options.ticker),
+        price=or_dash(row["close_price"], format_price),
+        change=f"{or_dash(row['price_diff'], format_change)} %",
+        words=f"{trades_text(row, table.window)} {record_text(row)}".strip(),
+        previous_anomaly=previous_anomaly,
+        next_anomaly=next_anomaly,
+        previous_day=previous_day,
+        next_day=next_day,
+        marks=row["marks"],
+        links=links_to(options.ticker),
     )
 
 
 def read_history_and_index(table, ticker, date):
     """A ticker's history, as the table has it, and the index of date in it. Raises NoDataError."""
-    querier.select_sessions(table, [date])  # raises NoDataError
+    querier.select_sessions(table, [date])  # if no ticker has this date, its error says more
     history = table.read_history(ticker)
     if date not in history["date"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
     return history, history["date"].index(date)
 
 
-def read_rows_around(table, ticker, date, sessions, threshold):
-    """At most sessions rows of a ticker around date, oldest first.
+def read_rows_around(table, ticker, date, most_rows, threshold):
+    """At most most_rows rows of a ticker around date, oldest first.
 
-    They are what json_row returns, and anomaly, which says whether it is one. A quarter of them are
-    after date, fewer if the history ends before. Raises NoDataError.
+    Each is what json_row returns, with "anomaly": whether the row is one. A quarter of them are
+    after date, fewer if the history ends earlier. Raises NoDataError.
     """
     history, i = read_history_and_index(table, ticker, date)
-    rows = len(history["date"])
-    after = min(rows - i - 1, sessions // 4)
-    first = max(0, i + 1 + after - sessions)
+    length = len(history["date"])
+    later = min(length - i - 1, most_rows // 4)
+    first = max(0, i + 1 + later - most_rows)
     anomalies = set(querier.indexes_of_anomalies(history, threshold))
     return [
         {**json_row(history, i), "anomaly": i in anomalies}
-        for i in range(first, min(rows, first + sessions))
+        for i in range(first, min(length, first + most_rows))
     ]
 
 
@@ -624,7 +632,7 @@ def read_after(table, ticker, date):
 
     days     the horizon
     state    "known"; "unknown" while fewer days follow in the table; "gone" if the ticker has no
-             row on any of these days; "none" if the day's close is 0
+             row on any of these days; "none" if it has one, but the day's close is 0
     change   of the ticker's price since that day, in percent; None unless the state is "known"
     split    whether there is a suspected split in between
     median   the median of the change over all tickers of the day, None if none has one
@@ -641,8 +649,8 @@ def read_after(table, ticker, date):
             state = "none" if change is None else "gone" if isnan(change) else "known"
             split = facts["split_after"] is not None and facts["split_after"] <= days
             median = querier.median(after.changes(days))
-        row = {"days": days, "change": change, "state": state, "split": split, "median": median}
-        horizons.append(querier.without_nan(row))
+        horizon = {"days": days, "change": change, "state": state, "split": split, "median": median}
+        horizons.append(querier.without_nan(horizon))
     return horizons
 
 
@@ -677,6 +685,7 @@ def read_answer(text):
     except (ValueError, RecursionError):
         raise PolygonError(BAD_ANSWER, 502) from None
     is_answer = isinstance(answer, dict) and {"results", "status"} & set(answer)
+    # Without results, a next_url would be followed for nothing.
     if not is_answer or ("next_url" in answer and not answer.get("results")):
         raise PolygonError(BAD_ANSWER, 502)
     return answer
@@ -771,7 +780,7 @@ def as_polygon_error(error):
         return error
     from urllib3 import exceptions
 
-    # In urllib3 1 a refused connection is a kind of timeout.
+    # To urllib3 a refused connection is a kind of timeout.
     is_refused = isinstance(error, exceptions.NewConnectionError)
     if isinstance(error, exceptions.TimeoutError) and not is_refused:
         return PolygonError(TIMEOUT, 504)
@@ -785,8 +794,8 @@ class PolygonBars:
 
     The client (polygon-api-client 1.16) has faults, which this class works around:
     - It never applies the timeouts that its constructor takes. It sleeps for as long as Retry-After
-      says, reads answers of any length, and follows redirects. It appends next_url to its server's
-      address, wherever that leads. So its requests are made with_limits.
+      says, reads answers of any length, and follows redirects. It appends the path of next_url to
+      its server's address, wherever that leads. So its requests are made with_limits.
     - It treats broken JSON as an answer without bars, so read_answer reads the JSON instead.
     - It does not check the bars, so bars_of_day does.
     - It puts the ticker into the path as it is, "../" included, so it gets quoted tickers.
@@ -805,14 +814,14 @@ class PolygonBars:
         timestamp is in milliseconds UTC. vwap and transactions may be None.
         """
 
-        # The ticker is one part of the path. Dots alone would lead to the folder above.
+        # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
         part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
 
         def list_bars(client):
             aggs = client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000)
             return [
                 {field: getattr(agg, field) for field in BAR_FIELDS}
-                for agg in islice(aggs, MINUTES_A_DAY + 1)
+                for agg in islice(aggs, MINUTES_A_DAY + 1)  # one more than bars_of_day accepts
             ]
 
         bars = bars_of_day(self.ask(list_bars), date)
@@ -976,7 +985,10 @@ class AnswerCache:
 
 
 def parameter(name, parse=str, default=None):
-    """The request's parameter, parsed, or default if it is empty. Raises BadRequest."""
+    """The request's parameter of that name, parsed. If it is empty: default.
+
+    Raises BadRequest if it cannot be parsed, or if it is empty and default is None.
+    """
     text = request.args.get(name, "")
     if not text and default is not None:
         return default
@@ -1001,7 +1013,7 @@ def date_parameter(default=None):
 
 def number_parameter(name, default):
     number = parameter(name, querier.number_argument, default)
-    return int(number) if number == int(number) else number
+    return int(number) if number == int(number) else number  # so that views show 3, not 3.0
 
 
 def threshold_parameter():
@@ -1055,15 +1067,20 @@ def address_of(options, route="scanner", **changes):
 
 
 def sources():
-    """What create_app gave the app: table (a path), bars, headlines, hosts and plotly (a path)."""
+    """What create_app gave the app: table_path, bars, headlines, hosts and plotly (a path)."""
     return current_app.extensions["sources"]
 
 
 def render_view(template, options, allows_problem=False):
-    """(HTML, status) of a template with the views of options; 404 if the table lacks the date."""
-    # Read the version first: if the file is replaced in between, the page notices later.
-    version = table_version(sources().table)
-    with LIST_LOCK, open_table(sources().table) as table:
+    """(HTML, status) of a template, filled with the DayView and TickerView that options ask for.
+
+    If the table lacks the date or the ticker, this raises NoDataError. With allows_problem the view
+    says so instead, and the status is 404 for a missing date, 200 for a missing ticker.
+    """
+    # Read the version first: if the file is replaced in between, the view has the old version, and
+    # its script will find that there is a new table.
+    version = table_version(sources().table_path)
+    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
         day = read_day_view(table, options)
         if not allows_problem:
             raise_problem(day)
@@ -1090,14 +1107,15 @@ def scanner():
 def chart():
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
     options = requested_options()
+    # Here both are required, so they have no default.
     options = options._replace(date=date_parameter(), ticker=parameter("ticker"))
     return render_view("chart.html", options)
 
 
 def anomalies_csv():
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
-    options = requested_options()._replace(ticker="")
-    with LIST_LOCK, open_table(sources().table) as table:
+    options = requested_options()._replace(ticker="")  # which may have no row on this day
+    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
         day = read_day_view(table, options, needs_after=True)
         raise_problem(day)
         csv = "".join(querier.as_csv([querier.Listing(day.date, day.rows, [])]))
@@ -1107,22 +1125,22 @@ def anomalies_csv():
 
 def api_days():
     """The table's dates."""
-    with open_table(sources().table) as table:
+    with open_table(sources().table_path) as table:
         return {"days": table.dates}
 
 
 def api_table():
     """The table's version, a text that changes with the file, and its last date."""
-    version = table_version(sources().table)
-    with open_table(sources().table) as table:
+    version = table_version(sources().table_path)
+    with open_table(sources().table_path) as table:
         return {"version": version, "last": table.dates[-1]}
 
 
 def api_anomalies():
-    """A day's anomalies with the querier's fields; 400, 404."""
+    """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     options = Options(date_parameter(""), threshold_parameter())
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks"]
-    with LIST_LOCK, open_table(sources().table) as table:
+    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
         day = read_day_view(table, options)
         raise_problem(day)
         rows = ({field: row[field] for field in fields} for row in day.anomalies)
@@ -1137,18 +1155,19 @@ def api_anomalies():
 def api_history():
     """A ticker's rows around a date; 400, 404."""
     ticker, date, threshold = parameter("ticker"), date_parameter(), threshold_parameter()
-    sessions = sys.maxsize
+    most_rows = sys.maxsize
     if request.args.get("sessions") != "all":
-        sessions = parameter("sessions", querier.whole_number(1, MOST_SESSIONS), SESSIONS)
-    with open_table(sources().table) as table:
-        rows = read_rows_around(table, ticker, date, sessions, threshold)
+        row_count = querier.whole_number(1, MOST_HISTORY_ROWS)
+        most_rows = parameter("sessions", row_count, HISTORY_ROWS)
+    with open_table(sources().table_path) as table:
+        rows = read_rows_around(table, ticker, date, most_rows, threshold)
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
 
 def api_after():
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
     ticker, date = parameter("ticker"), date_parameter()
-    with LIST_LOCK, open_table(sources().table) as table:
+    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
         horizons = read_after(table, ticker, date)
     return {"ticker": ticker, "date": date, "horizons": horizons, "words": after_text(horizons)}
 
@@ -1156,20 +1175,21 @@ def api_after():
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
     ticker, date = parameter("ticker"), date_parameter()
-    with open_table(sources().table) as table:
+    with open_table(sources().table_path) as table:
         _, close = read_previous_close(table, ticker, date)
-    session = {name: int(at.timestamp()) * 1000 for name, at in session_times(date).items()}
-    head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
+    times = {name: int(at.timestamp()) * 1000 for name, at in session_times(date).items()}
+    head = {"ticker": ticker, "date": date, "session": times, "previous_close": close}
     return json_response(head, "bars", sources().bars.json_text(ticker, date))
 
 
 def api_headlines():
-    """A ticker's headlines from the close of its previous row, if any, to 20:00 of a date.
+    """A ticker's headlines up to 20:00 of a date in New York.
 
+    They begin when the market closed on the day of its previous row; without one, at midnight.
     400, 404, and PolygonError's 429, 502, 503, 504.
     """
     ticker, date = parameter("ticker"), date_parameter()
-    with open_table(sources().table) as table:
+    with open_table(sources().table_path) as table:
         previous, _ = read_previous_close(table, ticker, date)
     start = session_times(previous)["close"] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
@@ -1218,13 +1238,14 @@ def refuse_unwanted_request():
 
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
     scripts could then read the answers. So a request must name one of the app's hosts. If these
-    include one of ALL_ADDRESSES, any IP address will do, because no site can make an address lead
-    elsewhere. A site can also have a browser request /api without reading the answer, which would
-    use up the user's requests to Polygon. The header Sec-Fetch-Site says whether a site did so.
+    include one of the WILDCARDS, any IP address will do: a site decides where its name leads, but
+    not where an IP address leads. A site can also have a browser request /api without reading the
+    answer, which would use up the user's requests to Polygon. The header Sec-Fetch-Site says
+    whether a site did so.
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
-    if host not in hosts and not (ALL_ADDRESSES & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
-        raise BadRequest("this server does not go by that host name")
+    if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
+        raise BadRequest("this server does not have that host name")
     site = request.headers.get("Sec-Fetch-Site", "none")
     if request.path.startswith("/api/") and site not in ("same-origin", "none"):
         raise Forbidden("only this server's own views may ask for this")
@@ -1242,7 +1263,10 @@ def add_security_headers(response):
 
 
 def error_response(error):
-    """The response that says what is wrong: JSON for an address below /api, else a view."""
+    """The response that says what is wrong: JSON for an address below /api, else a view.
+
+    The status is 503 for a TableError, 404 for a NoDataError; the other errors bring their own.
+    """
     status, headers, answer = 503, {}, {"error": str(error)}
     if isinstance(error, querier.NoDataError):
         status = 404
@@ -1263,7 +1287,7 @@ def error_response(error):
 
 
 def create_app(table_path, polygon, hosts=LOOPBACK):
-    """The Flask app that shows the table at table_path, with the bars of polygon, a PolygonBars.
+    """The Flask app that shows the table at table_path; bars and headlines come from polygon.
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
@@ -1272,7 +1296,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     package, waiters_left = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
     plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
     app.extensions["sources"] = SimpleNamespace(
-        table=table_path,
+        table_path=table_path,
         bars=AnswerCache(polygon.fetch_minute_bars, waiters_left),
         headlines=AnswerCache(polygon.fetch_headlines, waiters_left),
         hosts=hosts,
@@ -1362,7 +1386,7 @@ def serve(app, listening, url):
 
 @contextmanager
 def ignoring_write_errors(stream):
-    """A context that ignores that stream's reader has ended or its disk is full."""
+    """In this context, stream is silenced if its reader is gone or its disk is full."""
     try:
         yield
     except OSError:
@@ -1378,7 +1402,7 @@ def url_argument(text):
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(
-        description="Show the lookup table in a browser: each day's anomalies, and charts of each."
+        description="Show the lookup table in a browser: a day's anomalies and a ticker's charts."
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")

@@ -1536,7 +1536,7 @@ def set_filter(visitor, name, value):
 
 
 def test_a_mark_tells_its_reason_to_pointer_keyboard_and_screen_reader(visitor):
-    reason = "The open is about 2, 1/3 or another split ratio times the previous close."
+    reason = "The open is about the previous close times a split's ratio, such as 2 or 1/3."
     visitor.open()
     row = visitor.page.locator('tr[data-ticker="BIVI"]')
     expect(row.locator(".mark")).to_have_attribute("title", reason)

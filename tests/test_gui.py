@@ -1000,7 +1000,7 @@ def test_a_ticker_leads_to_its_previous_and_next_anomaly(
 def test_a_ticker_leads_to_its_previous_and_next_day(spiky_table):
     def around(index):
         _, detail = views_of(spiky_table, date=SAMPLE_DAYS[index], ticker="REST")
-        return detail.previous_session, detail.next_session
+        return detail.previous_day, detail.next_day
 
     assert around(0) == (None, SAMPLE_DAYS[1])
     assert around(7) == (SAMPLE_DAYS[6], SAMPLE_DAYS[9])
