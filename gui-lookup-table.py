@@ -257,9 +257,8 @@ def share_text(share):
     """What the querier's anomaly_share returns, in words; empty for None."""
     if not share:
         return ""
-    text = "{share:.1f} % of {with_deviation:,} tickers with a baseline have a z-score above "
-    text += "{threshold}; usually {usual:.1f} % do"
-    return text.format(threshold=querier.Z_THRESHOLD, **share)
+    tickers = f"{share['share']:.1f} % of {share['with_deviation']:,} tickers"
+    return f"{tickers} have a z-score above {querier.Z_THRESHOLD}; usually {share['usual']:.1f} %"
 
 
 def after_text(horizons):

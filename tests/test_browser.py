@@ -1567,7 +1567,7 @@ def test_the_detail_lists_each_mark_of_its_row(visitor):
 def test_the_header_tells_the_days_share_of_anomalies(visitor, path):
     # 18 of 148 are above 3, whatever the threshold.
     visitor.open(f"{path}date={SAMPLE_DAY}")
-    share = "12.2 % of 148 tickers with a baseline have a z-score above 3; usually 2.8 % do"
+    share = "12.2 % of 148 tickers have a z-score above 3; usually 2.8 %"
     visitor.expect("#summary .share").to_have_text(share)
 
 

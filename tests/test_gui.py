@@ -764,7 +764,7 @@ def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
 def test_a_day_has_its_share_of_anomalies_and_the_usual_one(sample_table):
     # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
     day, _ = views_of(sample_table, date=SAMPLE_DAY)
-    share = "12.2 % of 148 tickers with a baseline have a z-score above 3; usually 2.8 % do"
+    share = "12.2 % of 148 tickers have a z-score above 3; usually 2.8 %"
     assert day.share == share
     wide = query(sample_table, SAMPLE_DAY, "--format", "wide")
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
