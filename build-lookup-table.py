@@ -240,7 +240,7 @@ def replacing(path):
         while not is_safe:
             temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
             file = temporary.open("xb", buffering=2**20)
-            # Before the lock, another build may have locked or removed it as a leftover.
+            # Before it was locked here, another build may have taken it for a leftover: try again.
             is_safe = try_to_lock(file) is not False and temporary.exists()
         with file:
             if target.exists():
@@ -263,8 +263,8 @@ def replacing(path):
 def check_output_path(path, data_dir, *others):
     """Raise BuildError if no file can be written at path, or if it would do harm there.
 
-    It would do harm if the next build read it as a flat file, or if it replaced a file at one of
-    the paths others.
+    It would do harm if the next build read it as a flat file, or if it replaced one of the files
+    whose paths are in others.
     """
     try:
         target = os.path.realpath(path)
@@ -293,7 +293,7 @@ API_URL = "https://api.polygon.io"
 FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
 TRIES = 4  # requests for the same day, if each fails for a reason that may be temporary
-MOST_WAITS = 5  # waits for the limit of requests while the same day is downloaded
+MOST_WAITS = 5  # waits because of the limit of requests, while the same day is downloaded
 LONGEST_WAIT = 3600  # seconds
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 ANSWER_SECONDS = 60  # for a request and its whole answer
@@ -578,7 +578,7 @@ def write_flat_file(data_dir, day, rows):
 class PolygonClient:
     """Fetches the whole market of a day from the Polygon API at api_url. Raises BuildError.
 
-    report is what progress_of_days yields. It is called before each wait for Polygon's limit.
+    report is what progress_of_days yields. It is called before each wait that RateLimit causes.
     """
 
     def __init__(self, api_url, report):
@@ -595,7 +595,7 @@ class PolygonClient:
             raise BuildError(NO_CLIENT) from None
         self.client.client.request = with_request_limits(self.client.client.request)
         self.report = report
-        self.minute_began = None  # time of the first request after the latest wait for the limit
+        self.minute_began = None  # time of the first request after the latest RateLimit
 
     def fetch_day(self, date):
         """What parse_answer returns for a date. Waits and tries again where that can help."""
@@ -1004,8 +1004,8 @@ class Market(NamedTuple):
     def batches(self):
         """The tickers in groups of at most BATCH_ROWS rows: [(first, end), ...].
 
-        A group is the tickers first to end - 1. No ticker has so many: there are
-        fewer days from FIRST_DAY to LAST_DAY.
+        A group is the tickers first to end - 1. No ticker has more than BATCH_ROWS rows:
+        there are fewer days from FIRST_DAY to LAST_DAY.
         """
         bounds = [0]
         while bounds[-1] < len(self.tickers):
@@ -1079,7 +1079,7 @@ def sort_by_date(market, warnings):
     """market, with each ticker's rows sorted by date. So far they are in the order of reading.
 
     If a ticker has several rows of one date, only the one that was read last is kept. If some of
-    the others have other values, warnings gets a sentence with their number.
+    these rows differ from the next one, warnings gets a sentence with their number.
     """
     day = market.columns["day"]
     is_later = day[1:] > day[:-1]
@@ -1123,8 +1123,8 @@ def baselines(trades, earlier_rows, window):
     """For each row, mean and sample standard deviation of trades in the window rows before it.
 
     Both are nan if the ticker has fewer earlier rows. np.roll(trades, k) gives each row the trades
-    of the row k before it. Where that row is another ticker's, earlier_rows is less than window, so
-    the result is nan.
+    of the k-th row before it. Where that row is another ticker's, earlier_rows is less than window,
+    so the result is nan.
 
     With S for the sum of the n values x, the deviation is sqrt(sum((n*x - S)**2) / (n - 1)) / n.
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.

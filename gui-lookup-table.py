@@ -8,8 +8,9 @@ Reads   ./lookup_table.pkl, which build-lookup-table.py writes; minute bars and 
 Writes  nothing. Serves http://localhost:8888 until Ctrl-C.
 
 This script loads query-lookup-table.py, which reads the table and says what an anomaly is. It opens
-the table anew for each request. If the file is replaced, the next request shows the new table. No
-answer mixes both. The views are in templates/, their scripts and styles in templates/static/.
+the table anew for each request. If the file is replaced, the next request shows the new table; no
+answer mixes the old one and the new one. The views are in templates/, their scripts and styles in
+templates/static/.
 """
 
 import signal
@@ -63,7 +64,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its IP addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
 HISTORY_ROWS = 40  # that /api/history returns by default
-MOST_HISTORY_ROWS = 260  # that it can be asked for, besides all
+MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
 # Read day pages for one request at a time: two at once are no faster and take twice the memory.
 DAY_PAGE_LOCK = Lock()
@@ -83,7 +84,8 @@ MOST_LETTERS = 500  # of a headline
 
 KEPT_ANSWERS = 128
 THREADS = 8  # of the server
-# Calls to Polygon that may run, and THREADS that may wait for one: the others go on answering.
+# The most calls to Polygon that run at once, and the most threads that wait for Polygon. It is less
+# than THREADS, so that the other threads can answer other requests.
 CALLS_AT_ONCE = 6
 M_ARENA_MAX = -8  # as in glibc's malloc.h
 
@@ -504,7 +506,7 @@ def find_anomalies(page, session, window, threshold, after):
 
 
 def select_and_sort(anomalies, options):
-    """The anomalies that options select, in their order; those without a number come last."""
+    """The anomalies that options select, in their order; None and nan come last."""
     field = options.sort
     rows = querier.sort_anomalies(anomalies, field)
     if options.order != SORT_COLUMNS[field].order:
@@ -610,10 +612,11 @@ def read_history_and_index(table, ticker, date):
 
 
 def read_rows_around(table, ticker, date, most_rows, threshold):
-    """At most most_rows rows of a ticker around date, oldest first.
+    """A ticker's rows around date, oldest first; most_rows is the largest number of them.
 
-    Each is what json_row returns, with "anomaly": whether the row is one. A quarter of them are
-    after date, fewer if the history ends earlier. Raises NoDataError.
+    Each is what json_row returns, with "anomaly": whether the row is one. A quarter of most_rows
+    are after date: fewer if the history ends earlier, more if too few rows are before date.
+    Raises NoDataError.
     """
     history, i = read_history_and_index(table, ticker, date)
     length = len(history["date"])
@@ -752,7 +755,7 @@ def with_limits(send, api_url, timeout):
             body = read_body(response)
         if response.status != 200:
             raise error_of_status(response.status, response.headers.get("Retry-After"), body)
-        body.decode()  # raises ValueError; the client would see an answer without bars
+        body.decode()  # a ValueError here is reported; the client would return no bars instead
         return SimpleNamespace(status=200, headers=response.headers, data=body)
 
     return request_with_limits
@@ -1113,7 +1116,8 @@ def chart():
 
 def anomalies_csv():
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
-    options = requested_options()._replace(ticker="")  # which may have no row on this day
+    # Ignore a chosen ticker: if it had no row on this day, raise_problem would answer 404.
+    options = requested_options()._replace(ticker="")
     with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
         day = read_day_view(table, options, needs_after=True)
         raise_problem(day)
@@ -1197,7 +1201,7 @@ def api_headlines():
 
 
 def json_response(head, name, text):
-    """A response of JSON: head, a dict, to which text, itself JSON, is added under name."""
+    """A JSON response: the items of the dict head, then name with the JSON in text."""
     return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
 
 
@@ -1238,9 +1242,9 @@ def refuse_unwanted_request():
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
     scripts could then read the answers. So a request must name one of the app's hosts. If these
     include one of the WILDCARDS, any IP address will do: a site decides where its name leads, but
-    not where an IP address leads. A site can also have a browser request /api without reading the
-    answer, which would use up the user's requests to Polygon. The header Sec-Fetch-Site says
-    whether a site did so.
+    not where an IP address leads. A site can also make a browser send requests to /api. It cannot
+    read the answers, but each request may use up one of the user's requests to Polygon. The header
+    Sec-Fetch-Site says whether another site made the browser send a request.
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
     if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):

@@ -55,8 +55,8 @@ NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
 # A day's share of anomalies is compared with at least 20 and at most 250 earlier days.
 FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
-# In the aftermath each anomaly is in a class. Its z_from is the largest of these numbers that is
-# below its z-score. Its move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
+# In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
+# z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
@@ -210,8 +210,8 @@ def load_plain_pickle(file, size):
     """The object in a pickle of size bytes, read from a binary file. Runs none of its code.
 
     A pickle can keep Python busy for ever, so Ctrl-C ends the process at once while it is read. A
-    small pickle can ask for gigabytes, so on Linux the process may grow only by as much as a sound
-    pickle of that size needs. A broken pickle can raise any kind of exception.
+    small pickle can ask for gigabytes, so on Linux the process may grow only by 100 times the
+    file's size and 256 MB. A broken pickle can raise any kind of exception.
     """
     import pickle
 
@@ -223,7 +223,7 @@ def load_plain_pickle(file, size):
 
     # A sparse file has fewer bytes on disk than its size says. Some systems do not tell how many.
     on_disk = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512 or size
-    # The tutorial's table takes 7 times its size. What is allowed has room for other ones.
+    # The tutorial's table needs 7 times its size in memory. Other tables may need more.
     with killed_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
         return TableUnpickler(file).load()
 
@@ -595,8 +595,9 @@ def record_column(trades):
     """The column record: for each row, how many rows directly before it had fewer trades.
 
     A row with as many trades ends the count. The builder has the same function for all tickers.
-    possible_ends are the indexes of the rows that may end the count of a later row. A new row
-    removes those with fewer trades, because a count that one of them could end ends at the new row.
+    possible_ends are the indexes of the rows that may end the count of a later row. Each row
+    removes the ones with fewer trades: a later count that such a row would end reaches this row
+    first and ends here.
     """
     counts, possible_ends = [], []
     for i, row_trades in enumerate(trades):
@@ -652,7 +653,7 @@ class After:
     the next 1, 5 or 20 days of the table. It is nan if the ticker is gone, which means that it has
     no row on these days. A horizon that the table does not reach yet is no key of last_closes.
     split_days[i] says on which of the next days, counted from 1, the ticker first has a suspected
-    split; 0 means on none. The columns are lists, or all are numpy arrays.
+    split; 0 means on none. The columns are lists (closes may be an array.array), or numpy arrays.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -698,7 +699,8 @@ def percent_change(close, last_close):
 
 def after_of_page(page, later_pages):
     """The After of a day page. later_pages are the day pages of the next 20 days, or fewer."""
-    close_of, split_day_of, last_closes = {}, {}, {}  # of a ticker, of a ticker, by horizon
+    close_of, split_day_of = {}, {}  # by ticker
+    last_closes = {}  # by horizon
     for days, later in enumerate(later_pages, 1):
         close_of.update(zip(later["ticker"], later["close_price"]))
         gaps = later["gap"] if isinstance(later["gap"], array) else []  # not in a PlainTable
@@ -819,9 +821,10 @@ def anomaly_share(table, session):
     """A session's share of anomalies, compared with earlier days: a dict, or None.
 
     share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
-    compared with the 250 days before that have such tickers, or with all if there are fewer. days
-    is their number, usual is the median of their shares, and lower_days is the number of days with
-    a lower share. The answer is None with fewer than 20 such days, or without such tickers.
+    compared with the earlier days that have such tickers: the last 250 of them, or all if there are
+    fewer. days is their number, usual is the median of their shares, and lower_days is the number
+    of them with a lower share. The answer is None if there are fewer than 20, or if the session
+    itself has no such tickers.
     """
     *_, with_deviation, anomalies = table.index_day(session)
     counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
@@ -844,12 +847,13 @@ def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
     A list of 36 dicts of AFTERMATH_FIELDS, for each of 4 z_from, 3 moves and 3 horizons. A z-score
-    of exactly 5 is in the class from 3 to 5. No session after last is read: at a horizon, only the
-    anomalies count that have so many days up to last. left_out counts those whose ticker is gone or
-    whose close is 0, and those with a suspected split, because a reverse split would look like a
-    gain. The others are the cases. better is in percent of the cases. two_se and median_excess are
-    in percentage points; the excess of a case is its change minus the median ticker's. better and
-    median_excess are None without cases, two_se with cases in fewer than 10 blocks.
+    of exactly 5 is in the class from 3 to 5. No session after last is read: a horizon counts only
+    anomalies that are at least so many sessions before last. Of these, left_out counts the ones
+    whose ticker is gone or whose close is 0, and the ones with a suspected split, because a reverse
+    split would look like a gain. The others are the cases. better is in percent of the cases.
+    two_se and median_excess are in percentage points; the excess of a case is its change minus the
+    median ticker's. Without cases, better and median_excess are None. two_se is None if fewer than
+    10 blocks have a case.
     """
     sessions = SessionsWithAfter(table, 0, last, end=last + 1)
     aftermaths = {horizon: HorizonAftermath(sessions.np, horizon, last) for horizon in HORIZONS}
@@ -1121,11 +1125,12 @@ Days: how many trading days later.
 Price: on the day of the anomaly, up by more than 1 %, flat, or down by more than 1 %.
 Cases: the anomalies that have so many days after them, without those left out.
 Better %: the percentage of cases that did better than the median ticker since that day.
-± 2 SE: two standard errors of it. * marks one more than three standard errors away from 50 %.
+± 2 SE: two standard errors of Better %. * means: Better % is over three standard errors from 50 %.
 Median Excess: how much better the median case did than the median ticker, in percentage points.
 Left Out: tickers that were gone, closes of 0, and suspected splits.
-The percentages say how often, not how much, and include no entry price and no costs. Prices are not
-adjusted, and only tickers in the files are counted. For 20 days ± 2 SE may be a fifth too small.
+The percentages say how often, not how much. Changes begin at the close of the anomaly's day: no
+entry price, no costs. Prices are not adjusted, and only tickers in the files are counted.
+For 20 days ± 2 SE may be a fifth too small.
 The median ticker is no index, and not the market.
 This is no advice.
 """

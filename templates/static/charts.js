@@ -11,7 +11,7 @@ const PASSING_TIME = 700; // ms: a user who chooses again within this time is on
 // How many ms a box waits before it fetches its chart while the user is passing rows. Polygon allows few
 // requests a minute: a row that is only passed must cost none.
 const WAIT_WHILE_PASSING = { "day-chart-box": 500, "history-chart-box": 60 };
-const WAIT_AFTER_LIMIT = 1000; // ms: the wait of each chart of a day after Polygon has refused a request
+const WAIT_AFTER_LIMIT = 1000; // ms: once Polygon has refused a request, each day chart waits this long
 // How each box's chart is drawn: functions that return a drawing, as drawChart describes it.
 const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
 
@@ -23,7 +23,7 @@ let zoom = null; // { date, range }: the times of the day that the user zoomed t
 const answers = new Map(); // a box's id: the JSON that its chart shows
 const loads = new Map(); // a box's id: the AbortController of what was last loaded for its chart
 
-/** Load plotly.js once; window.Plotly is there when the promise is kept. */
+/** Load plotly.js once; window.Plotly is there when the promise is fulfilled. */
 export function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -83,7 +83,7 @@ async function loadChart(box, wait = 0) {
   await new Promise((resolve) => setTimeout(resolve, wait));
   if (signal.aborted) return;
   try {
-    const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historySessions}` : box.dataset.url;
+    const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historyLength}` : box.dataset.url;
     const [answer] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
     if (signal.aborted) return;
     answers.set(box.id, answer);
@@ -423,19 +423,19 @@ const wholeDayButton = (chart) => ({
 
 // The chart of the history: trades of each day, with the baseline that they are compared with.
 
-const HISTORY_SESSIONS = "history-sessions"; // the key of the length that the browser stores
-let historySessions = storedHistorySessions() ?? "60"; // how many of the ticker's rows the chart shows, or "all"
+const HISTORY_LENGTH_KEY = "history-sessions"; // under which the browser stores the length
+let historyLength = storedHistoryLength() ?? "60"; // how many of the ticker's rows the chart shows, or "all"
 
 /** Make the buttons work that choose the length of the history. */
 function enableHistoryLengths(group) {
   if (!group) return;
   group.hidden = false;
   const buttons = [...group.querySelectorAll("button")];
-  const markPressed = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.sessions === historySessions));
+  const markPressed = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.sessions === historyLength));
   for (const button of buttons) {
     button.onclick = () => {
-      historySessions = button.dataset.sessions;
-      storeHistorySessions();
+      historyLength = button.dataset.sessions;
+      storeHistoryLength();
       markPressed();
       loadChart(group.closest(".chart-box"));
     };
@@ -444,18 +444,18 @@ function enableHistoryLengths(group) {
 }
 
 /** The length that this browser stores, or null. */
-function storedHistorySessions() {
+function storedHistoryLength() {
   try {
-    const stored = localStorage.getItem(HISTORY_SESSIONS);
+    const stored = localStorage.getItem(HISTORY_LENGTH_KEY);
     return /^(\d{1,3}|all)$/.test(stored) ? stored : null;
   } catch {
     return null;
   }
 }
 
-function storeHistorySessions() {
+function storeHistoryLength() {
   try {
-    localStorage.setItem(HISTORY_SESSIONS, historySessions);
+    localStorage.setItem(HISTORY_LENGTH_KEY, historyLength);
   } catch {
     // The browser stores nothing, so the choice is forgotten when the page is reloaded.
   }
@@ -485,7 +485,7 @@ function historyDrawing({ ticker, date, threshold, rows }) {
   };
 }
 
-/** bounds: for each row the number of trades above which it is an anomaly, or null. */
+/** bounds: for each row, average + threshold * standard deviation; null without a baseline. */
 function historyTraces(rows, days, bounds, threshold, color) {
   const values = (name) => rows.map((row) => row[name]);
   const stepLine = (name, y, dash) => ({

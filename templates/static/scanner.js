@@ -66,7 +66,7 @@ async function showView(address, method = "pushState") {
   choosing.abort();
   const oldValues = fieldValues();
   const view = await fetchView(address);
-  choosing.abort(); // a row that was chosen while the view loaded is one of another list
+  choosing.abort(); // a row that was chosen while the view loaded belongs to the old list
   const oldParameters = new URL(shownAddress).searchParams;
   setAddress(address, method);
   document.title = view.title;
@@ -287,7 +287,7 @@ function chooseFiltered() {
 
 // Settings and links.
 
-/** The settings by name, as texts, empty for a default; without fields that are half typed. */
+/** { name: text } of the settings. A default is the empty text. Half-typed fields are left out. */
 function settings() {
   // A date outside the table is invalid but complete; while its year is typed, it starts with a 0.
   const isComplete = ({ id, value, validity }) => validity.valid || (id === "date" && value >= "1000");

@@ -99,16 +99,16 @@ grew out of:
 - The first nine rows of {FIRST_DAY} are copied from it.
 - It prints the ten most traded anomalies of {LAST_DAY}. Their trades and closes on that day are
   copied from it. It does not print what came before. So the fifty numbers of trades of these ten
-  tickers on the five days before, and their ten closes of the day before, were searched for, until
-  the averages, deviations, z-scores and price changes came out as the tutorial prints them. They
-  are not the real ones.
+  tickers on the five days before, and their ten closes of the day before, are not the real ones.
+  They were searched for: they give the averages, deviations, z-scores and price changes that the
+  tutorial prints.
 
 150 tickers on the 56 trading days from {FIRST_DAY} to {LAST_DAY}, in the format of Polygon's
 daily flat files and in an order like theirs (`A, AA, AAp, AAA`). It is built to show:
 
 | what | ticker | day |
 |---|---|---|
-| the published anomalies | {", ".join(PUBLISHED)} | {LAST_DAY} |
+| the ten anomalies that the tutorial prints | {", ".join(PUBLISHED)} | {LAST_DAY} |
 | names that programs mistake for other names or values | {", ".join(ODD_NAMES)} | {LAST_DAY} |
 | the most trades since the first day | VTAK | {LAST_DAY} |
 | the most trades in 25 rows | PYPL | {LAST_DAY} |
