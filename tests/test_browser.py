@@ -133,7 +133,8 @@ CONTRASTS = """() => {
     };
     const all = (selector) => [...document.querySelectorAll(selector)];
     const texts = [
-        ...all("h1, h2, h3, td, th, th a, td a, label, p, .mark").map((e) => [e, "color"]),
+        ...all("h1, h2, h3, td, th, a, label, p, button, summary, input, .mark, .readout")
+            .map((e) => [e, "color"]),
         ...all("#day-chart .xtick text, #history-chart .xtick text").map((e) => [e, "fill"]),
     ];
     const paper = document.getElementById("history-chart").layout.plot_bgcolor;
@@ -596,7 +597,7 @@ def bar_times(sent, date):
 
 
 def price(value):
-    """A price as the browser shows it, with two to four digits after the point."""
+    """A price from 0.1 on as the charts write it, with two to four digits after the point."""
     digits = f"{value:.4f}".rstrip("0").partition(".")[2]
     return f"{value:,.{max(2, len(digits))}f}"
 
@@ -713,7 +714,7 @@ def test_the_history_shows_trades_baseline_bound_and_close(visitor):
 
 
 @pytest.mark.parametrize("threshold", [3, 40])
-def test_the_history_marks_the_days_above_the_addresss_threshold(visitor, threshold):
+def test_the_history_points_out_the_days_above_the_addresss_threshold(visitor, threshold):
     days = read_days(SAMPLE_MARKET)
     trades = [days["HEPS", date].trades for date in SAMPLE_DAYS]
     limits = bounds(trades, threshold)
@@ -937,7 +938,7 @@ def test_the_header_row_stays_in_sight(visitor):
     assert on_top == "ticker"
 
 
-def test_the_keyboard_reaches_everything_and_keeps_its_focus(visitor, sample_table):
+def test_the_keyboard_reaches_days_fields_headers_and_rows_and_stays(visitor, sample_table):
     visitor.open()
     reached = {}
     for _ in range(30):
@@ -1303,7 +1304,7 @@ def test_the_previous_close_is_a_line_on_the_candles(visitor):
 # How many requests are made.
 
 
-def test_rows_that_are_passed_by_cost_no_request(visitors, served, polygon, sample_table):
+def test_of_rows_passed_by_only_the_first_asks_for_bars(visitors, served, polygon, sample_table):
     tickers = found(sample_table, "2024-09-20")[:4]
     visitor = visitors(served.url)
     visitor.page.clock.install(time=0)
@@ -1336,7 +1337,7 @@ def limited(visitors, served, polygon):
     return visitor
 
 
-def test_a_reached_limit_counts_down_and_tries_again_by_itself(limited, polygon):
+def test_at_a_limit_the_chart_counts_down_and_tries_again_by_itself(limited, polygon):
     countdown = limited.page.locator("#day-chart-box .countdown")
     expect(countdown).to_have_text("Trying again in 2 s.")
     limited.page.clock.run_for(1000)
@@ -1435,7 +1436,7 @@ def test_when_the_server_is_gone_address_and_detail_stay_as_they_are(
 # Colours, motion, and the days of the history by keyboard.
 
 
-def test_candles_and_volume_are_hollow_where_the_price_rose_else_filled(visitor, polygon):
+def test_candles_and_volume_are_filled_where_the_price_fell_else_hollow(visitor, polygon):
     visitor.open().choose("VTAK")
     candles = visitor.trace("day-chart", name="price")
     volume = visitor.trace("day-chart", name="volume")["marker"]
@@ -1754,7 +1755,7 @@ def test_the_wheel_zooms_the_candles_and_elsewhere_scrolls(visitor, polygon):
 
 
 def hold(visitor, pattern):
-    """The list of requests for an address with the pattern; none is answered until it goes on.
+    """The list of requests for addresses with the pattern; each waits until a test continues it.
 
     Call it before the visitor opens a view: now and then, a request of a view that was open already
     went past a new route to the server.
@@ -1812,7 +1813,7 @@ def test_the_history_length_that_was_chosen_last_is_shown(visitor):
     wait_until(lambda: visitor.trace("history-chart", type="bar")["x"] == SAMPLE_DAYS[-20:])
 
 
-def test_the_news_of_a_table_that_ends_on_the_shown_day_goes_away(
+def test_the_announcement_of_a_table_that_ends_on_the_shown_day_goes_away(
     visitors, sample_table, polygon, tmp_path
 ):
     table = shutil.copy(sample_table, tmp_path / "table.pkl")

@@ -151,7 +151,7 @@ def test_a_day_whose_results_are_empty_and_counted_as_0_is_a_holiday(market, clo
     assert names_there() == files_of([FRIDAY])
 
 
-def test_each_morning_without_a_new_day_it_builds_and_says_so(market, clock):
+def test_if_no_day_is_missing_it_says_so_asks_nothing_and_builds(market, clock):
     download(market, MONDAY)
     del market.asked[:], os.environ["POLYGON_API_KEY"]
     result = download(market)
@@ -931,7 +931,7 @@ def test_on_a_terminal_a_refusal_stands_on_a_line_of_its_own(market, old_table):
     assert result.stderr.splitlines()[-1] == f"{TUESDAY} not downloaded: {builder.WRONG_KEY}"
 
 
-def test_a_line_a_day_is_there_as_soon_as_the_day_is(market, monkeypatch):
+def test_each_days_line_is_printed_as_soon_as_the_day_is_downloaded(market, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     lines_are_read = threading.Event()
 

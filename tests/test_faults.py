@@ -91,9 +91,9 @@ def killed_at_call(number):
 
 
 def count_calls(then):
-    """While the builder writes, each start and each end of a call in its code counts.
+    """While the builder writes, call then(1), then(2), ... at each start and end of a call.
 
-    then is called with 1, 2, 3 and so on.
+    Only calls in the builder's own code count.
     """
     replacing, counter = builder.replacing, itertools.count(1)
 
@@ -187,7 +187,7 @@ def test_told_to_stop_the_script_ends_quietly_and_tidies_up(market_folder, signa
 STEPS = ["find_flat_files", "add_facts", "write_pickle", "write_day_pages", "write_directory"]
 
 
-def signalled_behind(step, *signal_numbers, handler=signal.SIG_DFL):
+def signalled_after(step, *signal_numbers, handler=signal.SIG_DFL):
     """To prepare a build: once the builder's function called step has ended, it gets signals."""
 
     def prepare():
@@ -209,11 +209,11 @@ def signalled_behind(step, *signal_numbers, handler=signal.SIG_DFL):
 
 @pytest.mark.parametrize("step", STEPS)
 @EACH_SIGNAL
-def test_told_to_stop_behind_each_step_it_leaves_no_unfinished_file(
+def test_told_to_stop_after_each_step_it_leaves_no_unfinished_file(
     market_folder, signal_number, status, step
 ):
     write_file(TABLE, OLD)
-    prepare = signalled_behind(step, signal_number)
+    prepare = signalled_after(step, signal_number)
     result = run_build_in_fork(prepare=prepare)
     assert (result.returncode, result.stderr) == (status, "")
     assert TABLE.read_bytes() == OLD
@@ -222,7 +222,7 @@ def test_told_to_stop_behind_each_step_it_leaves_no_unfinished_file(
 
 def test_told_to_stop_twice_it_leaves_no_unfinished_file(market_folder):
     def prepare():
-        signalled_behind("write_day_pages", signal.SIGTERM)()
+        signalled_after("write_day_pages", signal.SIGTERM)()
         unlink = Path.unlink
 
         def signalled_before(path):
@@ -240,7 +240,7 @@ def test_told_to_stop_twice_it_leaves_no_unfinished_file(market_folder):
 @EACH_SIGNAL
 def test_a_signal_that_is_ignored_stays_ignored(new_table, signal_number, status):
     # nohup starts a process with SIGHUP ignored, a shell's background job with SIGINT.
-    prepare = signalled_behind("write_day_pages", signal_number, handler=signal.SIG_IGN)
+    prepare = signalled_after("write_day_pages", signal_number, handler=signal.SIG_IGN)
     result = run_build_in_fork(prepare=prepare)
     assert result.returncode == 0
     assert TABLE.read_bytes() == new_table
@@ -302,7 +302,7 @@ def test_after_ctrl_c_between_two_files_no_other_is_begun(monkeypatch, reading):
     assert len(reading.begun) <= 2 + builder.THREADS
 
 
-def test_ctrl_c_while_pandas_is_imported_is_as_quiet():
+def test_ctrl_c_while_pandas_is_imported_is_quiet():
     write_file(Path("pandas.py"), "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     result = run(
         BUILDER,
@@ -470,7 +470,8 @@ A_FOLDER = "is a folder: name a file with --output"
 )
 def test_an_output_that_would_do_harm_is_refused_and_nothing_touched(busy_folder, output, reason):
     before = contents()
-    assert build(busy_folder, output).stderr == f"{output} {reason}\n"
+    result = build(busy_folder, output)
+    assert (result.returncode, result.stderr) == (1, f"{output} {reason}\n")
     assert contents() == before
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
@@ -480,7 +481,8 @@ def test_an_output_that_would_do_harm_is_refused_and_nothing_touched(busy_folder
 )
 def test_a_json_that_would_do_harm_is_refused_and_nothing_touched(busy_folder, name, reason):
     before = contents()
-    assert build(busy_folder, f"{name}.pkl", "--json").stderr == f"{name}.json {reason}\n"
+    result = build(busy_folder, f"{name}.pkl", "--json")
+    assert (result.returncode, result.stderr) == (1, f"{name}.json {reason}\n")
     assert contents() == before
 
 
@@ -554,6 +556,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_in_one_line(open_folder, mo
     Path("tables").chmod(mode)
     result = nobodys_build("--output", "tables/table.pkl")
     assert_refused(result, "tables/table.pkl not written: no permission to write into its folder")
+    Path("tables").chmod(0o700)  # so that this process may look into it
     assert os.listdir("tables") == []
 
 
@@ -626,7 +629,7 @@ LEFTOVER = Path("lookup_table.pkl.0123456789abcdef.tmp")
 
 @pytest.mark.parametrize("step", ["write_pickle", "write_directory"])
 def test_what_a_killed_build_left_is_removed_by_a_later_one(market_folder, step):
-    child = start_build(prepare=signalled_behind(step, signal.SIGKILL))
+    child = start_build(prepare=signalled_after(step, signal.SIGKILL))
     assert ending(child) == -signal.SIGKILL
     (left,) = set(os.listdir()) - {"aggregates_day"}
     assert re.fullmatch(r"lookup_table\.pkl\.[0-9a-f]{16}\.tmp", left)
@@ -636,7 +639,7 @@ def test_what_a_killed_build_left_is_removed_by_a_later_one(market_folder, step)
 
 def test_the_unfinished_file_of_a_running_build_is_not_removed(new_table):
     other = write_flat_files(Path("other"), rows_by_day(OTHER_MARKET))
-    child = start_build(prepare=signalled_behind("write_pickle", signal.SIGSTOP))
+    child = start_build(prepare=signalled_after("write_pickle", signal.SIGSTOP))
     os.waitpid(child, os.WUNTRACED)
     before = os.listdir()
     result = build(other, TABLE)
@@ -650,7 +653,7 @@ def test_the_unfinished_file_of_a_running_build_is_not_removed(new_table):
     assert_files(TABLE, "aggregates_day", "other")
 
 
-def test_an_unfinished_file_that_is_not_locked_yet_may_go_and_the_build_goes_on(
+def test_a_build_goes_on_if_its_file_is_removed_before_it_has_locked_it(
     market_folder, market_table, monkeypatch
 ):
     try_to_lock, removed = builder.try_to_lock, []
@@ -814,8 +817,8 @@ def test_a_table_cut_short_or_with_a_byte_too_many_is_refused():
 
 
 ALL_QUESTIONS = set(QUESTIONS)
-# The questions that need a part of the table.
-ASKS = {
+# {part: the questions that need it}
+NEEDED_BY = {
     "index": ALL_QUESTIONS,
     "page": ALL_QUESTIONS - {"ticker"},
     "directory": {"range", "ticker", "aftermath"},
@@ -841,7 +844,7 @@ LYING_EXTENTS = {
 @pytest.mark.parametrize("what", LYING_EXTENTS)
 def test_an_extent_that_lies_is_refused(answers, part, what):
     table = made_up_table(lies={part: LYING_EXTENTS[what]})
-    assert_right_or_refused(table, answers, ASKS[part])
+    assert_right_or_refused(table, answers, NEEDED_BY[part])
 
 
 def replaced(old, new):
@@ -964,7 +967,7 @@ NOT_REFUSED = {
 @pytest.mark.parametrize("what", WRONG_CONTENTS)
 def test_wrong_contents_with_right_checksums_are_refused(answers, what):
     part, change = WRONG_CONTENTS[what]
-    refused = ASKS[part] - NOT_REFUSED.get(what, set())
+    refused = NEEDED_BY[part] - NOT_REFUSED.get(what, set())
     assert_right_or_refused(made_up_table({part: change}), answers, refused)
 
 
@@ -1404,7 +1407,7 @@ def test_a_plain_table_damaged_by_chance_gives_an_answer_or_one_line(market_tabl
 @pytest.mark.parametrize("part", PARTS)
 def test_chance_bytes_with_right_checksums_give_an_answer_or_one_line(part):
     rng = random.Random(part)
-    questions = sorted(ASKS[part])
+    questions = sorted(NEEDED_BY[part])
     answered = [0, 0]
     for _ in range(200 * EFFORT):
         table = made_up_table({part: lambda content: mutated(rng, content, range(256))})

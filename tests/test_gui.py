@@ -6,6 +6,7 @@ import datetime
 import gzip
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pickle
@@ -770,7 +771,7 @@ def test_a_day_has_its_share_of_anomalies_and_the_usual_one(sample_table):
     assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
 
 
-def test_a_day_without_20_days_before_it_has_no_share(sample_table):
+def test_without_20_days_with_baselines_before_it_a_day_has_no_share(sample_table):
     # The first 5 have no baselines: the 26th day is the first with 20 days to compare with.
     shares = [views_of(sample_table, date=day)[0].share for day in SAMPLE_DAYS[23:27]]
     assert [bool(share) for share in shares] == [False, False, True, True]
@@ -2072,7 +2073,7 @@ class ForgedTable:
 
     names has the tickers, as bytes. Every date has the same day page: the values in columns, and
     ones in all other columns. Every ticker has the same history, with one row, on the first date
-    (records and gaps).
+    (pickled rows and gaps).
     """
 
     def __init__(self, dates, names, **columns):
@@ -2085,13 +2086,13 @@ class ForgedTable:
 
     def set_history(self, sessions, price=0.0, gap=1.0):
         """A row on each of sessions, of which there are at most five, with these numbers."""
-        self.records = b""
+        self.pickled_rows = b""
         for session in sessions:
             record = bytearray(gui.querier.SHORT_ROW_INTEGERS.size)
             struct.pack_into("<I", record, 1, len(gui.querier.FIELDS) + session)
             struct.pack_into(">d", record, 17, price)  # close_price
             struct.pack_into(">d", record, 28, price)  # price_diff
-            self.records += record
+            self.pickled_rows += record
         self.gaps = struct.pack("<d", gap) * len(sessions)
 
     def write(self, path):
@@ -2108,7 +2109,7 @@ class ForgedTable:
             for name, code in gui.querier.DAY_PAGE_COLUMNS.items()
         )
         page = self.spoil(add(page + self.names))
-        history = self.spoil(add(self.records)) + self.spoil(add(self.gaps))
+        history = self.spoil(add(self.pickled_rows)) + self.spoil(add(self.gaps))
         directory = self.spoil(add(history * len(ones) + self.names))
         index = gui.querier.INDEX_HEADER.pack(self.window, self.number_of_tickers, directory)
         for date in self.dates:
@@ -2269,7 +2270,7 @@ def forged_client(tmp_path, changes):
     return forged.client(tmp_path)
 
 
-SHORT, LONG = 43, 59  # bytes of a row's record, without and with a baseline
+SHORT, LONG = 43, 59  # bytes of a pickled row, without and with a baseline
 
 
 @pytest.mark.parametrize(
@@ -2277,12 +2278,15 @@ SHORT, LONG = 43, 59  # bytes of a row's record, without and with a baseline
     [
         {"gaps": struct.pack("<d", 1) * 3},
         {"gaps": struct.pack("<d", 1) * 1_600_000},
-        {"gaps": struct.pack("<d", 1) * 200_000, "records": bytes(SHORT * 200_000)},
-        {"gaps": struct.pack("<d", 1) * 200_000, "records": bytes(LONG * 199_995 + SHORT * 5)},
+        {"gaps": struct.pack("<d", 1) * 200_000, "pickled_rows": bytes(SHORT * 200_000)},
+        {
+            "gaps": struct.pack("<d", 1) * 200_000,
+            "pickled_rows": bytes(LONG * 199_995 + SHORT * 5),
+        },
         {"gaps": b""},
-        {"records": b""},
-        {"records": bytes(SHORT)},
-        {"records": b"\xff" * SHORT},
+        {"pickled_rows": b""},
+        {"pickled_rows": bytes(SHORT)},
+        {"pickled_rows": b"\xff" * SHORT},
         {"number_of_tickers": 2},
     ],
     ids=lambda changes: str(changes)[:40],
@@ -2655,12 +2659,15 @@ def test_ctrl_c_again_and_again_ends_it_without_a_traceback(sample_table, polygo
         with connected(url.strip()) as connection:
             connection.sendall(f"GET {VTAK} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             wait_until(lambda: polygon.requests)
-            interrupts = 0
-            while process.poll() is None:
+            interrupts = itertools.count(1)
+
+            def has_ended():
                 process.send_signal(signal.SIGINT)
-                interrupts += 1
-                time.sleep(0.01)
-        assert interrupts > 10
+                next(interrupts)
+                return process.poll() is not None
+
+            wait_until(has_ended, 30)
+        assert next(interrupts) > 10
         assert process.returncode == 130
         assert process.communicate() == ("", "")
 

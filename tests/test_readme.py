@@ -36,7 +36,7 @@ def clone(tmp_path_factory):
     return clone
 
 
-def test_every_command_prints_what_the_readme_shows_below_it(clone):
+def test_each_text_in_the_readme_is_what_the_command_above_it_prints(clone):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     pairs = zip(blocks, blocks[1:])
     shown = [(before, text) for (_, before), (language, text) in pairs if language == "text"]

@@ -129,7 +129,7 @@ def test_z_of_exactly_three_is_no_anomaly_at_window_ten():
 
 def test_a_z_within_1e_12_of_the_threshold_is_equal_to_it():
     row = rows_of([*USUAL, 160])[5]
-    # 3 is above 3 - 1e-12 by a third of 1e-12 of it, and above 3 - 1e-11 by 3e-12 of it.
+    # Relative to the threshold, 3 is 0.33e-12 above 3 - 1e-12, and 3.3e-12 above 3 - 1e-11.
     assert not reference.is_anomaly(row, 3 - 1e-12)
     assert reference.is_anomaly(row, 3 - 1e-11)
 
@@ -345,7 +345,7 @@ def test_anomalies_without_a_number_are_not_counted():
 # About a whole day
 
 
-def test_the_tide_is_said_from_twenty_days_on():
+def test_the_usual_share_needs_twenty_earlier_days_with_a_share():
     # The first baselines are on day 5. A's bursts on days 10 and 27 are the only anomalies.
     cycle = [USUAL[day % 5] for day in range(28)]
     bursts = [200 if day in (10, 27) else trades for day, trades in enumerate(cycle)]
@@ -376,7 +376,7 @@ def test_the_usual_is_of_the_latest_250_days():
         assert tide == (1, 1, 1, 0, 250, higher_than, more_than_all)
 
 
-def test_days_without_such_tickers_are_passed_over():
+def test_days_on_which_no_baseline_varies_are_passed_over():
     # Flat up to day 9; from the row after the first burst on, the baseline varies.
     table = reference.Table(market_of(A=[50] * 10 + [80] + [50] * 3))
     assert [reference.tide(table, day) for day in table.days[:11]] == [None] * 11
@@ -484,7 +484,7 @@ def test_better_and_its_standard_error_are_of_blocks():
     assert found["median_excess"] == (10.2 / 10 - 1) * 100
 
 
-def test_five_days_after_all_is_as_before():
+def test_five_days_later_all_cases_are_ties():
     # All closes are 10 again: 13 ties, no spread at all.
     found = class_of(reference.aftermath(burst_market(NEXT_CLOSES)), 3, "flat", 5)
     assert (found["cases"], found["better"], found["two_se"]) == (13, 50, 0)

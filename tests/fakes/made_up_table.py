@@ -18,8 +18,8 @@ from tools.verify_numbers import (
     INDEX_HEADER,
     MAGIC,
     PAGE_COLUMNS,
+    pickled_row,
 )
-from tools.verify_numbers import packed_record as pickled_row
 
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 DATES = ["2024-08-01", "2024-08-02", "2024-08-05", "2024-08-06"]

@@ -10,7 +10,7 @@ from helpers.scripts import builder
 
 
 def default_signals():
-    """To be run in a new process: whoever started the tests may have Ctrl-C and others ignored."""
+    """To be run in a new process: it may have inherited that Ctrl-C and others are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,6 +1,7 @@
 """The list of anomalies: what the querier finds, and the numbers that people read in a list."""
 
 import json
+import math
 import re
 
 from helpers.scripts import query
@@ -21,9 +22,9 @@ def rounding(column, value):
     if column in ("avg_trades", "std_trades") and value >= 99.95:
         return 0.5
     if column in ("avg_trades", "std_trades"):  # three digits
-        return 0.005 * value
-    if column == "close_price" and value < 1:  # four digits
-        return 0.0005 * value
+        return 0.5 * 10.0 ** (math.floor(math.log10(value)) - 2) if value else 0
+    if column == "close_price" and 0 < value < 1:  # four digits
+        return 0.5 * 10.0 ** (math.floor(math.log10(value)) - 3)
     return {"trades": 0, "times_normal": 0.05}.get(column, 0.005)
 
 

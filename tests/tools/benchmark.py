@@ -4,7 +4,7 @@ Usage:
     python tests/tools/benchmark.py                                       57 days, some minutes
     python tests/tools/benchmark.py --days 1256 --runs 3                  five years
     python tests/tools/benchmark.py --days 5000 --runs 1 --folder MARKET  twenty years
-    python tests/tools/benchmark.py --skip row-by-row --skip query        the build and polars alone
+    python tests/tools/benchmark.py --skip query --skip many-days --skip gui  the builds alone
 
 Writes a market in the flat files' format to the folder MARKET (unless it is there already; without
 --folder it is a temporary one), runs every contender in turn as a process of its own, a round of

@@ -3,7 +3,7 @@
 Usage: python tests/tools/make_screenshot.py [--output FILE]
 
 Reads   the sample market. Minute bars are made up too: see tests/fakes/polygon.py.
-Writes  tests/screenshot.png.
+Writes  FILE, by default tests/screenshot.png. The status is 1 if it has more than 300,000 bytes.
 """
 
 import argparse

@@ -11,7 +11,7 @@ Writes  one line on stdout: how many rows were compared and the largest relative
 avg_trades and std_trades may be off by 1e-12 of their value. Everything else has to be the same to
 the last bit: trades, closes, price_diff, record, earlier_rows, baseline_days, gap, and the counts
 of anomalies. All parts of the table are compared: the dict, which pickle reads, and the day pages,
-each ticker's records and gaps, and the index, which struct reads by the layout that
+each ticker's pickled rows and gaps, and the index, which struct reads by the layout that
 build-lookup-table.py documents.
 """
 
@@ -112,7 +112,7 @@ def ratio(part, whole):
 
 
 def relative_error(number, numerator, denominator):
-    """By what part of itself the fraction numerator / denominator is missed by number."""
+    """The distance of number from numerator / denominator, as a part of that fraction."""
     if not (type(number) is float and math.isfinite(number)):
         return math.inf
     if numerator == 0:
@@ -137,7 +137,10 @@ def bit_error(number, expected):
 
 
 def avg_trades_error(avg_trades, earlier, window):
-    """By what part avg_trades misses the mean of earlier, None if these are fewer than window."""
+    """The relative error of avg_trades, which should be the mean of earlier.
+
+    With fewer than window rows earlier it should be None: then 0.0 if it is, else inf.
+    """
     if len(earlier) < window:
         return 0.0 if avg_trades is None else math.inf
     return relative_error(avg_trades, sum(earlier), window)
@@ -150,7 +153,7 @@ def squares_of(earlier):
 
 
 def std_trades_error(std_trades, earlier, window):
-    """By what part std_trades misses the sample standard deviation of earlier."""
+    """The relative error of std_trades, the sample standard deviation of earlier, likewise."""
     if len(earlier) < window:
         return 0.0 if std_trades is None else math.inf
     if type(std_trades) is not float or not 0 <= std_trades < math.inf:
@@ -158,7 +161,7 @@ def std_trades_error(std_trades, earlier, window):
     squares = squares_of(earlier)
     if squares == 0:
         return 0.0 if std_trades == 0 else math.inf
-    # The variance is squares / (window**2 * (window - 1)), and off by twice what its root is.
+    # The variance is squares / (window**2 * (window - 1)); its relative error is twice its root's.
     up, down = std_trades.as_integer_ratio()
     missed = up * up * window**2 * (window - 1) - squares * down * down
     return ratio(abs(missed), squares * down * down) / 2
@@ -245,7 +248,7 @@ class Parts(NamedTuple):
     window: int
     counts: dict  # {date: (rows, with_deviation, anomalies)}
     pages: dict  # {date: {ticker: a value for each of PAGE_COLUMNS}}
-    records: dict  # {ticker: the bytes of its records}
+    pickled_rows: dict  # {ticker: the bytes of its rows in the pickle}
     gaps: dict  # {ticker: its gaps}
 
 
@@ -277,15 +280,15 @@ def read_parts(content):
     extents = [directory[i : i + EXTENT.size] for i in range(0, end, EXTENT.size)]
     if not len(tickers) == len(set(tickers)) == number_of_tickers:
         raise Difference("the directory does not name each ticker once")
-    records = {
-        ticker: checked(content, extent, f"the records of {ticker}")
+    pickled_rows = {
+        ticker: checked(content, extent, f"the pickled rows of {ticker}")
         for ticker, extent in zip(tickers, extents[0::2])
     }
     gaps = {}
     for ticker, extent in zip(tickers, extents[1::2]):
         packed = checked(content, extent, f"the gaps of {ticker}")
         gaps[ticker] = struct.unpack(f"<{len(packed) // 8}d", packed)
-    return Parts(window, counts, pages, records, gaps)
+    return Parts(window, counts, pages, pickled_rows, gaps)
 
 
 def read_page(page, rows):
@@ -301,8 +304,8 @@ def read_page(page, rows):
     return dict(zip(tickers, zip(*columns)))
 
 
-def packed_record(stats, number):
-    """The record of part 1 for stats, on the date that has a number in the pickle's memo."""
+def pickled_row(stats, number):
+    """The pickled row of part 1 for stats, on the date that has a number in the pickle's memo."""
     record = b"j" + struct.pack("<I", number) + b"}("
     for i, (field, value) in enumerate(stats.items()):
         record += b"h" + bytes([i])
@@ -330,7 +333,7 @@ def compare_parts(parts, table, history):
     session_of = dict(zip(dates, range(len(dates))))
     if list(parts.pages) != dates:
         raise Difference("the day pages are not those of the table's dates")
-    if list(parts.records) != list(table):
+    if list(parts.pickled_rows) != list(table):
         raise Difference("the directory's tickers are not the table's")
     rows, counts = {date: {} for date in dates}, {date: [0, 0, 0] for date in dates}
     for ticker, days in history.items():
@@ -366,11 +369,11 @@ def compare_page(date, page, rows):
 
 
 def compare_history(ticker, parts, days, session_of, gaps):
-    """Compare a ticker's records and gaps in the file with its days in the table."""
+    """Compare a ticker's pickled rows and gaps in the file with its days in the table."""
     numbers = [len(FIELDS) + session_of[date] for date in days]
-    records = b"".join(map(packed_record, days.values(), numbers))
-    if parts.records[ticker] != records:
-        raise Difference(f"the records of {ticker} are not the table's")
+    pickled = b"".join(map(pickled_row, days.values(), numbers))
+    if parts.pickled_rows[ticker] != pickled:
+        raise Difference(f"the pickled rows of {ticker} are not the table's")
     if len(parts.gaps[ticker]) != len(gaps) or any(map(bit_error, parts.gaps[ticker], gaps)):
         raise Difference(f"the gaps of {ticker} are {parts.gaps[ticker]}, not {tuple(gaps)}")
 

@@ -327,6 +327,8 @@ def did_better(table, date, horizon, threshold=Z_THRESHOLD):
 
 
 class Tide(NamedTuple):
+    """The share of a day's tickers that are anomalies, and the usual share."""
+
     anomalies: int
     tickers: int  # those with a deviation above 0
     share: Fraction
@@ -338,7 +340,7 @@ class Tide(NamedTuple):
 
 @lru_cache(maxsize=None)
 def share_of_day(table, date):
-    """The day's anomalies, its tickers with a deviation above 0, and the share (None of none)."""
+    """The day's anomalies, its tickers with a deviation above 0, and the share; None without."""
     tickers = sum(has_deviation(row) for row in table.rows[date].values())
     found = len(anomalies(table, date))
     return found, tickers, Fraction(found, tickers) if tickers else None
@@ -427,8 +429,8 @@ class Case(NamedTuple):
 def aftermath(market, until=None, window=5):
     """36 classes of what followed the anomalies at z > 3, by z, then move, then horizon.
 
-    Only anomalies whose horizon-th next day is not after until count (without until: the table's
-    last day). Choice: until need be no day of the table.
+    An anomaly counts if its horizon-th next day is not after until (without until: the table's last
+    day). Choice: until may be a date that the table lacks.
     """
     days = {day: rows for day, rows in market.items() if until is None or day <= until}
     table = Table(days, window)
@@ -453,8 +455,8 @@ def aftermath(market, until=None, window=5):
 def is_left_out(table, row, horizon):
     """Whether an anomaly counts as left_out where its horizon-th next day is known.
 
-    So it does without a number, because the ticker is gone or its close 0, or with a suspected
-    split in the span. Choice: a split on the anomaly's own day leaves nothing out; left_out is
+    It does if it has no number (the ticker is gone, or its close is 0), or if a suspected split is
+    in the span. Choice: a split on the anomaly's own day leaves nothing out; left_out is
     counted in the anomaly's class and at each horizon for itself.
     """
     return not has_number(after(table, row, horizon)) or split_within(table, row, horizon)
