@@ -61,7 +61,7 @@ except ImportError as missing:
 
 HERE = Path(__file__).parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-WILDCARDS = {"0.0.0.0", "[::]"}  # a server on one of these listens on all its IP addresses
+WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
 HISTORY_ROWS = 40  # that /api/history returns by default
 MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
@@ -408,7 +408,8 @@ class DayView(NamedTuple):
     summary              the number of rows, in words
     share                the day's share of anomalies and the usual one, in words, or empty
     empty_message        why there are no rows, or empty
-    previous_ticker      the ticker in rows before that of options, or None; likewise next_ticker
+    previous_ticker      the ticker in rows before that of options, or None
+    next_ticker          the one after it, or None; the first in rows if they lack options' ticker
     problem              why the table has no such day, or no such ticker on it, or empty
     nearest              the trading day nearest to a date that the table does not have, or None
     filtered_ticker      the ticker that the filter names, or None; it need not be an anomaly
@@ -441,7 +442,8 @@ class TickerView(NamedTuple):
 
     price, change        the close, and its change since the previous one in percent, as text
     words                the trades, their baseline and their record, as sentences
-    previous_anomaly     the date of its anomaly before this one, or None; likewise next_anomaly
+    previous_anomaly     the date of its last anomaly before this day, or None
+    next_anomaly         the date of its first anomaly after this day, or None
     previous_day         the date of its row before this one, or None; likewise next_day
     marks                the row's marks, a list
     links                where else to read about the ticker

@@ -279,7 +279,7 @@ def test_price_diff_is_bit_for_bit_what_pandas_makes_of_the_closes():
             previous != 0 and (close - previous) / previous * 100 != change
             for previous, close, change in zip(of_ticker, of_ticker[1:], ours[1:])
         )
-    assert other_digits > 1000  # what is as right in exact arithmetic has other last digits
+    assert other_digits > 1000  # the other formula often has other last digits
 
 
 def test_a_change_too_large_for_a_float_is_infinite_without_a_warning():

@@ -280,7 +280,7 @@ def reading(monkeypatch):
     return reading
 
 
-def test_after_ctrl_c_while_a_file_is_read_no_other_is_begun(reading):
+def test_ctrl_c_while_a_file_is_read_cancels_the_reads_that_wait(reading):
     reading.meanwhile = lambda: os.kill(os.getpid(), signal.SIGINT)
     write_file(TABLE, OLD)
     result = build(SAMPLE_MARKET, TABLE)
@@ -290,7 +290,7 @@ def test_after_ctrl_c_while_a_file_is_read_no_other_is_begun(reading):
     assert len(reading.begun) <= 2 + builder.THREADS
 
 
-def test_after_ctrl_c_between_two_files_no_other_is_begun(monkeypatch, reading):
+def test_ctrl_c_between_two_files_cancels_the_reads_that_wait(monkeypatch, reading):
     def interrupted_after_two(items, *_):
         yield from items[:2]
         raise KeyboardInterrupt

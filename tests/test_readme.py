@@ -26,7 +26,7 @@ def script_commands(block):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A copy of what the first command needs, and of nothing else; the command has been run."""
+    """The builder, the querier and the sample market, and nothing else; its table is built."""
     clone = tmp_path_factory.mktemp("clone")
     for script in SCRIPTS[:2]:
         shutil.copy(TOP / script, clone)

@@ -1,5 +1,4 @@
-// The sentence about what came after a ticker's day. It is fetched last: the list and the charts do
-// not wait for it.
+// The sentence about what came after a ticker's day. The list and the charts do not wait for it.
 
 import { fetchJson } from "./answers.js";
 

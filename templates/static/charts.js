@@ -2,7 +2,7 @@
 // stands its readout, a line with the figures of the minute or day under the pointer.
 //
 // Many functions take a box, an element of the class chart-box: it holds a heading, the readout, the
-// chart, and the message shown while there is no chart.
+// chart, and the message shown while the chart loads or if that fails.
 
 import { fetchJson, formatCount, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
 
@@ -128,7 +128,7 @@ function listenToChart(chart) {
   }
 }
 
-// The message of a box, shown while it has no chart.
+// The message of a box, shown while its chart loads or if that fails.
 
 /** Show a sentence in a box; kind, "loading" or "message", is its class. */
 function showMessage(box, kind, sentence) {

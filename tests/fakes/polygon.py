@@ -86,9 +86,9 @@ EMPTY = {
 def minute_bars(ticker, date, day):
     """A day of bars as Polygon writes them. Their n add up to day.trades, the last c is its close.
 
-    From 04:00 to 20:00 New York; a minute without a trade has no bar, and before the opening and
-    after the closing there are more of them. The price wanders around a curve that goes beyond the
-    close and comes back.
+    From 04:00 to 20:00 New York. A minute without a trade has no bar; such minutes are more
+    frequent before the opening and after the closing. The price wanders around a curve that leads
+    from the previous close to the close and bulges upwards in between.
     """
     rng = random.Random(f"{ticker} {date}")
     rise = math.log(day.close / day.previous_close)
@@ -143,7 +143,7 @@ class FakePolygon(FakeServer):
     """The server.
 
     requests  what was asked so far: path (as it came), query ({name: value}) and headers
-    answer    an Answer to give whatever is asked, None for bars
+    answer    an Answer to give whatever is asked, None to answer what is asked
     bars      {(ticker, date): bars} to give instead of made-up ones
     articles  {ticker: articles} to give when news is asked for
     part_size most bars in a part of an answer

@@ -59,7 +59,8 @@ def send(handler, answer, pace=0, is_head_slow=False):
     body = answer.body
     body = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else body
     if body.startswith(b"[" * 1000):
-        # While such a depth is parsed, the finalizers of other tests' garbage would fail.
+        # A finalizer that runs while the client parses so deep an answer would fail: run those of
+        # other tests' garbage now.
         gc.collect()
     headers = {"Content-Type": "application/json", "Content-Length": len(body), **answer.headers}
     handler.send_response(answer.status)

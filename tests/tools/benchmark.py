@@ -209,7 +209,7 @@ def open_market(folder, recipe, bytes_a_row):
     return Market(known["days"], known["rows"], flat_files, *tables)
 
 
-# Programs that a bare interpreter runs: each imports what it needs, and this file costs it nothing.
+# Programs for python -c: each imports what it needs, so this file's imports are not measured.
 
 
 def launch():

@@ -143,7 +143,7 @@ class Soak:
         self.clients = [threading.Thread(target=self.client, args=[n]) for n in range(CLIENTS)]
 
     def is_over(self):
-        """Whether there were enough requests, and two other tables."""
+        """Whether there were enough requests and two other tables, or the time is up."""
         is_enough = len(self.latencies) >= CLIENTS * self.options.requests and self.replaced >= 2
         return is_enough or time.monotonic() > self.deadline
 
