@@ -1571,7 +1571,10 @@ def parse_arguments(argv):
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = f"where to download from (default {API_URL})"
     add("--api-url", type=url_argument, metavar="URL", help=url)
-    options = parser.parse_args(argv)
+    try:
+        options = parser.parse_args(argv)
+    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
+        raise SystemExit(1) from None
     if options.download is None and (options.until is not None or options.api_url is not None):
         parser.error("--until and --api-url need --download")
     if options.json and options.output.suffix == ".json":

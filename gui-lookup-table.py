@@ -1420,6 +1420,8 @@ def parse_arguments(argv):
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     try:
         args = parser.parse_args(argv)
+    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
+        raise SystemExit(0) from None
     finally:  # --help ends the script here: flush now, where a full disk's error can be ignored
         if sys.stdout:
             with ignoring_write_errors(sys.stdout):

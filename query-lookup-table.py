@@ -692,7 +692,7 @@ class After:
 
 
 def percent_change(close, last_close):
-    """The change from close to last_close; nan if last_close is nan, else inf if close is 0."""
+    """The change in percent; nan if last_close is nan, else inf if close is 0."""
     if close:
         return (last_close / close - 1) * 100
     return nan if isnan(last_close) else inf
@@ -1364,7 +1364,10 @@ def parse_arguments(argv):
             words[-1] += f"={word}"
         else:
             words.append(word)
-    options = parser.parse_args(words)
+    try:
+        options = parser.parse_args(words)
+    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
+        raise SystemExit(1) from None
     if options.aftermath:
         check_aftermath_options(parser, options, words)
     elif len(options.dates) > 2 or not (options.dates or options.ticker is not None):

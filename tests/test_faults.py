@@ -894,6 +894,20 @@ def names_as(part, names):
     return part, lambda content: content[: -len(b"A\nB")] + names
 
 
+def wrong_bytes_and_names(part, name):
+    """The wrong contents of a part that ends with the names of the tickers A and B."""
+    return {
+        f"no {name}": (part, lambda content: b""),
+        f"a {name} that lacks its first byte": (part, lambda content: content[1:]),
+        f"a {name} that lacks its last byte": (part, lambda content: content[:-1]),
+        f"a {name} that lacks its last name": names_as(part, b"A"),
+        f"a {name} with a name too many": names_as(part, b"A\nB\nC"),
+        f"a {name} that ends with a line feed": names_as(part, b"A\nB\n"),
+        f"a {name} of names that are no UTF-8": names_as(part, b"A\n\xff"),
+        f"a {name} of a cut character": names_as(part, b"A\n\xc3"),
+    }
+
+
 DAY_OFFSET = INDEX_HEADER.size + DATES.index(ANOMALY_DAY) * INDEX_DAY.size
 ROWS_OFFSET = DAY_OFFSET + 10 + EXTENT.size
 # The lengths of a pickled row without a baseline, as the first two are, and of one with a baseline.
@@ -922,22 +936,9 @@ WRONG_CONTENTS = {
     "a date that is no ASCII": date_as(b"\xff" * 10),
     "a date twice": date_as(DATES[1].encode()),
     "dates out of order": date_as(b"2023-08-05"),
-    "no day page": ("page", lambda page: b""),
-    "a day page that lacks its first byte": ("page", lambda page: page[1:]),
-    "a day page that lacks its last byte": ("page", lambda page: page[:-1]),
-    "a day page that lacks its last name": names_as("page", b"A"),
-    "a day page with a name too many": names_as("page", b"A\nB\nC"),
-    "a day page that ends with a line feed": names_as("page", b"A\nB\n"),
-    "a day page of names that are no UTF-8": names_as("page", b"A\n\xff"),
-    "a day page of a cut character": names_as("page", b"A\n\xc3"),
-    "no directory": ("directory", lambda directory: b""),
-    "a directory that lacks its first byte": ("directory", lambda directory: directory[1:]),
-    "a directory that lacks its last byte": ("directory", lambda directory: directory[:-1]),
-    "a directory that lacks a name": names_as("directory", b"A"),
-    "a directory with a name too many": names_as("directory", b"A\nB\nC"),
-    "a directory that ends with a line feed": names_as("directory", b"A\nB\n"),
+    **wrong_bytes_and_names("page", "day page"),
+    **wrong_bytes_and_names("directory", "directory"),
     "a directory with a name twice": names_as("directory", b"A\nA"),
-    "a directory of names that are no UTF-8": names_as("directory", b"A\n\xff"),
     "pickled rows and gaps that changed places": ("directory", swapped(EXTENT.size, 0, 1)),
     "no pickled rows": ("rows", lambda rows: b""),
     "pickled rows that lack a byte": ("rows", lambda rows: rows[:-1]),
@@ -1105,6 +1106,17 @@ def no_reader():
 def test_help_into_a_full_disk_ends_with_status_1(script):
     result = redirected(">/dev/full", script, "--help")
     assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("script", [builder, querier])
+def test_help_that_argparse_fails_to_print_ends_with_status_1(script, monkeypatch):
+    # So it is before Python 3.11 if stdout has no buffer.
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("argparse.ArgumentParser.print_help", fail)
+    result = call(script, "--help")
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
 
 
 # What -OO does to a script; to compile pandas in that way too would take twenty seconds.

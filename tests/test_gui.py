@@ -2726,6 +2726,17 @@ def test_help_on_a_full_disk_is_quiet():
     assert (finished.returncode, finished.stderr) == (0, b"")
 
 
+def test_help_that_argparse_fails_to_print_ends_quietly(monkeypatch, capfd):
+    # So it is before Python 3.11 if stdout has no buffer.
+    def fail(*_):
+        raise OSError
+
+    monkeypatch.setattr("argparse.ArgumentParser.print_help", fail)
+    with pytest.raises(SystemExit) as ended:
+        gui.main(["--help"])
+    assert (ended.value.code, capfd.readouterr()) == (0, ("", ""))
+
+
 def test_nothing_is_needed_that_windows_or_macos_lack(sample_table):
     port = free_port()
     program = f"""

@@ -11,40 +11,11 @@ import pytest
 from helpers.flat_files import read_flat_files
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
 from helpers.scripts import assert_refused, call, load_table, query, run
+from helpers.tutorial import PUBLISHED_ANSWER, PUBLISHED_ROWS
 from tools import make_sample_market, verify_numbers
 from witnesses import reference
 
 FIRST_DAY = "2024-08-01"
-
-# What the tutorial prints: the first rows of a flat file, and a day's anomalies.
-PUBLISHED_ROWS = """\
-ticker,volume,open,close,high,low,window_start,transactions
-A,2797662,142.24,142.86,144.22,141.75,1722484800000000000,36394
-AA,17183234,32.95,31.47,33.27,31.09,1722484800000000000,59040
-AAA,4428,25.0593,25.0449,25.075,25.0301,1722484800000000000,89
-AAAU,3187275,24.27,24.165,24.3411,24.08,1722484800000000000,4379
-AACG,8163,0.6601,0.651,0.6612,0.651,1722484800000000000,48
-AACI,106098,8.31,10.45,11.63,8.31,1722484800000000000,1309
-AACIU,615,10.99,10.99,10.99,10.99,1722484800000000000,23
-AACT,22655,10.745,10.745,10.75,10.74,1722484800000000000,65
-AACT.WS,2040922,0.125,0.099025,0.1412,0.0754,1722484800000000000,220
-"""
-PUBLISHED_ANSWER = """
-Anomalies Found for 2024-10-18:
-
-Ticker        Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
--------------------------------------------------------------------------------------------
-VTAK          460548        6291.40  12387.12     36.67        0.91      106.49
-PEGY          387360       15769.40  10026.18     37.06        8.15       47.91
-NFLX          378687      125174.00  66580.70      3.81      763.89       11.09
-JDZG          348468       37128.60  48356.15      6.44        2.09       22.94
-CVS           309745       89486.00  25237.53      8.73       60.34       -5.23
-HEPS          215693        1988.60    684.85    312.04        3.51       59.55
-EFSH          188632        2416.40   2782.17     66.93        5.26      198.76
-SLB           162587       79685.60  16971.32      4.88       41.92       -4.71
-IONQ          160601      103573.60  16778.08      3.40       13.30        6.40
-BIVI          159263         660.80    156.14   1015.78        2.35      109.82
-"""
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,12 @@ day aggregates, and DIR/README.md. DIR is by default tests/sample_market.
 
 import argparse
 import random
+import sys
 from datetime import date, timedelta
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from helpers.tutorial import PUBLISHED_ROWS
 
 SEED = 20241018
 HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
@@ -22,19 +26,6 @@ WINDOW = 5
 BURST_CHANCE = 0.01
 # Fewer trades than this a day, and the ticker does not trade every day.
 THIN = 60
-
-# The first rows of the real file of 2024-08-01, as published.
-FIRST_ROWS = """\
-A,2797662,142.24,142.86,144.22,141.75,1722484800000000000,36394
-AA,17183234,32.95,31.47,33.27,31.09,1722484800000000000,59040
-AAA,4428,25.0593,25.0449,25.075,25.0301,1722484800000000000,89
-AAAU,3187275,24.27,24.165,24.3411,24.08,1722484800000000000,4379
-AACG,8163,0.6601,0.651,0.6612,0.651,1722484800000000000,48
-AACI,106098,8.31,10.45,11.63,8.31,1722484800000000000,1309
-AACIU,615,10.99,10.99,10.99,10.99,1722484800000000000,23
-AACT,22655,10.745,10.745,10.75,10.74,1722484800000000000,65
-AACT.WS,2040922,0.125,0.099025,0.1412,0.0754,1722484800000000000,220
-"""
 
 # Ticker: five days' trades and the last day's; the close of the day before and the last day's.
 # Those of the last day are published. Those before were found by search: they give the published
@@ -138,7 +129,7 @@ def trading_days():
 def usual_trades_and_prices(rng):
     """{ticker: (trades on a usual day, price)}, ordered as in real files: A, AA, AAp, AAA."""
     usual = {}
-    for line in FIRST_ROWS.splitlines():
+    for line in PUBLISHED_ROWS.splitlines()[1:]:
         ticker, _, _, close, _, _, _, trades = line.split(",")
         usual[ticker] = int(trades), float(close)
     large = iter(LARGE.split())
@@ -230,7 +221,7 @@ def make_market():
     """{day: its file's rows as text}, without the header."""
     rng = random.Random(SEED)
     days = trading_days()
-    published_rows = {row.split(",")[0]: row for row in FIRST_ROWS.splitlines(keepends=True)}
+    published_rows = {row.split(",")[0]: row for row in PUBLISHED_ROWS.splitlines(keepends=True)}
     market = {day: [] for day in days}
     for ticker, (usual_trades, price) in usual_trades_and_prices(rng).items():
         volatility = 0.04 if price >= 5 else 0.1
