@@ -1470,6 +1470,36 @@ def test_with_reduced_motion_the_loading_sign_does_not_turn(visitor, polygon):
     assert visitor.evaluate(motion) == "turn"
 
 
+@pytest.mark.parametrize(
+    ("ticker", "figures"),
+    [
+        # AAp's five days: mean 6.4, deviation 0.5477. 6.4 + 3 * 0.5477 = 8.04.
+        ("AAp", ["z-score 39.44", "average 6.4", "average + 3 std dev 8.04"]),
+        # BIVI's: mean 660.8, deviation 156.1384. 660.8 + 3 * 156.1384 = 1129.2.
+        ("BIVI", ["z-score 1,015.78", "average 661", "average + 3 std dev 1,129"]),
+    ],
+)
+def test_the_history_writes_its_figures_as_the_list_does(visitor, ticker, figures):
+    visitor.open(f"/chart?date={SAMPLE_DAY}&ticker={ticker}")
+    visitor.expect_chart("history-chart")
+    shown = visitor.readout("history-chart").locator("span")
+    for figure in figures:
+        expect(shown.filter(has_text=re.compile(f"^{re.escape(figure)}$"))).to_have_count(1)
+
+
+def test_a_change_of_0_has_no_colour_in_the_history(visitors, tmp_path, polygon):
+    market = {date: [("FLAT", n, 2.5)] for n, date in enumerate(SAMPLE_DAYS[:3], 1)}
+    table = build_table(write_flat_files(tmp_path / "csv", market), tmp_path / "table.pkl")
+    with running_gui(table, polygon.url) as gui:
+        visitor = visitors(gui.url).open(f"/chart?date={SAMPLE_DAYS[2]}&ticker=FLAT")
+        visitor.expect_chart("history-chart")
+        change = visitor.readout("history-chart").locator("span").last
+        expect(change).to_have_text("change 0.00 %")
+        assert change.locator("b").get_attribute("class") in ("", None)
+        visitor.refusals.clear()
+        visitor.context.close()
+
+
 def test_the_days_of_the_history_are_reached_by_keyboard(visitor):
     visitor.open().choose("VTAK")
     visitor.expect_chart("history-chart")

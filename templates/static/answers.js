@@ -46,6 +46,7 @@ export function newYorkTime(timestamp) {
 }
 
 const COUNT = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const TWO_DECIMALS = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const SIGNED = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "exceptZero" });
 
 const orDash = (format) => (value) => (Number.isFinite(value) ? format(value) : "—");
@@ -55,5 +56,9 @@ export const formatPrice = orDash((value) => {
   const decimals = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : 4;
   return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: decimals });
 });
-export const formatZScore = orDash((value) => value.toFixed(2));
+/** An average or a bound: whole from 100 on, else at most three significant digits, as in the list. */
+export const formatFigure = orDash((value) => (
+  Math.abs(value) >= 99.95 ? COUNT.format(value) : value.toLocaleString("en-US", { maximumSignificantDigits: 3 })
+));
+export const formatZScore = orDash((value) => TWO_DECIMALS.format(value));
 export const formatPercent = orDash((value) => `${SIGNED.format(value)} %`);

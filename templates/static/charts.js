@@ -4,7 +4,7 @@
 // Many functions take a box, an element of the class chart-box: it holds a heading, the readout, the
 // chart, and the message shown while the chart loads or if that fails.
 
-import { fetchJson, formatCount, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
+import { fetchJson, formatCount, formatFigure, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
 
 const MINUTE = 60_000; // ms
 const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
@@ -477,9 +477,9 @@ function historyDrawing({ ticker, date, threshold, rows }) {
       const row = rows[i];
       return [
         ["", row.date], ["trades", formatCount(row.trades)], ["z-score", formatZScore(row.z_score), row.anomaly ? "anomaly" : ""],
-        ["average", formatCount(row.avg_trades)], [`average + ${threshold} std dev`, formatCount(bounds[i])],
+        ["average", formatFigure(row.avg_trades)], [`average + ${threshold} std dev`, formatFigure(bounds[i])],
         ["close", formatPrice(row.close_price)],
-        ["change", formatPercent(row.price_diff), row.price_diff < 0 ? "down" : "up"],
+        ["change", formatPercent(row.price_diff), row.price_diff > 0 ? "up" : row.price_diff < 0 ? "down" : ""],
       ];
     },
   };
