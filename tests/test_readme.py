@@ -5,12 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
+from helpers.scripts import TOP, run
 
-TOP = Path(__file__).resolve().parent.parent
-README = (TOP / "README.md").read_text()
+README = (TOP / "README.md").read_text(encoding="utf-8")
 SCRIPTS = ["build-lookup-table.py", "query-lookup-table.py", "gui-lookup-table.py"]
 
 
@@ -18,10 +18,10 @@ def code_blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def script_commands(block):
-    """The commands of a code block that run a script, each as a list of arguments."""
-    commands = (line.split() for line in block.splitlines())
-    return [[sys.executable, *words[1:]] for words in commands if words[0] == "python"]
+def script_commands(text):
+    """The commands in text that run a script, each as a list of arguments."""
+    commands = re.findall(r"python ([a-z]+-lookup-table\.py)([^`\n]*)", text)
+    return [[sys.executable, script, *arguments.split()] for script, arguments in commands]
 
 
 @pytest.fixture(scope="module")
@@ -38,43 +38,48 @@ def clone(tmp_path_factory):
 
 def test_each_text_in_the_readme_is_what_the_command_above_it_prints(clone):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    pairs = zip(blocks, blocks[1:])
-    shown = [(before, text) for (_, before), (language, text) in pairs if language == "text"]
+    shown = [
+        (above, text) for (_, above), (language, text) in pairwise(blocks) if language == "text"
+    ]
     assert len(shown) == 2
-    for command_line, output in shown:
-        query = script_commands(command_line)[-1]
-        found = subprocess.run(query, cwd=clone, stdout=subprocess.PIPE, check=True)
-        assert found.stdout.decode() == output
+    for commands, output in shown:
+        query = script_commands(commands)[-1]
+        printed = subprocess.run(query, cwd=clone, stdout=subprocess.PIPE, check=True).stdout
+        assert printed.decode() == output
 
 
 def test_every_query_about_what_an_anomaly_means_ends_well(clone):
-    section = README.split("\n## What an anomaly means\n")[1].split("\n## ")[0]
-    lines = re.findall(r"^python query-lookup-table.py .*", section, re.MULTILINE)
-    assert len(lines) == 4
-    for line in lines:
-        (query,) = script_commands(line)
+    queries = script_commands(README.split("\n## What an anomaly means\n")[1].split("\n## ")[0])
+    assert len(queries) == 2
+    for query in queries:
         assert subprocess.run(query, cwd=clone, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_the_table_is_as_in_the_readmes_example(clone, monkeypatch):
     monkeypatch.chdir(clone)
-    code = "\n".join(code_blocks("python"))
-    example = doctest.DocTestParser().get_doctest(code, {}, "README", None, 0)
-    assert len(example.examples) == 7
+    example = doctest.DocTestParser().get_doctest("\n".join(code_blocks("python")), {}, "", None, 0)
+    assert len(example.examples) == 4
     assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_readme_lists_the_options_that_a_script_has(script):
-    help_text = subprocess.run(
-        [sys.executable, script, "--help"], cwd=TOP, stdout=subprocess.PIPE, check=True
-    ).stdout.decode()
-    section = README.split(f"**{script}")[1].split("**")[1].split("\n## ")[0]
-    documented = set(re.findall(r"`(--[a-z-]+)", section))
-    assert documented | {"--help"} == set(re.findall(r"--[a-z][a-z-]+", help_text))
+def test_every_option_in_the_readme_is_one_of_a_script():
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    words = re.findall(r"`([^`]+)`", prose)
+    words += [word for command in script_commands(README) for word in command]
+    named = set(re.findall(r"--[a-z][a-z-]+", " ".join(words)))
+    help_texts = [run(script, "--help").stdout for script in SCRIPTS]
+    assert named > {"--download", "--aftermath", "--host"}
+    assert named - set(re.findall(r"--[a-z][a-z-]+", " ".join(help_texts))) == set()
 
 
-def test_every_link_to_a_file_leads_to_one():
-    targets = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert targets
-    assert [target for target in targets if not (TOP / target).is_file()] == []
+@pytest.mark.parametrize("page", ["README.md", "aggregates_day/README.md"])
+def test_every_link_to_a_file_or_heading_leads_to_one(page):
+    headings = re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
+    text = (TOP / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert not path or ((TOP / page).parent / path).is_file(), link
+        assert not anchor or anchor in anchors, link
