@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers.markets import LAST_DAY
 
@@ -46,28 +47,43 @@ def run(script, *args, **options):
     return subprocess.run(command(script, *args), timeout=120, **{**pipes, **options})
 
 
+class Measured(NamedTuple):
+    """A finished process: its status, what it printed, its wall time, and its peak memory."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+    mb: float  # of 2**20 bytes
+
+
 LAUNCHER = """
-import os, sys
+import os, sys, time
+started = time.perf_counter()
 child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(child, 0)
-code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-with open("usage", "w") as file:
-    file.write(f"{code} {usage.ru_maxrss}")
+print(f"\\n{os.waitstatus_to_exitcode(status)} {time.perf_counter() - started} {usage.ru_maxrss}")
 """
 
 
-def run_measured(script, *args):
-    """The script as a finished process of its own: (status, stderr, peak memory in MB).
+def measure(words, timeout=None):
+    """The command words as a finished process of its own, Measured.
 
-    On Linux, a process starts with the peak memory of the process that starts it. The tests' own
-    process is large, so a small one (LAUNCHER) starts the script. It writes the file usage.
+    On Linux, a process starts with the peak memory of the process that starts it. So a small one
+    (LAUNCHER) starts the command, and prints its figures after what the command prints.
     """
-    launching = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command(script, *args)]
-    done = subprocess.run(
-        launching, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", timeout=120
-    )
-    status, peak = map(int, Path("usage").read_text().split())
-    return status, done.stderr, peak / (2**20 if sys.platform == "darwin" else 2**10)
+    launching = [sys.executable, "-I", "-S", "-c", LAUNCHER, *map(str, words)]
+    done = subprocess.run(launching, capture_output=True, encoding="utf-8", timeout=timeout)
+    stdout, _, figures = done.stdout.removesuffix("\n").rpartition("\n")
+    status, seconds, peak = figures.split()
+    mb = int(peak) / (2**20 if sys.platform == "darwin" else 2**10)
+    return Measured(int(status), stdout, done.stderr, float(seconds), mb)
+
+
+def run_measured(script, *args):
+    """The script as a finished process of its own: (status, stderr, peak memory in MB)."""
+    done = measure(command(script, *args), timeout=120)
+    return done.status, done.stderr, done.mb
 
 
 @contextlib.contextmanager
