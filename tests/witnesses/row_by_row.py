@@ -8,7 +8,7 @@ Usage:
     python tests/witnesses/row_by_row.py query FILE DATE
 
 build reads every .csv and .csv.gz below DATA_DIR and writes FILE, a plain pickled dict; query loads
-the whole of FILE and prints the anomalies of DATE.
+the whole of FILE and prints the anomalies of DATE: ticker, trades, z_score.
 """
 
 import argparse
@@ -19,12 +19,6 @@ import pandas as pd
 
 WINDOW = 5
 Z_THRESHOLD = 3
-HEADINGS = ("Ticker", "Trades", "Avg Trades", "Std Dev", "Z-score", "Close Price", "Price Diff")
-HEADING = "{:<10}{:>10}{:>15}{:>10}{:>10}{:>12}{:>12}"
-ROW = (
-    "{ticker:<10}{trades:>10.0f}{avg_trades:>15.2f}{std_trades:>10.2f}"
-    "{z_score:>10.2f}{close_price:>12.2f}{price_diff:>12.2f}"
-)
 
 
 def row_by_row_table(paths, window=WINDOW):
@@ -65,31 +59,16 @@ def row_by_row_table(paths, window=WINDOW):
     return table
 
 
-def find_anomalies_row_by_row(table, date, threshold=Z_THRESHOLD):
-    """Return the stats, with ticker and z_score added, of those above threshold on date.
-
-    Most trades first; tickers with equal trades keep the table's order.
-    """
+def find_anomalies_row_by_row(table, date):
+    """Return [(trades, ticker, z_score), ...] of the anomalies on date, most trades first."""
     anomalies = []
     for ticker, days in table.items():
-        if date not in days:
-            continue
-        stats = days[date]
-        if stats["std_trades"] is None or not stats["std_trades"] > 0:
-            continue
-        z_score = (stats["trades"] - stats["avg_trades"]) / stats["std_trades"]
-        if z_score > threshold:
-            anomalies.append({"ticker": ticker, **stats, "z_score": z_score})
-    return sorted(anomalies, key=lambda anomaly: anomaly["trades"], reverse=True)
-
-
-def print_anomalies(anomalies, date):
-    """Print anomalies as the tutorial does."""
-    print(f"\nAnomalies Found for {date}:\n")
-    print(HEADING.format(*HEADINGS))
-    print("-" * 91)
-    for anomaly in anomalies:
-        print(ROW.format(**anomaly))
+        stats = days.get(date)
+        if stats and stats["std_trades"] is not None and stats["std_trades"] > 0:
+            z_score = (stats["trades"] - stats["avg_trades"]) / stats["std_trades"]
+            if z_score > Z_THRESHOLD:
+                anomalies.append((stats["trades"], ticker, z_score))
+    return sorted(anomalies, reverse=True)
 
 
 def main(argv=None):
@@ -111,7 +90,8 @@ def main(argv=None):
     else:
         with options.file.open("rb") as file:
             table = pickle.load(file)
-        print_anomalies(find_anomalies_row_by_row(table, options.date), options.date)
+        for trades, ticker, z_score in find_anomalies_row_by_row(table, options.date):
+            print(f"{ticker} {trades:.0f} {z_score:.2f}")
     return 0
 
 
