@@ -50,7 +50,7 @@ def test_each_text_in_the_readme_is_what_the_command_above_it_prints(clone):
 
 def test_every_query_about_what_an_anomaly_means_ends_well(clone):
     queries = script_commands(README.split("\n## What an anomaly means\n")[1].split("\n## ")[0])
-    assert len(queries) == 2
+    assert len(queries) == 3
     for query in queries:
         assert subprocess.run(query, cwd=clone, stdout=subprocess.DEVNULL).returncode == 0
 
