@@ -33,12 +33,12 @@ import functools
 import os
 import re
 import signal
-import stat
 import struct
 import sys
 import zlib
 from array import array
 from collections import defaultdict, deque, namedtuple
+from contextlib import contextmanager
 from itertools import chain, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 
@@ -101,7 +101,6 @@ TEST_SYMBOLS = (
 )
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
-DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe waits for a writer
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 # What reading a damaged part of a table can raise.
 DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
@@ -266,8 +265,7 @@ class LookupTable:
 
     name is what messages call it. dates are the table's dates in order. A session is a trading day,
     given by its index in dates. window is the number of rows in a baseline. has_facts says that its
-    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged. At the end of
-    a with block the file is closed.
+    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged.
     """
 
     has_facts = True
@@ -283,12 +281,6 @@ class LookupTable:
         header = INDEX_HEADER.unpack_from(self.index)
         self.window, self.number_of_tickers, self.directory_extent = header
         self.number_of_days = (len(self.index) - INDEX_HEADER.size) // INDEX_DAY.size
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
     def damaged(self):
         return TableError(
@@ -403,14 +395,16 @@ class PlainTable:
 
     def __init__(self, file, size, name):
         self.name = name
-        with file:
-            try:
-                self.table = load_plain_pickle(file)
-                rest = file.read(1)
-            except (Exception, MemoryError) as error:  # a broken pickle can raise any kind
-                raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
+        try:
+            self.table = load_plain_pickle(file)
+        except Exception as error:  # a broken pickle can raise any kind
+            raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
         # Check the types before a key is looked up: the hash of other objects may take for ever.
-        if rest or {type(self.table)} != {dict} or {*map(type, self.table.values())} - {dict}:
+        if (
+            file.read(1)
+            or {type(self.table)} != {dict}
+            or {*map(type, self.table.values())} - {dict}
+        ):
             raise self.unusable()
         keys = chain(self.table, chain.from_iterable(self.table.values()))
         if any(type(key) is not str for key in keys):
@@ -421,12 +415,6 @@ class PlainTable:
         except ValueError:
             raise self.unusable() from None
         self.number_of_days = len(self.dates)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     def session_of(self, date):
         return self.dates.index(date) if date in self.dates else None
@@ -463,26 +451,30 @@ class PlainTable:
         return self.stats_as_columns([ticker] * len(days), list(days), list(days.values()))
 
 
+@contextmanager
 def open_table(path, kinds=(LookupTable, PlainTable)):
-    """The LookupTable or PlainTable in the file at path, for a with block, which closes the file.
+    """Yields the LookupTable or PlainTable in the file at path, and closes the file at the end.
 
     Raises TableError if the file holds no table of these kinds. A table of the builder that has
     lost its end still has its SIGNATURE, so it is not read as a plain pickle.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a named pipe could wait
+        raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | DO_NOT_WAIT))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise TableError(f"{path} not found: run build-lookup-table.py first") from None
     except (OSError, ValueError) as error:
         raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-    try:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
-        beginning = file.read(len(SIGNATURE))
-        file.seek(max(0, status.st_size - len(MAGIC)))
-        magic = file.read(len(MAGIC))
-        file.seek(0)
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            beginning = file.read(len(SIGNATURE))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(MAGIC)))
+            magic = file.read(len(MAGIC))
+            file.seek(0)
+        except OSError as error:
+            raise TableError(f"{path}: {error.strerror}") from None
         if magic == MAGIC_OF_VERSION_1:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
@@ -490,12 +482,7 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(
                 f"{path} was not written by build-lookup-table.py: run it to make a table"
             )
-        return kind(file, status.st_size, path)
-    except BaseException as error:
-        file.close()
-        if isinstance(error, OSError):
-            raise TableError(f"{path}: {error.strerror}") from None
-        raise
+        yield kind(file, size, path)
 
 
 def z_score(trades, avg_trades, std_trades):
@@ -843,8 +830,8 @@ def share_that_did_better(cases, better):
 
 
 # What is listed of a day or of a ticker. The title is the date or the ticker. The anomalies are
-# dicts of row_of. If needed, they also have the keys of LaterCloses.of_row, and marks. The notes are
-# sentences about the day.
+# dicts of row_of. If needed, they also have marks and the keys of LaterCloses.of_row. The notes
+# are sentences about the day.
 Listing = namedtuple("Listing", "title anomalies notes")
 
 
