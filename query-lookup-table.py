@@ -636,31 +636,35 @@ def read_days(table, sessions, needs_after, end=None):
     unread = iter(range(sessions[0], last))
     for session in sessions:
         for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
-            page = table.read_day_page(later)
-            page["ticker"] = list(map(sys.intern, page["ticker"]))  # pages share their tickers
-            ahead.append((page, np.fromiter(map(numbers.__getitem__, page["ticker"]), "int64")))
+            ahead.append(closes_of_day(np, table.read_day_page(later), numbers))
         yield session, ahead[0][0], later_closes(np, ahead, len(numbers))
         ahead.popleft()
 
 
-def later_closes(np, days, number_of_tickers):
-    """The LaterCloses of the first of days. np is numpy.
+def closes_of_day(np, page, numbers):
+    """(day page, numbers of its tickers, their closes, numbers of those with a suspected split).
 
-    days are (day page, numbers of its tickers), one after the other in the table, at most 21.
+    The last three are arrays. np is numpy.
     """
-    (page, own_numbers), *later_days = days
+    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int64")
+    gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
+    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
+    splits = own_numbers[np.array([i for i in large if is_split(page["gap"][i])], int)]
+    return page, own_numbers, np.asarray(page["close_price"]), splits
+
+
+def later_closes(np, days, number_of_tickers):
+    """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
+    (_, own_numbers, closes, _), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
     last_closes = {}
-    for day, (later, numbers) in enumerate(later_days, 1):
-        last_close[numbers] = later["close_price"]
-        gaps = np.asarray(later["gap"], "float64")  # a PlainTable's None becomes nan
-        for i in np.flatnonzero((gaps < -30) | (gaps > 50)):  # few gaps are so large
-            if not split_day[numbers[i]] and is_split(float(gaps[i])):
-                split_day[numbers[i]] = day
+    for day, (_, numbers, later_closes, splits) in enumerate(later_days, 1):
+        last_close[numbers] = later_closes
+        split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
-    return LaterCloses(np.asarray(page["close_price"]), last_closes, split_day[own_numbers])
+    return LaterCloses(closes, last_closes, split_day[own_numbers])
 
 
 def later_closes_in_history(history, sessions, i, number_of_days):
