@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from helpers.markets import TEN, USUAL
+from helpers.markets import USUAL
 from witnesses import reference
 
 
@@ -63,36 +63,12 @@ def test_a_baseline_is_the_five_rows_before():
     assert reference.std_trades(rows[4]) is reference.z_score(rows[4]) is None
 
 
-def test_price_diff_is_the_tutorials_float():
-    # In exact arithmetic 10.1 after 10 is 1.
-    rows = rows_of([(1, 10, 10.0), (1, 10, 10.1), (1, 10, 0), (1, 10, 0), (1, 10, 5)])
-    assert math.isnan(rows[0].price_diff)
-    assert rows[1].price_diff == (10.1 / 10.0 - 1) * 100 != 1
-    assert rows[2].price_diff == -100
-    assert math.isnan(rows[3].price_diff)
-    assert rows[4].price_diff == math.inf
-
-
 def test_gap_is_from_the_close_before_to_the_open():
     rows = rows_of([(1, 9, 8), (1, 10, 0), (1, 3, 4), (1, None, 4), (1, 0, 4), (1, -1, 4)])
     assert [row.gap for row in rows] == [None, 25.0, None, None, None, None]
 
 
 # Anomalies
-
-
-def test_z_of_exactly_three_is_no_anomaly_at_window_ten():
-    at, above = rows_of([*TEN, 68], 10)[10], rows_of([*TEN, 69], 10)[10]
-    assert (at.avg_trades, at.variance) == (22, Fraction(2116, 9))
-    assert reference.z_score(at) == 3.0
-    assert (reference.is_anomaly(at), reference.is_anomaly(above)) == (False, True)
-
-
-def test_a_z_within_1e_12_of_the_threshold_is_equal_to_it():
-    row = rows_of([*USUAL, 160])[5]
-    # Relative to the threshold, 3 is 0.33e-12 above 3 - 1e-12, and 3.3e-12 above 3 - 1e-11.
-    assert not reference.is_anomaly(row, 3 - 1e-12)
-    assert reference.is_anomaly(row, 3 - 1e-11)
 
 
 # Marks
@@ -154,13 +130,6 @@ def test_after_is_the_last_close_at_or_before_the_day():
         "20.00",
         "-",
     ]
-
-
-def test_a_delisted_tickers_last_close_counts():
-    table = table_of_closes(T=[10, 8, None, None, None, None], A=[1] * 6)
-    last = table.tickers["T"][1]
-    assert reference.after(table, first_row(table), 5) == (8 / 10 - 1) * 100
-    assert [reference.after(table, last, h) for h in (1, 4, 5)] == ["gone", "gone", "unknown"]
 
 
 def test_a_reverse_split_in_the_span_is_marked():
@@ -237,15 +206,6 @@ def test_the_record_line_counts_those_who_can_have_one():
 
 
 # The aftermath
-
-
-@pytest.mark.parametrize(
-    ("trades", "edge"),
-    # 100 + 20 * z: a z of 3.05, 5, 5.05, 10, 10.05, 30 and 30.05.
-    [(161, 3), (200, 3), (201, 5), (300, 5), (301, 10), (700, 10), (701, 30)],
-)
-def test_an_upper_edge_belongs_to_its_class_of_z(trades, edge):
-    assert reference.z_class(rows_of([*USUAL, trades])[5]) == edge
 
 
 def class_of(classes, z_from, move, horizon):
