@@ -337,14 +337,13 @@ class LookupTable:
 
     @blaming_the_file
     def read_directory(self):
-        """(extents, tickers): two packed EXTENTs for each ticker, of its rows and its gaps."""
+        """(extents, tickers), the table's tickers in its order.
+
+        extents are two packed EXTENTs for each ticker, of its rows and of its gaps.
+        """
         content = self.read_extent(self.directory_extent)
         end = self.number_of_tickers * 2 * EXTENT.size
         return content[:end], content[end:].decode().split("\n")
-
-    def read_tickers(self):
-        """The table's tickers, in its order."""
-        return self.read_directory()[1]
 
     @blaming_the_file
     def read_history(self, ticker):
@@ -442,11 +441,8 @@ class PlainTable:
         rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
         return self.stats_as_columns(list(rows), [date] * len(rows), list(rows.values()))
 
-    def read_tickers(self):
-        return list(self.table)
-
     def read_history(self, ticker):
-        find_ticker_number(ticker, self.read_tickers(), self.name)  # raises NoDataError
+        find_ticker_number(ticker, list(self.table), self.name)  # raises NoDataError
         days = dict(sorted(self.table[ticker].items()))
         return self.stats_as_columns([ticker] * len(days), list(days), list(days.values()))
 
