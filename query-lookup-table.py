@@ -1331,6 +1331,9 @@ def print_answer(options):
 def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if sys.stdout is None:
+        print_to_stderr("output not written: stdout is closed")
+        return 1
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
