@@ -68,9 +68,6 @@ def test_gap_is_from_the_close_before_to_the_open():
     assert [row.gap for row in rows] == [None, 25.0, None, None, None, None]
 
 
-# Anomalies
-
-
 # Marks
 
 
