@@ -632,31 +632,33 @@ def read_days(table, sessions, needs_after, end=None):
     unread = iter(range(sessions[0], last))
     for session in sessions:
         for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
-            ahead.append(closes_of_day(np, table.read_day_page(later), numbers))
-        yield session, ahead[0][0], later_closes(np, ahead, len(numbers))
-        ahead.popleft()
+            page = table.read_day_page(later)
+            # Only a page that is still to be yielded stays in memory.
+            ahead.append((page if later in sessions else None, closes_of_day(np, page, numbers)))
+        after = later_closes(np, [closes for _, closes in ahead], len(numbers))
+        yield session, ahead.popleft()[0], after
 
 
 def closes_of_day(np, page, numbers):
-    """(day page, numbers of its tickers, their closes, numbers of those with a suspected split).
+    """Three arrays of a day page: the numbers of its tickers, their closes, the splits.
 
-    The last three are arrays. np is numpy.
+    The splits are the numbers of the tickers with a suspected split. np is numpy.
     """
-    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int64")
+    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
     gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
     large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
     splits = own_numbers[np.array([i for i in large if is_split(page["gap"][i])], int)]
-    return page, own_numbers, np.asarray(page["close_price"]), splits
+    return own_numbers, np.asarray(page["close_price"]), splits
 
 
 def later_closes(np, days, number_of_tickers):
     """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
-    (_, own_numbers, closes, _), *later_days = days
+    (own_numbers, closes, _), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
     last_closes = {}
-    for day, (_, numbers, later_closes, splits) in enumerate(later_days, 1):
-        last_close[numbers] = later_closes
+    for day, (numbers, closes_then, splits) in enumerate(later_days, 1):
+        last_close[numbers] = closes_then
         split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
