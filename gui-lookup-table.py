@@ -533,7 +533,7 @@ def find_ticker(tickers, text):
 
 
 def read_day_view(table, options, needs_after=False):
-    """The DayView that options ask for. With needs_after, its rows have the facts of LaterCloses."""
+    """The DayView that options ask for. With needs_after, its rows say what came after."""
     dates = table.dates
     date = options.date or dates[-1]
     tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None
