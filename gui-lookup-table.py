@@ -469,7 +469,7 @@ def neighbours(items, item):
 
 
 def read_day(table, date, needs_after):
-    """(session, page, After) of a date, as in the querier's read_sessions. Raises NoDataError."""
+    """(session, page, LaterCloses) of a date, as in the querier's read_days. Raises NoDataError."""
     sessions = querier.select_sessions(table, [date])
     session = sessions[0]
     last = session + querier.HORIZONS[-1] if needs_after else session
@@ -477,7 +477,7 @@ def read_day(table, date, needs_after):
     tickers = max(rows for _, _, rows, _, _ in map(table.index_day, to_read))
     if tickers > MOST_TICKERS_A_DAY:
         raise querier.TableError(f"a day has {tickers:,} tickers, more than this server shows")
-    return next(iter(querier.read_sessions(table, sessions, needs_after)))
+    return next(iter(querier.read_days(table, sessions, needs_after)))
 
 
 def json_row(page, i):
@@ -488,7 +488,7 @@ def json_row(page, i):
 def find_anomalies(page, session, window, threshold, after):
     """The anomalies of a day page, most trades first: dicts of row_of, with times_normal and marks.
 
-    If after, the page's After, is given, they also have its facts.
+    If after, the page's LaterCloses, is given, they also have its facts.
     """
     found = querier.indexes_of_anomalies(page, threshold)
     if len(found) > MOST_ANOMALIES:
@@ -533,7 +533,7 @@ def find_ticker(tickers, text):
 
 
 def read_day_view(table, options, needs_after=False):
-    """The DayView that options ask for. With needs_after, its rows have the facts of After."""
+    """The DayView that options ask for. With needs_after, its rows say what came after."""
     dates = table.dates
     date = options.date or dates[-1]
     tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None

@@ -26,24 +26,19 @@ builder did not write, such as the tutorial's own table, is taken for a pickle a
 without running any of it.
 """
 
-import signal
-
-# Until main begins, Ctrl-C ends the script without a traceback, unless it is ignored anyway.
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
+import bisect
 import datetime
-import gc
+import functools
 import os
 import re
-import stat
+import signal
 import struct
 import sys
 import zlib
 from array import array
-from collections import deque, namedtuple
-from contextlib import contextmanager, suppress
+from collections import defaultdict, deque, namedtuple
+from contextlib import contextmanager
 from itertools import chain, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 
@@ -81,7 +76,6 @@ MAGIC = b"lookup-tab-2"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 MAGIC_OF_VERSION_1 = b"lookup-table"
-MOST_DAYS = 40_177  # FIRST_DAY to LAST_DAY in the builder, 1990 to 2099
 LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; the longest, a day page, has at most 82 a ticker
 # A row in the pickle (write_pickle in the builder describes it). Its integers, little-endian, are
 # the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
@@ -107,24 +101,17 @@ TEST_SYMBOLS = (
 )
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
-DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe waits for a writer
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
+# What reading a damaged part of a table can raise.
+DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
 
 
 class TableError(Exception):
-    """What is wrong with a table's file, in one sentence for the user."""
+    """What is wrong with a table's file, or with numpy, in one sentence for the user."""
 
 
 class NoDataError(Exception):
     """Which data the user wants and the table does not have, in one sentence for the user."""
-
-
-class BrokenOutput(Exception):
-    """stdout cannot be written. reason is empty if its reader, such as `head`, has ended."""
-
-    def __init__(self, error):
-        super().__init__(error)
-        self.reason = "" if isinstance(error, BrokenPipeError) else error.strerror
 
 
 def printable(text):
@@ -132,26 +119,40 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def write_to_stdout(text, flush=False):
-    try:
-        print(text, end="", flush=flush)
-    except OSError as error:
-        raise BrokenOutput(error) from None
-
-
 def print_to_stderr(message):
     """Print message on stderr as one line of limited length, even if it quotes strange names."""
     line = printable(message)
-    try:
-        print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
-    except OSError:
-        silence(sys.stderr)
+    print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr)
 
 
 def silence(stream):
     """Discard all further output to stream, so that Python's flush at exit cannot fail."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def stdout_failed(error):
+    """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
+
+    error is the OSError. Returns the exit status.
+    """
+    silence(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print_to_stderr(f"output not written: {error.strerror}")
+    return 1
+
+
+def import_numpy():
+    """The module numpy. A TableError says that it is missing, or in its own words what it lacks."""
+    try:
+        import numpy
+    except Exception as error:  # a broken package can raise any kind
+        if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
+            raise TableError("numpy is missing: pip install -r requirements.txt") from None
+        while error.__cause__:  # numpy wraps the first error in a page of advice
+            error = error.__cause__
+        raise TableError(f"numpy cannot be imported: {str(error).strip()}") from None
+    return numpy
 
 
 def with_progress(items, total):
@@ -165,21 +166,22 @@ def with_progress(items, total):
     return tqdm(items, "Reading", total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
-class NumpyType:
-    """Stands for a numpy dtype in a pickle. format is the struct format of its numbers."""
+class PlainDtype:
+    """Stands for a numpy dtype in a pickle: numpy's own would take any state that a file gives it.
+
+    format is the struct format of its numbers.
+    """
 
     def __init__(self, code, *_):
-        if code not in NUMPY_FORMATS:
-            raise ValueError(f"it has numbers of another type than {', '.join(NUMPY_FORMATS)}")
-        self.format = "<" + NUMPY_FORMATS[code]
+        self.format = "<" + NUMPY_FORMATS[code]  # KeyError for objects and other types
 
     def __setstate__(self, state):  # state[1] is the byte order
         self.format = (">" if state[1] == ">" else "<") + self.format[1:]
 
 
-def numpy_number(numpy_type, raw):
-    """The number of numpy_type, a NumpyType, that the bytes raw stand for."""
-    return struct.unpack(numpy_type.format, raw)[0]
+def number_of_numpy(dtype, raw):
+    """The number of dtype, a PlainDtype, that the bytes raw stand for."""
+    return struct.unpack(dtype.format, raw)[0]
 
 
 def latin_1_bytes(text, encoding):
@@ -196,80 +198,66 @@ def empty_dict(*_):
 
 # All names that a pickled table may need, each with something harmless to use instead.
 PICKLE_NAMES = {
-    ("builtins", "dict"): dict,
-    ("__builtin__", "dict"): dict,
-    ("collections", "defaultdict"): empty_dict,
-    ("collections", "OrderedDict"): empty_dict,
-    ("_codecs", "encode"): latin_1_bytes,
-    ("numpy", "dtype"): NumpyType,
-    ("numpy.core.multiarray", "scalar"): numpy_number,
-    ("numpy._core.multiarray", "scalar"): numpy_number,
+    **dict.fromkeys(["builtins.dict", "__builtin__.dict", "collections.defaultdict"], empty_dict),
+    "_codecs.encode": latin_1_bytes,
+    "numpy.dtype": PlainDtype,
+    "numpy.core.multiarray.scalar": number_of_numpy,
+    "numpy._core.multiarray.scalar": number_of_numpy,
 }
 
 
-def load_plain_pickle(file, size):
-    """The object in a pickle of size bytes, read from a binary file. Runs none of its code.
+def load_plain_pickle(file):
+    """The object in a pickle, read from a binary file. Runs none of its code.
 
     A pickle can keep Python busy for ever, so Ctrl-C ends the process at once while it is read. A
-    small pickle can ask for gigabytes, so on Linux the process may grow only by 100 times the
-    file's size and 256 MB. A broken pickle can raise any kind of exception.
+    broken pickle can raise any kind of exception.
     """
     import pickle
 
     class TableUnpickler(pickle.Unpickler):
         def find_class(self, module, name):
-            if (module, name) not in PICKLE_NAMES:
+            if f"{module}.{name}" not in PICKLE_NAMES:
                 raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-            return PICKLE_NAMES[module, name]
+            return PICKLE_NAMES[f"{module}.{name}"]
 
-    # A sparse file has fewer bytes on disk than its size says. Some systems do not tell how many.
-    on_disk = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512 or size
-    # The tutorial's table needs 7 times its size in memory. Other tables may need more.
-    with killed_by_ctrl_c(), bounded_memory(100 * min(size, on_disk) + 2**28):
-        return TableUnpickler(file).load()
-
-
-@contextmanager
-def killed_by_ctrl_c():
-    """In this context Ctrl-C ends the process at once. Python would wait for the unpickling."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        yield
+        return TableUnpickler(file).load()
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
-@contextmanager
-def bounded_memory(growth):
-    """In this context, on Linux, the process can take at most growth more bytes of memory."""
-    try:
-        import resource
+def tickers_like(ticker, tickers):
+    """The ones of tickers that are ticker written another way: BRK.B for brk.b, BRK-B or BRK/B."""
 
-        with open("/proc/self/statm") as statm:
-            used = int(statm.read().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = used + growth if soft == resource.RLIM_INFINITY else min(used + growth, soft)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    def plain(text):
+        return re.sub(r"[-./ ]", "", text).casefold()
+
+    return [other for other in tickers if plain(other) == plain(ticker)]
 
 
 def find_ticker_number(ticker, tickers, name):
     """The index of ticker in tickers, those of the table called name. Raises NoDataError."""
     if ticker in tickers:
         return tickers.index(ticker)
-    similar = [other for other in tickers if other.lower() == ticker.lower()]
+    similar = tickers_like(ticker, tickers)
     hint = f"; it has {', '.join(similar[:5])}" if similar else ""
     raise NoDataError(f"{name} has no ticker {ticker}{hint}")
+
+
+def blaming_the_file(read):
+    """read, a method of LookupTable, with a TableError in place of what damage makes it raise."""
+
+    @functools.wraps(read)
+    def read_or_blame(table, *arguments):
+        try:
+            return read(table, *arguments)
+        except DAMAGE:
+            raise table.damaged() from None
+        except OSError as error:
+            raise TableError(f"{table.name}: {error.strerror}") from None
+
+    return read_or_blame
 
 
 class LookupTable:
@@ -277,84 +265,58 @@ class LookupTable:
 
     name is what messages call it. dates are the table's dates in order. A session is a trading day,
     given by its index in dates. window is the number of rows in a baseline. has_facts says that its
-    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged: if its
-    checksum is wrong, or if it cannot be part of a table.
+    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged.
     """
 
     has_facts = True
 
+    @blaming_the_file
     def __init__(self, file, size, name):
         self.file, self.size, self.name = file, size, name
         file.seek(max(0, size - FOOTER.size))
-        footer = file.read(FOOTER.size)
-        if len(footer) < FOOTER.size or not footer.endswith(MAGIC):
-            raise self.damaged()
-        self.index = self.read_extent(footer[: EXTENT.size])
-        self.number_of_days, rest = divmod(len(self.index) - INDEX_HEADER.size, INDEX_DAY.size)
-        if not 0 < self.number_of_days <= MOST_DAYS or rest:
-            raise self.damaged()
+        index_extent, magic = FOOTER.unpack(file.read(FOOTER.size))
+        if magic != MAGIC:
+            raise ValueError
+        self.index = self.read_extent(index_extent)
         header = INDEX_HEADER.unpack_from(self.index)
         self.window, self.number_of_tickers, self.directory_extent = header
-        if self.window < 2 or not 0 < self.number_of_tickers <= MOST_TICKERS:
-            raise self.damaged()
-
-    def index_day(self, session):
-        """A session's INDEX_DAY: (date, extent of its page, rows, with_deviation, anomalies)."""
-        start = INDEX_HEADER.size + session * INDEX_DAY.size
-        date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
-        with self.blaming_the_file():
-            date = date.decode("ascii")
-            # From Python 3.11 on, fromisoformat accepts 2024-W32-1 too.
-            if str(datetime.date.fromisoformat(date)) != date:
-                raise ValueError
-        return (date, *extent_and_counts)
-
-    @property
-    def dates(self):
-        dates = [self.index_day(session)[0] for session in range(self.number_of_days)]
-        if not all(map(str.__lt__, dates, dates[1:])):
-            raise self.damaged()
-        return dates
-
-    def session_of(self, date):
-        """The session of a date, or None if the table does not have the date."""
-        first, end = 0, self.number_of_days
-        while first < end:
-            middle = (first + end) // 2
-            if self.index_day(middle)[0] < date:
-                first = middle + 1
-            else:
-                end = middle
-        found = first < self.number_of_days and self.index_day(first)[0] == date
-        return first if found else None
+        self.number_of_days = (len(self.index) - INDEX_HEADER.size) // INDEX_DAY.size
 
     def damaged(self):
         return TableError(
             f"{self.name} is cut short or damaged: run build-lookup-table.py to make a good one"
         )
 
-    @contextmanager
-    def blaming_the_file(self):
-        """In this context, values that cannot be read become a TableError."""
-        try:
-            yield
-        except (ValueError, struct.error):
-            raise self.damaged() from None
-
+    @blaming_the_file
     def read_extent(self, packed):
         """The bytes that a packed EXTENT describes. Raises TableError if the checksum is wrong."""
         offset, length, crc = EXTENT.unpack(packed)
         if offset + length > self.size or length > LONGEST_EXTENT:
-            raise self.damaged()
-        try:
-            self.file.seek(offset)
-            content = self.file.read(length)
-        except OSError as error:
-            raise TableError(f"{self.name}: {error.strerror}") from None
+            raise ValueError
+        self.file.seek(offset)
+        content = self.file.read(length)
         if len(content) != length or zlib.crc32(content) != crc:
-            raise self.damaged()
+            raise ValueError
         return content
 
+    @blaming_the_file
+    def index_day(self, session):
+        """A session's INDEX_DAY: (date, extent of its page, rows, with_deviation, anomalies)."""
+        start = INDEX_HEADER.size + session * INDEX_DAY.size
+        date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
+        return (checked_date(date.decode()), *extent_and_counts)
+
+    @property
+    def dates(self):
+        return [self.index_day(session)[0] for session in range(self.number_of_days)]
+
+    def session_of(self, date):
+        """The session of a date, or None if the table does not have the date."""
+        sessions = range(self.number_of_days)
+        session = bisect.bisect_left(sessions, date, key=lambda i: self.index_day(i)[0])
+        return session if session in sessions and self.index_day(session)[0] == date else None
+
+    @blaming_the_file
     def read_day_page(self, session):
         """The day page of a session: {"ticker": [...], "date": [...], "trades": array, ...}.
 
@@ -362,46 +324,28 @@ class LookupTable:
         and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
         date, extent, rows, _, _ = self.index_day(session)
-        content, page, end = self.read_extent(extent), {}, 0
-        if rows > MOST_TICKERS:
-            raise self.damaged()
+        content, page, start = self.read_extent(extent), {}, 0
         for name, code in DAY_PAGE_COLUMNS.items():
-            column = array(code)
-            start, end = end, end + rows * column.itemsize
-            with self.blaming_the_file():
-                column.frombytes(content[start:end])
-            if sys.byteorder == "big":
-                column.byteswap()
-            page[name] = column
-        with self.blaming_the_file():
-            names = content[end:].decode()
-        if not rows or any(len(page[name]) != rows for name in DAY_PAGE_COLUMNS):
-            raise self.damaged()
-        page["ticker"], page["date"] = self.tickers_in(names, rows), [date] * rows
-        return page
+            page[name] = array(code)
+            end = start + rows * page[name].itemsize
+            page[name].frombytes(content[start:end])
+            start = end
+        page["ticker"] = content[start:].decode().split("\n")
+        if not rows or {rows} != set(map(len, page.values())):
+            raise ValueError
+        return {**page, "date": [date] * rows}
 
-    def tickers_in(self, text, count):
-        """The lines of text. Raises TableError if one is empty, or if their number is not count."""
-        tickers = text.split("\n")
-        if len(tickers) != count or not all(tickers):
-            raise self.damaged()
-        return tickers
-
-    def read_tickers(self):
-        """The table's tickers, in its order."""
-        return self.read_directory()[1]
-
+    @blaming_the_file
     def read_directory(self):
-        """(extents, tickers): two packed EXTENTs for each ticker, of its rows and its gaps."""
+        """(extents, tickers), the table's tickers in its order.
+
+        extents are two packed EXTENTs for each ticker, of its rows and of its gaps.
+        """
         content = self.read_extent(self.directory_extent)
         end = self.number_of_tickers * 2 * EXTENT.size
-        with self.blaming_the_file():
-            names = content[end:].decode()
-        tickers = self.tickers_in(names, self.number_of_tickers)
-        if len(set(tickers)) != len(tickers):
-            raise self.damaged()
-        return content[:end], tickers
+        return content[:end], content[end:].decode().split("\n")
 
+    @blaming_the_file
     def read_history(self, ticker):
         """A ticker's history: its rows by date, with the columns of a day page.
 
@@ -411,27 +355,18 @@ class LookupTable:
         extents, tickers = self.read_directory()
         start = find_ticker_number(ticker, tickers, self.name) * 2 * EXTENT.size
         rows = self.read_extent(extents[start : start + EXTENT.size])
-        gaps = array("d")
-        with self.blaming_the_file():
-            gaps.frombytes(self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
-            if sys.byteorder == "big":
-                gaps.byteswap()
-            if max(len(gaps), len(rows) // FULL_ROW_INTEGERS.size) > self.number_of_days:
-                raise ValueError
-            # Each row has a gap. The first window rows have no baseline, so they are short.
-            end = min(len(gaps), self.window) * SHORT_ROW_INTEGERS.size
-            short_rows, full_rows = rows[:end], rows[end:]
-            integers = list(SHORT_ROW_INTEGERS.iter_unpack(short_rows))
-            integers += FULL_ROW_INTEGERS.iter_unpack(full_rows)
-            floats = [(*pair, nan, nan) for pair in SHORT_ROW_FLOATS.iter_unpack(short_rows)]
-            floats += FULL_ROW_FLOATS.iter_unpack(full_rows)
+        gaps = array("d", self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
+        # Each row has a gap. The first window rows have no baseline, so they are short.
+        end = min(len(gaps), self.window) * SHORT_ROW_INTEGERS.size
+        short_rows, full_rows = rows[:end], rows[end:]
+        integers = list(SHORT_ROW_INTEGERS.iter_unpack(short_rows))
+        integers += FULL_ROW_INTEGERS.iter_unpack(full_rows)
+        floats = [(*pair, nan, nan) for pair in SHORT_ROW_FLOATS.iter_unpack(short_rows)]
+        floats += FULL_ROW_FLOATS.iter_unpack(full_rows)
+        if not 0 < len(gaps) == len(integers):
+            raise ValueError
         sessions = [slot - len(FIELDS) for slot, _ in integers]  # the first slots are for FIELDS
-        dates = self.dates
-        # They must ascend and lie in range(len(dates)).
-        are_sound = all(map(int.__lt__, [-1, *sessions], [*sessions, len(dates)]))
-        if not (0 < len(gaps) == len(integers) and are_sound):
-            raise self.damaged()
-        trades = [trades for _, trades in integers]
+        trades, dates = [trades for _, trades in integers], self.dates
         return {
             "ticker": [ticker] * len(trades),
             "date": [dates[session] for session in sessions],
@@ -450,7 +385,8 @@ class LookupTable:
 class PlainTable:
     """A pickled {ticker: {date: stats}}, read whole. list_days and list_ticker can use it, too.
 
-    It has no facts: each row's record, earlier_rows, baseline_days and gap are None.
+    It has no facts: each row's record, earlier_rows, baseline_days and gap are None. Raises
+    TableError if the file holds something else.
     """
 
     window = 5  # the tutorial's
@@ -459,23 +395,24 @@ class PlainTable:
     def __init__(self, file, size, name):
         self.name = name
         try:
-            self.table = load_plain_pickle(file, size)
-        except MemoryError:
-            raise self.unusable("a pickle that asks for too much memory") from None
+            self.table = load_plain_pickle(file)
         except Exception as error:  # a broken pickle can raise any kind
             raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
-        if file.read(1):
-            raise self.unusable("not a lookup table: something follows the pickle")
-        with self.blaming_the_file():
-            if {type(self.table), *map(type, self.table.values())} != {dict}:
-                raise ValueError
-            # Check this before a key is looked up: the hash of other objects may take for ever.
-            keys = chain(self.table, chain.from_iterable(self.table.values()))
-            if any(type(key) is not str for key in keys):
-                raise ValueError
-            self.dates = sorted({date for days in self.table.values() for date in days})
-            if [str(datetime.date.fromisoformat(date)) for date in self.dates] != self.dates:
-                raise ValueError
+        # Check the types before a key is looked up: the hash of other objects may take for ever.
+        if (
+            file.read(1)
+            or {type(self.table)} != {dict}
+            or {*map(type, self.table.values())} - {dict}
+        ):
+            raise self.unusable()
+        keys = chain(self.table, chain.from_iterable(self.table.values()))
+        if any(type(key) is not str for key in keys):
+            raise self.unusable()
+        try:
+            dates = {date for days in self.table.values() for date in days}
+            self.dates = sorted(map(checked_date, dates))
+        except ValueError:
+            raise self.unusable() from None
         self.number_of_days = len(self.dates)
 
     def session_of(self, date):
@@ -484,18 +421,10 @@ class PlainTable:
     def unusable(self, reason="not a lookup table"):
         return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
 
-    @contextmanager
-    def blaming_the_file(self):
-        """In this context, objects that cannot be rows of a table become a TableError."""
-        try:
-            yield
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            raise self.unusable() from None
-
     def stats_as_columns(self, tickers, dates, rows):
         """The columns of a day page. The three arguments are lists; rows are stats."""
         page = {"ticker": tickers, "date": dates}
-        with self.blaming_the_file():
+        try:
             for field in FIELDS:
                 column = (stats[field] for stats in rows)
                 page[field] = array("d", (nan if value is None else value for value in column))
@@ -503,6 +432,8 @@ class PlainTable:
             if any(number % 1 for number in page["trades"]):
                 raise ValueError
             page["trades"] = array("q", map(int, page["trades"]))
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            raise self.unusable() from None
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
     def read_day_page(self, session):
@@ -510,11 +441,8 @@ class PlainTable:
         rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
         return self.stats_as_columns(list(rows), [date] * len(rows), list(rows.values()))
 
-    def read_tickers(self):
-        return list(self.table)
-
     def read_history(self, ticker):
-        find_ticker_number(ticker, self.read_tickers(), self.name)  # raises NoDataError
+        find_ticker_number(ticker, list(self.table), self.name)  # raises NoDataError
         days = dict(sorted(self.table[ticker].items()))
         return self.stats_as_columns([ticker] * len(days), list(days), list(days.values()))
 
@@ -526,20 +454,19 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
     Raises TableError if the file holds no table of these kinds. A table of the builder that has
     lost its end still has its SIGNATURE, so it is not read as a plain pickle.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a named pipe could wait
+        raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | DO_NOT_WAIT)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise TableError(f"{path} not found: run build-lookup-table.py first") from None
     except (OSError, ValueError) as error:
         raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
     with os.fdopen(descriptor, "rb") as file:
         try:
             beginning = file.read(len(SIGNATURE))
-            file.seek(max(0, status.st_size - len(MAGIC)))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(MAGIC)))
             magic = file.read(len(MAGIC))
             file.seek(0)
         except OSError as error:
@@ -551,7 +478,7 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(
                 f"{path} was not written by build-lookup-table.py: run it to make a table"
             )
-        yield kind(file, status.st_size, path)
+        yield kind(file, size, path)
 
 
 def z_score(trades, avg_trades, std_trades):
@@ -647,14 +574,14 @@ def marks_of(row, session, window):
     return [mark for mark in MARKS if is_marked[mark]]
 
 
-class After:
-    """What came after the rows of a day page, as far as the table knows it.
+class LaterCloses:
+    """The later closes of a day page's tickers, as far as the table knows them.
 
     closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
     the next 1, 5 or 20 days of the table. It is nan if the ticker is gone, which means that it has
     no row on these days. A horizon that the table does not reach yet is no key of last_closes.
     split_days[i] says on which of the next days, counted from 1, the ticker first has a suspected
-    split; 0 means on none. The columns are lists (closes may be an array.array), or numpy arrays.
+    split; 0 means on none. The columns are numpy arrays, or lists if only of_row is needed.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -663,18 +590,12 @@ class After:
     def changes(self, horizon):
         """For each row the change, in percent, from its close to the last close at this horizon.
 
-        It is nan if the ticker is gone, else inf if the row's close is 0.
+        It is nan if the ticker is gone, else inf if the row's close is 0. An array.
         """
-        last_closes = self.last_closes[horizon]
-        if isinstance(last_closes, list):
-            return list(map(percent_change, self.closes, last_closes))
-        import numpy
-
-        with numpy.errstate(all="ignore"):
+        np, last_closes = import_numpy(), self.last_closes[horizon]
+        with np.errstate(all="ignore"):
             changes = (last_closes / self.closes - 1) * 100
-        is_zero = self.closes == 0
-        changes[is_zero] = numpy.where(numpy.isnan(last_closes[is_zero]), nan, inf)
-        return changes
+        return np.where((self.closes == 0) & ~np.isnan(last_closes), inf, changes)
 
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
@@ -682,56 +603,80 @@ class After:
         A change is None if it is not known yet, else nan if the ticker is gone, else None if the
         row's close is 0. split_after is the shortest known horizon with a suspected split, or None.
         """
-        row = dict.fromkeys(AFTER_FIELDS)
+        row, close = dict.fromkeys(AFTER_FIELDS), float(self.closes[i])
         for horizon, last_closes in self.last_closes.items():
-            change = percent_change(float(self.closes[i]), float(last_closes[i]))
-            row[f"after_{horizon}"] = None if change == inf else change
+            last_close = float(last_closes[i])
+            if isnan(last_close):
+                row[f"after_{horizon}"] = nan
+            elif close:
+                row[f"after_{horizon}"] = (last_close / close - 1) * 100
         day = self.split_days[i]
         with_split = (horizon for horizon in self.last_closes if 0 < day <= horizon)
         return {**row, "split_after": next(with_split, None)}
 
 
-def percent_change(close, last_close):
-    """The change in percent; nan if last_close is nan, else inf if close is 0."""
-    if close:
-        return (last_close / close - 1) * 100
-    return nan if isnan(last_close) else inf
+def read_days(table, sessions, needs_after, end=None):
+    """Yields (session, day page, LaterCloses) of each session of a range. Reads each page once.
+
+    Without needs_after, LaterCloses is None, and numpy is not needed. Only sessions before end are
+    read; without end, all that LaterCloses needs.
+    """
+    if not needs_after:
+        for session in sessions:
+            yield session, table.read_day_page(session), None
+        return
+    np, ahead = import_numpy(), deque()  # the session's own day and the next ones
+    numbers = defaultdict()  # by ticker; a new ticker gets the next number
+    numbers.default_factory = numbers.__len__
+    last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
+    unread = iter(range(sessions[0], last))
+    for session in sessions:
+        for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
+            page = table.read_day_page(later)
+            # Only a page that is still to be yielded stays in memory.
+            ahead.append((page if later in sessions else None, closes_of_day(np, page, numbers)))
+        after = later_closes(np, [closes for _, closes in ahead], len(numbers))
+        yield session, ahead.popleft()[0], after
 
 
-def after_of_page(page, later_pages):
-    """The After of a day page. later_pages are the day pages of the next 20 days, or fewer."""
-    close_of, split_day_of = {}, {}  # by ticker
-    last_closes = {}  # by horizon
-    for days, later in enumerate(later_pages, 1):
-        close_of.update(zip(later["ticker"], later["close_price"]))
-        gaps = later["gap"] if isinstance(later["gap"], array) else []  # not in a PlainTable
-        for ticker, gap in zip(later["ticker"], gaps):
-            if (gap < -30 or gap > 50) and is_split(gap):  # few gaps are so large: this is faster
-                split_day_of.setdefault(ticker, days)
-        if days in HORIZONS:
-            last_closes[days] = [close_of.get(ticker, nan) for ticker in page["ticker"]]
-    split_days = [split_day_of.get(ticker, 0) for ticker in page["ticker"]]
-    return After(page["close_price"], last_closes, split_days)
+def closes_of_day(np, page, numbers):
+    """Three arrays of a day page: the numbers of its tickers, their closes, the splits.
+
+    The splits are the numbers of the tickers with a suspected split. np is numpy.
+    """
+    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
+    gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
+    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
+    splits = own_numbers[np.array([i for i in large if is_split(page["gap"][i])], int)]
+    return own_numbers, np.asarray(page["close_price"]), splits
 
 
-def after_rows_of_history(history, dates):
-    """What After.of_row returns, for each row of a ticker's history. dates are the table's."""
-    closes, gaps = history["close_price"], history["gap"]
-    session_by_date = {date: session for session, date in enumerate(dates)}
-    sessions = [session_by_date[date] for date in history["date"]]
-    rows = []
-    for i, session in enumerate(sessions):
-        last_closes, split_day, last = {}, 0, i
-        for horizon in HORIZONS:
-            if session + horizon >= len(dates):
-                break
-            while last + 1 < len(sessions) and sessions[last + 1] <= session + horizon:
-                last += 1
-                if not split_day and is_split(gaps[last]):
-                    split_day = sessions[last] - session
-            last_closes[horizon] = [closes[last] if last > i else nan]
-        rows.append(After([closes[i]], last_closes, [split_day]).of_row(0))
-    return rows
+def later_closes(np, days, number_of_tickers):
+    """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
+    (own_numbers, closes, _), *later_days = days
+    last_close = np.full(number_of_tickers, nan)
+    split_day = np.zeros(number_of_tickers, "uint8")
+    last_closes = {}
+    for day, (numbers, closes_then, splits) in enumerate(later_days, 1):
+        last_close[numbers] = closes_then
+        split_day[splits[split_day[splits] == 0]] = day
+        if day in HORIZONS:
+            last_closes[day] = last_close[own_numbers]
+    return LaterCloses(closes, last_closes, split_day[own_numbers])
+
+
+def later_closes_in_history(history, sessions, i, number_of_days):
+    """The LaterCloses of row i of a ticker's history alone. sessions are those of its rows."""
+    later = range(i + 1, min(i + 1 + HORIZONS[-1], len(sessions)))
+    ahead = {j: sessions[j] - sessions[i] for j in later}  # how many days later each row is
+    last_closes = {
+        horizon: [history["close_price"][max(reached)] if reached else nan]
+        for horizon in HORIZONS
+        if sessions[i] + horizon < number_of_days
+        for reached in [[j for j in later if ahead[j] <= horizon]]
+    }
+    split_days = [ahead[j] for j in later if is_split(history["gap"][j])]
+    return LaterCloses([history["close_price"][i]], last_closes, split_days[:1] or [0])
 
 
 def median(numbers):
@@ -751,71 +696,6 @@ def median(numbers):
 def points_for_doing_better(change, median_change):
     """1 if change is above the median ticker's, 1/2 if equal, else 0. change may be an array."""
     return (change > median_change) + (change == median_change) / 2
-
-
-class SessionsWithAfter:
-    """Yields (session, day page, After) for each session from first to last. Needs numpy.
-
-    Each page is read once, and the next 20 are kept in memory. Only sessions before end are read.
-    """
-
-    def __init__(self, table, first, last, end):
-        try:
-            import numpy
-        except ImportError as error:
-            raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
-
-        self.np, self.table, self.first, self.last = numpy, table, first, last
-        self.end = min(last + 1 + HORIZONS[-1], end)
-        tickers = table.read_tickers()
-        self.numbers = dict(zip(tickers, range(len(tickers))))
-
-    def __iter__(self):
-        ahead = deque()
-        session = self.first
-        for next_session in range(self.first, self.end):
-            ahead.append(self.read_arrays(next_session))
-            if len(ahead) > HORIZONS[-1]:
-                yield (session, *self.take_first(ahead))
-                session += 1
-        while session <= self.last:
-            yield (session, *self.take_first(ahead))
-            session += 1
-
-    def read_arrays(self, session):
-        """(page, numbers, has_row, close, split) of a session.
-
-        numbers are those of the page's tickers: their indexes among the table's tickers. The last
-        three are arrays with an element for each ticker of the table: whether it has a row, its
-        close, and whether it has a suspected split. split is None if none has.
-        """
-        np, page = self.np, self.table.read_day_page(session)
-        try:
-            numbers = np.fromiter(map(self.numbers.__getitem__, page["ticker"]), "int64")
-        except KeyError:
-            raise self.table.damaged() from None
-        has_row, split = np.zeros((2, len(self.numbers)), bool)
-        close = np.full(len(self.numbers), np.nan)
-        has_row[numbers] = True
-        close[numbers] = page["close_price"]
-        gaps = np.array(page["gap"], "float64")
-        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist():
-            split[numbers[i]] = is_split(gaps[i].item())
-        return page, numbers, has_row, close, split if split.any() else None
-
-    def take_first(self, ahead):
-        """Remove the first session from ahead, a deque of read_arrays. Return its (page, After)."""
-        np = self.np
-        page, numbers, _, close, _ = ahead.popleft()
-        last_close, split_day = np.full(len(close), np.nan), np.zeros(len(close), "uint8")
-        last_closes = {}
-        for days, (_, _, has_row, close_then, split) in enumerate(ahead, 1):
-            np.copyto(last_close, close_then, where=has_row)
-            if split is not None:
-                split_day[split & (split_day == 0)] = days
-            if days in HORIZONS:
-                last_closes[days] = last_close[numbers]
-        return page, After(close[numbers], last_closes, split_day[numbers])
 
 
 def anomaly_share(table, session):
@@ -856,14 +736,19 @@ def find_aftermath(table, last):
     median ticker's. Without cases, better and median_excess are None. two_se is None if fewer than
     10 blocks have a case.
     """
-    sessions = SessionsWithAfter(table, 0, last, end=last + 1)
-    aftermaths = {horizon: HorizonAftermath(sessions.np, horizon, last) for horizon in HORIZONS}
-    for session, page, after in with_progress(sessions, last + 1):
-        anomalies, classes = classify_anomalies(sessions.np, page)
+    np, found = import_numpy(), {horizon: [] for horizon in HORIZONS}
+    days = read_days(table, range(last + 1), needs_after=True, end=last + 1)
+    for session, page, after in with_progress(days, last + 1):
+        anomalies, classes = classify_anomalies(np, page)
         for horizon in after.last_closes:
-            aftermaths[horizon].add(session, after, anomalies, classes)
+            excesses, points = compare_with_median(np, after, horizon, anomalies)
+            blocks = np.full(len(anomalies), session // BLOCK_DAYS, "uint16")
+            found[horizon].append((classes, blocks, points, excesses))
+    for horizon, parts in found.items():
+        found[horizon] = [np.concatenate(column) for column in zip(*parts)]
     return [
-        {"z_from": z_from, "move": move, "horizon": horizon, **aftermaths[horizon].figures(number)}
+        {"z_from": z_from, "move": move, "horizon": horizon}
+        | aftermath_figures(np, found[horizon], number)
         for number, (z_from, move) in enumerate((z, m) for z in Z_CLASSES for m in MOVES)
         for horizon in HORIZONS
     ]
@@ -884,53 +769,43 @@ def classify_anomalies(np, page):
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
     price_diffs = price_diff[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
-    return anomalies, z_classes * len(MOVES) + moves
+    return anomalies, (z_classes * len(MOVES) + moves).astype("uint8")
 
 
-class HorizonAftermath:
-    """What followed the anomalies of each class over one horizon, up to the session last.
+def compare_with_median(np, after, horizon, anomalies):
+    """(excesses, points): how the anomalies of a day did, compared with its median ticker.
 
-    np is numpy. A class is a number, as classify_anomalies returns it.
+    after is the day's LaterCloses, anomalies are indexes. An excess is an anomaly's change minus
+    the median ticker's, in percentage points; nan if the anomaly is to be left out. np is numpy.
     """
+    changes = after.changes(horizon)
+    median_change, changes = median(changes), changes[anomalies]
+    split_days = after.split_days[anomalies]
+    has_split = (split_days > 0) & (split_days <= horizon)
+    if median_change is None:
+        return np.full(len(anomalies), nan), np.zeros(len(anomalies), "float32")
+    excesses = np.where(np.isfinite(changes) & ~has_split, changes - median_change, nan)
+    return excesses, points_for_doing_better(changes, median_change).astype("float32")
 
-    def __init__(self, np, horizon, last):
-        self.np, self.horizon = np, horizon
-        self.number_of_classes = len(Z_CLASSES) * len(MOVES)
-        # By block and class: the cases, and how many did better (an equal one counts half).
-        self.cases, self.better = np.zeros((2, last // BLOCK_DAYS + 1, self.number_of_classes))
-        self.left_out = np.zeros(self.number_of_classes, int)
-        self.excesses = []  # (classes, excesses) of each session's cases
 
-    def count(self, classes, weights=None):
-        """For each class, how often it is in classes, or the sum of its weights."""
-        return self.np.bincount(classes, weights, minlength=self.number_of_classes)
+def aftermath_figures(np, columns, number):
+    """A dict of AFTERMATH_FIELDS, from cases on, for the class with this number.
 
-    def add(self, session, after, anomalies, classes):
-        """Add a session's anomalies, given their indexes and classes. after is its After."""
-        changes = after.changes(self.horizon)
-        median_change, changes = median(changes), changes[anomalies]
-        split_days = after.split_days[anomalies]
-        has_split = (split_days > 0) & (split_days <= self.horizon)
-        is_case = self.np.isfinite(changes) & ~has_split
-        self.left_out += self.count(classes[~is_case])
-        classes, changes = classes[is_case], changes[is_case]
-        if len(changes):
-            block = session // BLOCK_DAYS
-            self.cases[block] += self.count(classes)
-            self.better[block] += self.count(
-                classes, points_for_doing_better(changes, median_change)
-            )
-            self.excesses.append((classes.astype("uint8"), changes - median_change))
-
-    def figures(self, number):
-        """A dict of AFTERMATH_FIELDS, from cases on, for the class with this number."""
-        excesses = [excesses[classes == number] for classes, excesses in self.excesses]
-        cases, better = self.cases[:, number].tolist(), self.better[:, number].tolist()
-        return {
-            **share_that_did_better(cases, better),
-            "median_excess": median(self.np.concatenate([self.np.empty(0), *excesses])),
-            "left_out": int(self.left_out[number]),
-        }
+    columns are the anomalies' classes, blocks, points and excesses; [] if there are none.
+    """
+    if not columns:
+        return {**share_that_did_better([], []), "median_excess": None, "left_out": 0}
+    classes, blocks, points, excesses = columns
+    is_case = ~np.isnan(excesses)
+    cases = (classes == number) & is_case
+    return {
+        **share_that_did_better(
+            np.bincount(blocks[cases]).tolist(),
+            np.bincount(blocks[cases], points[cases]).tolist(),
+        ),
+        "median_excess": median(excesses[cases]),
+        "left_out": int(np.count_nonzero((classes == number) & ~is_case)),
+    }
 
 
 def share_that_did_better(cases, better):
@@ -957,8 +832,8 @@ def share_that_did_better(cases, better):
 
 
 # What is listed of a day or of a ticker. The title is the date or the ticker. The anomalies are
-# dicts of row_of. If needed, they also have the keys of After.of_row, and marks. The notes are
-# sentences about the day.
+# dicts of row_of. If needed, they also have marks and the keys of LaterCloses.of_row. The notes
+# are sentences about the day.
 Listing = namedtuple("Listing", "title anomalies notes")
 
 
@@ -988,8 +863,13 @@ def sort_anomalies(anomalies, field):
 
 
 def list_days(table, sessions, options):
-    """Yields a Listing for each of sessions, a range. Reads each day page once."""
-    for session, page, after in read_sessions(table, sessions, options.needs_after):
+    """Yields a Listing for each of sessions, a range.
+
+    Says so on stderr if no ticker has a baseline on any of them.
+    """
+    has_baseline = False
+    for session, page, after in read_days(table, sessions, options.needs_after):
+        has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
         anomalies = []
         for i in indexes_of_anomalies(page, options.threshold):
             row = row_of(page, i)
@@ -1010,33 +890,25 @@ def list_days(table, sessions, options):
             ]
         shown = select_anomalies(anomalies, options)[: options.limit]
         yield Listing(page["date"][0], shown, [note for note in notes if note])
-
-
-def read_sessions(table, sessions, needs_after):
-    """For each session of a range: (session, day page, After). After is None unless needs_after.
-
-    One day is answered without numpy, because to import numpy takes longer than to answer.
-    """
-    if not needs_after:
-        return ((session, table.read_day_page(session), None) for session in sessions)
-    first, last = sessions[0], sessions[-1]
-    if len(sessions) > 1:
-        return SessionsWithAfter(table, first, last, table.number_of_days)
-    end = min(first + 1 + HORIZONS[-1], table.number_of_days)
-    page, later = table.read_day_page(first), map(table.read_day_page, range(first + 1, end))
-    return [(first, page, after_of_page(page, later))]
+    if not has_baseline:
+        print_to_stderr(
+            f"note: no ticker has a baseline yet on {page['date'][0]}: "
+            f"a baseline is a ticker's {table.window} rows before"
+        )
 
 
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
-    history, dates = table.read_history(ticker), table.dates
-    after_rows, anomalies = after_rows_of_history(history, dates), []
+    history = table.read_history(ticker)
+    session_by_date = {date: session for session, date in enumerate(table.dates)}
+    own_sessions = [session_by_date[date] for date in history["date"]]
+    anomalies = []
     for i in indexes_of_anomalies(history, options.threshold):
-        row = row_of(history, i)
-        session = dates.index(row["date"])
-        if session in sessions:
-            marks = marks_of(row, session, table.window)
-            anomalies.append({**row, **after_rows[i], "marks": marks})
+        if own_sessions[i] in sessions:
+            row = row_of(history, i)
+            after = later_closes_in_history(history, own_sessions, i, table.number_of_days)
+            marks = marks_of(row, own_sessions[i], table.window)
+            anomalies.append({**row, **after.of_row(0), "marks": marks})
     if options.sort:
         anomalies = sort_anomalies(anomalies, options.sort)
     return Listing(ticker, select_anomalies(anomalies, options)[: options.limit], [])
@@ -1116,6 +988,9 @@ def number_text(number, form):
 
 
 RULE_LENGTH = 91  # the tutorial's line of dashes, which is longer than its headings
+# The tutorial's columns after the first: field, format, width.
+COLUMNS = [("trades", ".0f", 10), ("avg_trades", ".2f", 15), ("std_trades", ".2f", 10)]
+COLUMNS += [("z_score", ".2f", 10), ("close_price", ".2f", 12), ("price_diff", ".2f", 12)]
 HEADINGS = (
     f"{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
     f"{'Close Price':>12}{'Price Diff':>12}"
@@ -1137,6 +1012,18 @@ This is no advice.
 """
 
 
+def line_of_cells(name, cells):
+    """name in a column of 10, then cells: pairs of a text and the width of its column.
+
+    A text that is too wide for its column keeps a space before it.
+    """
+    line = f"{name:<10}"
+    for text, width in cells:
+        is_apart = len(text) < width or line.endswith(" ")
+        line += f"{text:>{width}}" if is_apart else f" {text}"
+    return line
+
+
 def as_table(listings, by_ticker, is_wide=False):
     """Yields the anomalies as the tutorial prints them. by_ticker: each listing is of a ticker."""
     heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
@@ -1145,12 +1032,12 @@ def as_table(listings, by_ticker, is_wide=False):
         yield f"{heading}\n{'-' * (len(heading) if is_wide else RULE_LENGTH)}\n"
         for anomaly in listing.anomalies:
             name = anomaly["date"] if by_ticker else printable(anomaly["ticker"])
-            yield (
-                f"{name:<10}"
-                "{trades:>10.0f}{avg_trades:>15.2f}{std_trades:>10.2f}{z_score:>10.2f}"
-                "{close_price:>12.2f}{price_diff:>12.2f}".format(**anomaly)
-            )
-            yield f"{wide_columns(anomaly)}\n" if is_wide else "\n"
+            cells = [(format(anomaly[field], form), width) for field, form, width in COLUMNS]
+            if is_wide:
+                line = line_of_cells(name, cells + wide_cells(anomaly))
+                yield f"{line}  {' '.join(anomaly['marks'])}".rstrip() + "\n"
+            else:
+                yield line_of_cells(name, cells) + "\n"
         if listing.notes:
             yield "\n" + "".join(f"{note}\n" for note in listing.notes)
 
@@ -1160,15 +1047,12 @@ def as_wide_table(listings, by_ticker):
     return as_table(listings, by_ticker, is_wide=True)
 
 
-def wide_columns(anomaly):
-    """An anomaly's columns below WIDE_HEADINGS, as text."""
+def wide_cells(anomaly):
+    """An anomaly's cells below WIDE_HEADINGS, for line_of_cells."""
     record, earlier_rows = anomaly["record"], anomaly["earlier_rows"]
     is_most_ever = record is not None and record == earlier_rows
-    cells = ["-" if record is None else f"all {record}" if is_most_ever else str(record)]
-    cells += [change_text(anomaly, horizon) for horizon in HORIZONS]
-    widths = 10, 11, 11, 11
-    columns = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths))
-    return f"{columns}  {' '.join(anomaly['marks'])}".rstrip()
+    text = "-" if record is None else f"all {record}" if is_most_ever else str(record)
+    return [(text, 10), *((change_text(anomaly, horizon), 11) for horizon in HORIZONS)]
 
 
 def change_text(anomaly, horizon):
@@ -1265,15 +1149,20 @@ def aftermath_table(rows, dates):
         )
 
 
+def checked_date(text):
+    """text, if it is a date written YYYY-MM-DD. Raises ValueError."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        raise ValueError
+    datetime.date.fromisoformat(text)
+    return text
+
+
 def date_argument(text):
     try:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-            raise ValueError
-        datetime.date.fromisoformat(text)
+        return checked_date(text)
     except ValueError:
         message = f"{text[:60]!a} is not a date, write YYYY-MM-DD"
         raise argparse.ArgumentTypeError(message) from None
-    return text
 
 
 def number_argument(text):
@@ -1309,19 +1198,24 @@ def marks_argument(text):
     return {names[name] for name in wanted}
 
 
-def help_formatter(prog):
-    """argparse's formatter. It is told the width, because finding it costs argparse 2 ms."""
-    try:
-        width = os.get_terminal_size().columns or 80
-    except (AttributeError, OSError, ValueError):
-        width = 80
-    return argparse.HelpFormatter(prog, width=width - 2)
+# The options of lists, which --aftermath does not take, and their defaults.
+LIST_OPTIONS = {
+    "ticker": None,
+    "threshold": Z_THRESHOLD,
+    "min_trades": 0,
+    "min_price": 0,
+    "min_record": None,
+    "skip": frozenset(),
+    "sort": None,
+    "limit": None,
+}
 
 
 def make_parser():
     parser = argparse.ArgumentParser(
         description="List anomalies: the tickers that were traded far more often than normal.",
-        formatter_class=help_formatter,
+        # Without a width, argparse imports shutil to find it, which takes 2 ms.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),
     )
     add = parser.add_argument
     count_argument = whole_number(0, 999_999_999)
@@ -1331,24 +1225,20 @@ def make_parser():
     aftermath = "print what followed all anomalies, or those up to DATE"
     add("--aftermath", action="store_true", help=aftermath)
     threshold = "list tickers with a z-score above Z (default 3)"
-    add("--threshold", type=number_argument, default=Z_THRESHOLD, metavar="Z", help=threshold)
+    add("--threshold", type=number_argument, metavar="Z", help=threshold)
     trades = "leave out tickers with fewer than N trades"
-    add("--min-trades", type=count_argument, default=0, metavar="N", help=trades)
+    add("--min-trades", type=count_argument, metavar="N", help=trades)
     price = "leave out tickers that closed below P dollars"
-    add("--min-price", type=number_argument, default=0, metavar="P", help=price)
+    add("--min-price", type=number_argument, metavar="P", help=price)
     record = "list only tickers with more trades than in each of their N previous rows"
     add("--min-record", type=count_argument, metavar="N", help=record)
     skip = "leave out tickers that have a MARK you name: split, new, thin, stale or test"
-    add("--skip", type=marks_argument, default=set(), metavar="MARK[,MARK]", help=skip)
+    add("--skip", type=marks_argument, metavar="MARK[,MARK]", help=skip)
     sort = "sort by FIELD, largest first, but ticker from A on (default: a day by trades, a ticker "
     sort += f"by date); FIELD is one of {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
-    add(
-        "--limit",
-        type=count_argument,
-        metavar="N",
-        help="print at most N anomalies of a day or ticker",
-    )
+    limit = "print at most N anomalies of a day or ticker"
+    add("--limit", type=count_argument, metavar="N", help=limit)
     formats = "table (default); wide, with more columns; csv or json, with all columns and digits"
     add("--format", choices=FORMATS, default="table", help=formats)
     file = "the table to read (default lookup_table.pkl)"
@@ -1364,32 +1254,21 @@ def parse_arguments(argv):
             words[-1] += f"={word}"
         else:
             words.append(word)
-    try:
-        options = parser.parse_args(words)
-    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
-        raise SystemExit(1) from None
-    if options.aftermath:
-        check_aftermath_options(parser, options, words)
-    elif len(options.dates) > 2 or not (options.dates or options.ticker is not None):
+    options = parser.parse_args(words)
+    for name, default in LIST_OPTIONS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif options.aftermath:
+            parser.error(f"--aftermath takes no --{name.replace('_', '-')}")
+    if options.aftermath and (len(options.dates) > 1 or options.format == "wide"):
+        parser.error("--aftermath takes at most one DATE, and no --format wide")
+    if len(options.dates) > 2 or not (options.dates or options.ticker or options.aftermath):
         parser.error("give a DATE (YYYY-MM-DD) or two, --ticker T, or --aftermath")
     if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
         parser.error(f"{options.dates[0]} is after {options.dates[1]}")
     options.needs_marks = options.format != "table" or bool(options.skip)
     options.needs_after = options.format != "table" or options.sort in AFTER_FIELDS
     return options
-
-
-def check_aftermath_options(parser, options, words):
-    """End with a usage error if words, the arguments, have an option not allowed here."""
-    allowed = ("dates", "aftermath", "format", "table")
-    # argparse sets no default for a name that the namespace already has. So parse again with None
-    # for each name: what is not None afterwards was given by the user.
-    given = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(vars(options))))
-    for name, value in vars(given).items():
-        if name not in allowed and value is not None:
-            parser.error(f"--aftermath takes no --{name.replace('_', '-')}")
-    if len(options.dates) > 1 or options.format == "wide":
-        parser.error("--aftermath takes at most one DATE, and no --format wide")
 
 
 def select_sessions(table, dates):
@@ -1446,60 +1325,31 @@ def answer_aftermath(table, options):
 
 
 def print_answer(options):
-    """Print the answer to options, and return the exit status."""
-    try:
-        with open_table(options.table) as table:
-            pieces = iter(answer(table, options))
-            while True:
-                text = "".join(islice(pieces, 1000))  # fewer calls of print are faster
-                if not text:
-                    break
-                write_to_stdout(text)
-        write_to_stdout("", flush=True)
-    except (TableError, NoDataError) as error:
-        print_to_stderr(error)
-        return 1
-    except BrokenOutput as error:
-        silence(sys.stdout)
-        if error.reason:
-            print_to_stderr(f"output not written: {error.reason}")
-            return 1
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Print the answer to options. Raises TableError, NoDataError, and OSError if stdout fails."""
+    with open_table(options.table) as table:
+        sys.stdout.writelines(answer(table, options))
 
 
 def main(argv=None):
-    return print_answer(parse_arguments(argv))
-
-
-def exit_status_of(main):
-    """Run main and return the exit status, even if stdout or stderr is closed or full."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        else:
-            stream.reconfigure(errors="backslashreplace")
-    gc.disable()  # a query ends before there is enough garbage to collect
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    options = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if sys.stdout is None:
+        print_to_stderr("output not written: stdout is closed")
+        return 1
+    if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = main()
+        print_answer(options)
+        sys.stdout.flush()
+    except (TableError, NoDataError) as error:
+        print_to_stderr(error)
+        return 1
     except KeyboardInterrupt:
-        status = 130
-    except SystemExit as end:
-        status = end.code
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError as error:
-            silence(stream)
-            if not isinstance(error, BrokenPipeError):
-                status = status or 1
-    return status
+        return 130
+    except OSError as error:  # only stdout is left: a file's error has become a TableError
+        return stdout_failed(error)
+    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_status_of(main))
+    raise SystemExit(main())

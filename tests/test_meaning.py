@@ -9,14 +9,13 @@ import json
 import math
 import pickle
 import re
-from collections import Counter
 
 import pytest
 from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
 from helpers import EFFORT
 from helpers.flat_files import read_flat_files, write_file, write_flat_files
-from helpers.markets import SAMPLE_MARKET, TEN
-from helpers.scripts import ANOMALY_FIELDS, assert_refused, build_table, call, load_table, querier
+from helpers.markets import SAMPLE_MARKET
+from helpers.scripts import ANOMALY_FIELDS, build_table, call, load_table, querier
 from witnesses import reference
 
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
@@ -38,7 +37,9 @@ class Pair:
         words = tuple(map(str, arguments))
         if words not in self.answers:
             result = call(querier, *words, "--table", self.path)
-            assert (result.returncode, result.stderr) == (0, ""), words
+            # The first days have no baseline, which a note says.
+            has_note = "no ticker has a baseline" in result.stderr
+            assert (result.returncode, result.stderr == "") == (0, not has_note), words
             self.answers[words] = result.stdout
         return self.answers[words]
 
@@ -104,18 +105,17 @@ HEADING = (
 )
 
 
-def wide_line(table, row, first=None):
+def wide_line(table, row):
+    """A line of the wide list. A column begins with a space, even if its number is too wide."""
     deviation = reference.std_trades(row)
     z_score = (row.trades - float(row.avg_trades)) / deviation
-    line = (
-        f"{first or row.ticker:<10}{row.trades:>10}{float(row.avg_trades):>15.2f}"
-        f"{deviation:>10.2f}{z_score:>10.2f}{row.close_price:>12.2f}{row.price_diff:>12.2f}"
-        f"{reference.record_text(row):>10}"
-    )
-    line += "".join(
-        f"{reference.after_text(table, row, horizon):>11}" for horizon in reference.HORIZONS
-    )
-    return f"{line}  {reference.marks_text(table, row, TEST_SYMBOLS)}".rstrip() + "\n"
+    numbers = [float(row.avg_trades), deviation, z_score, row.close_price, row.price_diff]
+    cells = [str(row.trades), *(f"{number:.2f}" for number in numbers), reference.record_text(row)]
+    cells += [reference.after_text(table, row, horizon) for horizon in reference.HORIZONS]
+    widths = 10, 15, 10, 10, 12, 12, 10, 11, 11, 11
+    line = "".join(f" {cell:>{width - 1}}" for cell, width in zip(cells, widths))
+    marks = reference.marks_text(table, row, TEST_SYMBOLS)
+    return f"{row.ticker:<10}{line}  {marks}".rstrip() + "\n"
 
 
 def tide_sentence(table, day):
@@ -183,24 +183,6 @@ def test_the_wide_list_and_its_notes_agree_with_the_reference(pair, threshold):
         assert found == wide_text(table, day, rows)
 
 
-@pytest.mark.parametrize("least", [7, 41])
-def test_the_note_on_records_is_about_min_record_if_it_is_given(pair, least):
-    table, expected = pair.table, ""
-    for day in table.days:
-        rows = [row for row in reference.anomalies(table, day) if row.record >= least]
-        expected += wide_text(table, day, rows, least)
-    ends = table.days[0], table.days[-1]
-    assert pair.ask(*ends, "--format", "wide", "--min-record", least) == expected
-
-
-def test_the_made_up_market_shows_everything_that_the_wide_list_can_say(tmp_path):
-    pair = Pair(made_up_market(1), tmp_path)
-    text = pair.ask(pair.table.days[0], pair.table.days[-1], "--format", "wide")
-    shown = ["all ", "gone", "*", " -\n", "split?", "new", "thin", "stale", "test", ".5 of "]
-    shown += ["not known yet after 5", "more than on all", "more than on none", "60 earlier rows"]
-    assert [each for each in shown if each not in text] == []
-
-
 # Ranges and tickers
 
 
@@ -213,7 +195,6 @@ def ranges(days):
 @pytest.mark.parametrize("threshold", ["3", ALL])
 @pytest.mark.parametrize("form", ["table", "wide", "csv", "json"])
 def test_a_range_is_its_days_one_after_the_other(pair, form, threshold):
-    # The days of a range are worked out with numpy, a single one without: not a bit differs.
     options = ["--threshold", threshold, "--format", form]
     single = {day: pair.ask(day, *options) for day in pair.table.days}
     for first, last, days in ranges(pair.table.days):
@@ -243,16 +224,6 @@ def test_a_tickers_list_is_what_its_days_say_of_it(pair, threshold):
             assert pair.ask_json(days[20], days[40], *options) == between
             on_one = [row for row in expected if row["date"] == days[33]]
             assert pair.ask_json(days[33], *options) == on_one
-
-
-def test_a_tickers_wide_list_has_dates_for_tickers_and_no_notes(pair):
-    table = pair.table
-    heading = HEADING.replace("Ticker", "Date  ")
-    for ticker, rows in table.tickers.items():
-        rows = [row for row in rows if reference.is_anomaly(row)]
-        expected = f"\nAnomalies Found for {ticker}:\n\n{heading}\n{'-' * len(heading)}\n"
-        expected += "".join(wide_line(table, row, row.date) for row in rows)
-        assert pair.ask("--ticker", ticker, "--format", "wide") == expected
 
 
 # The aftermath
@@ -305,30 +276,6 @@ def test_a_long_aftermath_has_standard_errors_in_every_format(long_pair, day):
     ]
 
 
-def test_without_a_date_the_aftermath_is_that_of_all_days(long_pair):
-    assert long_pair.ask("--aftermath") == long_pair.ask(long_pair.table.days[-1], "--aftermath")
-
-
-def test_with_fewer_than_ten_blocks_there_is_no_standard_error(long_pair):
-    # The next day of the last cases is day 180, they are in the ninth block of 20.
-    rows = check_aftermath(long_pair, long_pair.table.days[180])
-    assert sum(row["cases"] for row in rows) > 500
-    assert [row["two_se"] for row in rows] == [None] * 36
-
-
-def test_before_the_first_baseline_all_classes_are_empty(long_pair):
-    rows = check_aftermath(long_pair, long_pair.table.days[4])
-    assert [(row["cases"], row["better"], row["left_out"]) for row in rows] == [(0, None, 0)] * 36
-
-
-def test_the_aftermath_may_end_on_a_day_without_trading(long_pair):
-    # 2020-10-24 and 25 are a weekend.
-    ends = ["2020-10-23", "2020-10-25", "2020-10-26"]
-    friday, sunday, monday = (long_pair.ask_json(day, "--aftermath") for day in ends)
-    assert friday == sunday != monday
-    check_aftermath(long_pair, "2020-10-25")
-
-
 def aftermath_line(row):
     def shown(value, decimals):
         return "-" if value is None else f"{value:.{decimals}f}"
@@ -343,25 +290,6 @@ def aftermath_line(row):
     )
 
 
-def test_the_aftermath_marks_shares_over_three_standard_errors_away_from_50(tmp_path):
-    # Every sixth row of UP has a z of exactly 5, and only the row after it closes higher: 43 times
-    # in 260 days (days 5 to 257). STAY is the median ticker, its price does not change.
-    usual = [(80, 10.5), (80, 10.0), (100, 10.0), (120, 10.0), (120, 10.0), (200, 10.0)]
-    stays = [(f"STAY{i}", 50, 7.0, 7.0) for i in range(3)]
-    market = {
-        day: [("UP", usual[i % 6][0], 10.0, usual[i % 6][1]), *stays]
-        for i, day in enumerate(made_up_market(1, days=260, tickers=1))
-    }
-    lines = Pair(market, tmp_path).ask("--aftermath").splitlines()
-    flat = [line for line in lines if " 3-5       flat " in line]
-    assert [line.split()[3:] for line in flat] == [
-        ["43", "100.0", "0.0", "5.00", "0", "*"],  # 5 % above a median of 0
-        ["42", "50.0", "0.0", "0.00", "0"],  # as good as the median ticker: a half each
-        ["40", "50.0", "0.0", "0.00", "0"],
-    ]
-    assert [line for line in lines if line.endswith("*")] == flat[:1]
-
-
 def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
     said = ["how often, not how much", "no entry price", "no costs", "not adjusted", "no index"]
     said += ["tickers that were gone", "suspected splits", "only tickers in the files", "no advice"]
@@ -372,15 +300,6 @@ def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
     few = call(querier, "--aftermath", "--table", sample_table).stdout
     assert few.splitlines()[-1] == (
         "± 2 SE is unknown: it needs cases in 10 blocks of 20 days, and the number of days is 56."
-    )
-
-
-def test_an_aftermath_before_the_first_day_is_refused(long_pair):
-    result = call(querier, "2019-12-31", "--aftermath", "--table", long_pair.path)
-    assert_refused(
-        result,
-        "no data for 2019-12-31: the table covers 2020-01-01 to "
-        f"{long_pair.table.days[-1]}; nearest trading day 2020-01-01\n",
     )
 
 
@@ -436,11 +355,6 @@ def test_filters_mean_the_same_in_every_format(pair, options):
         assert listed(pair.ask(*asked, "json", "--ticker", ticker), "json") == of_ticker
 
 
-def test_a_least_record_of_0_leaves_nothing_out(pair):
-    ends = pair.table.days[0], pair.table.days[-1]
-    assert pair.ask(*ends, "--min-record", 0) == pair.ask(*ends)
-
-
 SORT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap", "after_1", "after_5", "after_20"]
 SORT_FIELDS += ["price_diff", "z_score", "trades", "close_price", "avg_trades"]
 
@@ -460,34 +374,6 @@ def test_numbers_sort_with_the_largest_first_and_the_missing_last(pair, field):
         first = [(row["ticker"], row["date"]) for row in expected[:3]]
         for form in ("table", "wide", "csv", "json"):
             assert listed(pair.ask(*options, "--limit", 3, "--format", form), form) == first
-
-
-def test_in_a_range_sort_and_limit_apply_within_each_day(pair):
-    ends = pair.table.days[40], pair.table.days[44]
-    found = pair.ask_json(*ends, "--sort", "z_score", "--limit", 2, "--threshold", ALL)
-    expected = []
-    for day in pair.table.days[40:45]:
-        rows = pair.ask_json(day, "--threshold", ALL)
-        expected += sorted(rows, key=lambda row: -row["z_score"])[:2]
-    assert found == expected and len(found) == 10
-
-
-def test_a_tickers_list_is_by_date_and_the_limit_comes_last(pair):
-    days = pair.table.days
-    counts = Counter(row["ticker"] for row in pair.ask_json(days[0], days[-1]))
-    ticker, count = counts.most_common(1)[0]
-    rows = pair.ask_json("--ticker", ticker)
-    assert len(rows) == count > 3
-    assert [row["date"] for row in rows] == sorted(row["date"] for row in rows)
-    assert pair.ask_json("--ticker", ticker, "--limit", 3) == rows[:3]
-    by_trades = sorted(rows, key=lambda row: -row["trades"])
-    options = ["--ticker", ticker, "--sort", "trades"]
-    assert pair.ask_json(*options) == by_trades
-    assert pair.ask_json(*options, "--limit", 3) == by_trades[:3]
-    least = rows[0]["trades"] + 1
-    enough = [row for row in rows if row["trades"] >= least]
-    options = ["--ticker", ticker, "--min-trades", least, "--limit", 2]
-    assert pair.ask_json(*options) == enough[:2] != rows[:2]
 
 
 # Plain tables
@@ -520,31 +406,6 @@ def test_a_plain_table_has_what_came_after_and_the_marks_thin_and_test(plain_pai
     assert marks == {"", "thin", "test"}
 
 
-def test_a_plain_tables_wide_list_lacks_records_stars_and_two_notes(plain_pair):
-    table = plain_pair.table
-    for day in table.days:
-        text = plain_pair.ask(day, "--format", "wide")
-        notes = [line for line in text.split("\n\n")[-1].splitlines() if line.endswith(".")]
-        assert notes == median_sentence(table, day).splitlines()
-        assert "*" not in text
-        for row in reference.anomalies(table, day):
-            (line,) = (line for line in text.splitlines() if line.split()[:1] == [row.ticker])
-            after = [
-                reference.after_text(table, row, horizon).rstrip("*")
-                for horizon in reference.HORIZONS
-            ]
-            assert line.split()[7:11] == ["-", *after]
-
-
-@pytest.mark.parametrize("form", ["table", "wide", "csv", "json"])
-def test_a_range_of_a_plain_table_is_its_days_one_after_the_other(plain_pair, form):
-    test_a_range_is_its_days_one_after_the_other(plain_pair, form, "3")
-
-
-def test_a_tickers_list_of_a_plain_table_is_what_its_days_say_of_it(plain_pair):
-    test_a_tickers_list_is_what_its_days_say_of_it(plain_pair, "3")
-
-
 @pytest.mark.parametrize("options", [["2020-02-03", "--min-record", "3"], ["--aftermath"]])
 def test_a_plain_table_is_refused_where_its_missing_facts_are_needed(plain_pair, options):
     result = call(querier, *options, "--table", plain_pair.path)
@@ -556,27 +417,6 @@ def test_a_plain_table_is_refused_where_its_missing_facts_are_needed(plain_pair,
 
 
 # Edges
-
-
-def market_of_trades(**trades):
-    """A market of tickers' numbers of trades by day, all at a price of 10."""
-    days = list(made_up_market(1, days=len(next(iter(trades.values()))), tickers=1))
-    return {
-        day: [(ticker, numbers[i], 10.0, 10.0) for ticker, numbers in trades.items()]
-        for i, day in enumerate(days)
-    }
-
-
-def test_z_of_exactly_three_is_no_anomaly_at_window_ten(tmp_path):
-    market = market_of_trades(AT=[*TEN, 68], ABOVE=[*TEN, 69])
-    found = Pair(market, tmp_path, window=10).ask_json(list(market)[-1])
-    assert [row["ticker"] for row in found] == ["ABOVE"]
-
-
-def test_an_average_of_twenty_is_not_thin(tmp_path):
-    market = market_of_trades(AT=[16, 16, 20, 24, 24, 99], BELOW=[16, 16, 20, 24, 23, 98])
-    found = Pair(market, tmp_path).ask_json(list(market)[-1])
-    assert [(row["ticker"], row["marks"]) for row in found] == [("AT", ""), ("BELOW", "thin")]
 
 
 # Marks
@@ -594,62 +434,3 @@ def test_a_split_on_the_very_edge_is_decided_as_in_exact_arithmetic(ratio):
             if querier.is_split(gap) != reference.is_split(open_price, previous_close):
                 differ.append((previous_close, open_price))
     assert differ == []
-
-
-@pytest.mark.parametrize(
-    "ticker",
-    ["ATEST", "ATEST.A", "CTEST", "NTEST", "NTEST.G", "PTEST.W", "MTEST", "ZTEST", "ZVZZT", "CBO"],
-)
-def test_the_exchanges_test_symbols_are_known(ticker):
-    assert re.fullmatch(querier.TEST_SYMBOLS, ticker)
-
-
-@pytest.mark.parametrize("ticker", ["TEST", "ATESTS", "CBOE", "ZVZZ", "ZVZZTT", "BTEST", "Zvzzt"])
-def test_other_symbols_are_no_test_symbols(ticker):
-    assert not re.fullmatch(querier.TEST_SYMBOLS, ticker)
-
-
-# What it reads
-
-
-@pytest.fixture
-def pages_read(monkeypatch, long_pair):
-    """The sessions whose day pages have been read, in order."""
-    read, read_day_page = [], querier.LookupTable.read_day_page
-
-    def remembered(table, session):
-        read.append(session)
-        return read_day_page(table, session)
-
-    monkeypatch.setattr(querier.LookupTable, "read_day_page", remembered)
-    long_pair.answers.clear()
-    return read
-
-
-@pytest.mark.parametrize("form", ["wide", "csv", "json"])
-def test_a_day_with_its_facts_reads_its_day_page_and_the_next_twenty(long_pair, pages_read, form):
-    long_pair.ask(long_pair.table.days[100], "--format", form)
-    assert pages_read == list(range(100, 121))
-
-
-@pytest.mark.parametrize("form", ["wide", "csv", "json"])
-def test_a_range_reads_each_day_page_once(long_pair, pages_read, form):
-    days = long_pair.table.days
-    long_pair.ask(days[100], days[150], "--format", form)
-    assert pages_read == list(range(100, 171))
-
-
-def test_a_range_without_facts_reads_only_its_own_day_pages(long_pair, pages_read):
-    days = long_pair.table.days
-    long_pair.ask(days[100], days[150])
-    assert pages_read == list(range(100, 151))
-
-
-def test_a_tickers_list_reads_no_day_page(long_pair, pages_read):
-    long_pair.ask("--ticker", "DAILY0", "--format", "wide")
-    assert pages_read == []
-
-
-def test_the_aftermath_reads_each_day_page_once(long_pair, pages_read):
-    long_pair.ask("--aftermath")
-    assert pages_read == list(range(300))

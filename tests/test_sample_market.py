@@ -168,7 +168,8 @@ def test_what_the_builder_refuses_cannot_be_verified(tmp_path):
 
 @pytest.fixture(scope="module")
 def history():
-    return verify_numbers.read_history(verify_numbers.flat_files(SAMPLE_MARKET))
+    market = verify_numbers.read_market(verify_numbers.flat_files(SAMPLE_MARKET))
+    return reference.Table(market)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +187,9 @@ def history():
 def test_a_number_of_the_dict_that_is_off_is_found(table, history, field, change):
     wrong = copy.deepcopy(table)
     wrong["AAPL"]["2024-09-20"][field] = change(wrong["AAPL"]["2024-09-20"][field])
-    assert verify_numbers.largest_error(history, table, window=5) < 1e-15
+    assert verify_numbers.largest_error(history, table) < 1e-15
     with pytest.raises(verify_numbers.Difference, match=f"AAPL on 2024-09-20: {field}"):
-        verify_numbers.largest_error(history, wrong, window=5)
+        verify_numbers.largest_error(history, wrong)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ Usage:
     python tests/tools/verify_numbers.py [DATA_DIR] [--window N]
 
 Reads   every *.csv and *.csv.gz below DATA_DIR (./aggregates_day unless you say so): once with
-        build-lookup-table.py, into a temporary table, and once with nothing but the csv module.
+        build-lookup-table.py, into a temporary table, and once with the csv module; the numbers
+        are then worked out by tests/witnesses/reference.py, by which the tests go, too.
 Writes  one line on stdout: how many rows were compared and the largest relative error; or, with
         status 1, the first number that is wrong.
 
@@ -18,6 +19,7 @@ build-lookup-table.py documents.
 import argparse
 import csv
 import gzip
+import importlib
 import io
 import math
 import pickle
@@ -28,10 +30,13 @@ import sys
 import tempfile
 import zlib
 from datetime import datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(TOP / "tests"))
+reference = importlib.import_module("witnesses.reference")
 BUILDER = TOP / "build-lookup-table.py"
 TOLERANCE = 1e-12
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
@@ -49,14 +54,6 @@ PAGE_COLUMNS = dict(zip(FIELDS + FACTS, "iddddd" + "HHH"))
 
 class Difference(Exception):
     """The first thing that is not as it should be, in one line."""
-
-
-class Row(NamedTuple):
-    """What the flat files say of a ticker on a day."""
-
-    trades: int
-    open_price: Optional[float]  # None where it is missing or no positive number
-    close_price: float
 
 
 def flat_files(folder):
@@ -81,9 +78,9 @@ def positive_price(text):
     return price if 0 < price < math.inf else None
 
 
-def read_history(paths):
-    """{ticker: {date: Row}} in the order in which the files first name the tickers."""
-    history = {}
+def read_market(paths):
+    """The files as a market: {date: [(ticker, trades, open or None, close), ...]}, by date."""
+    market = {}
     for path in paths:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
@@ -92,40 +89,39 @@ def read_history(paths):
         has_open = (reader.fieldnames or []).count("open") == 1
         for line in reader:
             date = name[1] if name else str(utc_date(whole_number(line["window_start"])))
-            history.setdefault(line["ticker"], {})[date] = Row(
-                whole_number(line["transactions"]),
-                positive_price(line["open"]) if has_open else None,
-                float(line["close"]),
-            )
-    return {ticker: dict(sorted(days.items())) for ticker, days in history.items()}
+            opened = positive_price(line["open"]) if has_open else None
+            row = (line["ticker"], whole_number(line["transactions"]), opened, float(line["close"]))
+            market.setdefault(date, []).append(row)
+    return dict(sorted(market.items()))
 
 
-def dates_of(history):
-    return sorted({date for days in history.values() for date in days})
+# The dict
 
 
-# What each number should be
+def relative_error(number, exact):
+    """The distance of number from exact, a fraction, as a part of that fraction.
 
-
-def ratio(part, whole):
-    return part / whole if part <= whole else math.inf
-
-
-def relative_error(number, numerator, denominator):
-    """The distance of number from numerator / denominator, as a part of that fraction."""
+    0.0 if both are None; inf if one is, or if number is no finite float.
+    """
+    if number is None or exact is None:
+        return 0.0 if number is exact else math.inf
     if not (type(number) is float and math.isfinite(number)):
         return math.inf
-    if numerator == 0:
+    if exact == 0:
         return 0.0 if number == 0 else math.inf
-    up, down = number.as_integer_ratio()
-    return ratio(abs(up * denominator - numerator * down), abs(numerator * down))
+    return float(abs(Fraction(number) / exact - 1))
 
 
-def change(previous, price):
-    """The change from previous to price in percent, by pandas' own float operations."""
-    if previous == 0:
-        return math.inf if price > 0 else math.nan
-    return (price / previous - 1) * 100
+def deviation_error(number, variance):
+    """The relative error of number, which should be the root of variance, a fraction or None."""
+    if type(number) is float and 0 <= number < math.inf and variance is not None:
+        # The relative error of the square is twice its root's.
+        return (
+            relative_error(number, Fraction(0))
+            if variance == 0
+            else float(abs(Fraction(number) ** 2 / variance - 1) / 2)
+        )
+    return relative_error(number, variance)
 
 
 def bit_error(number, expected):
@@ -136,106 +132,36 @@ def bit_error(number, expected):
     return 0.0
 
 
-def avg_trades_error(avg_trades, earlier, window):
-    """The relative error of avg_trades, which should be the mean of earlier.
+def largest_error(facts, table):
+    """The largest relative error in table, {ticker: {date: stats}}. Raises Difference.
 
-    With fewer than window rows earlier it should be None: then 0.0 if it is, else inf.
+    facts are the reference's Table of the same files.
     """
-    if len(earlier) < window:
-        return 0.0 if avg_trades is None else math.inf
-    return relative_error(avg_trades, sum(earlier), window)
-
-
-def squares_of(earlier):
-    """n**2 * (n - 1) times the variance of the n numbers earlier, a whole number."""
-    count, total = len(earlier), sum(earlier)
-    return sum((count * trades - total) ** 2 for trades in earlier)
-
-
-def std_trades_error(std_trades, earlier, window):
-    """The relative error of std_trades, the sample standard deviation of earlier, likewise."""
-    if len(earlier) < window:
-        return 0.0 if std_trades is None else math.inf
-    if type(std_trades) is not float or not 0 <= std_trades < math.inf:
-        return math.inf
-    squares = squares_of(earlier)
-    if squares == 0:
-        return 0.0 if std_trades == 0 else math.inf
-    # The variance is squares / (window**2 * (window - 1)); its relative error is twice its root's.
-    up, down = std_trades.as_integer_ratio()
-    missed = up * up * window**2 * (window - 1) - squares * down * down
-    return ratio(abs(missed), squares * down * down) / 2
-
-
-def is_anomaly(trades, earlier):
-    """Whether z is above 3 by more than 1e-12 of it: the squares tell, which are whole numbers."""
-    count = len(earlier)
-    above = count * trades - sum(earlier)
-    edge = 3 * (10**12 + 1)
-    return above > 0 and above**2 * (count - 1) * 10**24 > edge**2 * squares_of(earlier)
-
-
-def record_of(trades, index):
-    """How many rows before index, counted back from it, had fewer trades."""
-    start = index
-    while start > 0 and trades[start - 1] < trades[index]:
-        start -= 1
-    return index - start
-
-
-def gap_of(row, previous):
-    """The gap of a Row after the Row previous; nan where there is none."""
-    if previous is None or previous.close_price == 0 or row.open_price is None:
-        return math.nan
-    return change(previous.close_price, row.open_price)
-
-
-def facts_of(days, session_of, window):
-    """{date: (gap, record, earlier_rows, baseline_days)} of a ticker's {date: Row}."""
-    facts, dates, rows = {}, list(days), list(days.values())
-    trades = [row.trades for row in rows]
-    for i, date in enumerate(dates):
-        reach = session_of[date] - session_of[dates[i - window]] if i >= window else 0
-        gap = gap_of(rows[i], rows[i - 1] if i else None)
-        facts[date] = gap, record_of(trades, i), i, reach
-    return facts
-
-
-# The dict
-
-
-def largest_error(history, table, window):
-    """The largest relative error in table, {ticker: {date: stats}}. Raises Difference."""
-    if list(table) != list(history):
+    if list(table) != list(facts.tickers):
         raise Difference(
-            f"the table's {len(table)} tickers are not the files' {len(history)}, "
+            f"the table's {len(table)} tickers are not the files' {len(facts.tickers)}, "
             "in the order of the files"
         )
     largest = 0.0
-    for ticker, days in history.items():
-        if list(table[ticker]) != list(days):
+    for ticker, rows in facts.tickers.items():
+        if list(table[ticker]) != [row.date for row in rows]:
             raise Difference(f"{ticker}: the table's dates are not the files'")
-        earlier, previous = [], None
-        for date, (trades, _, close) in days.items():
-            stats = table[ticker][date]
+        for row, stats in zip(rows, table[ticker].values()):
             if list(stats) != FIELDS:
-                raise Difference(f"{ticker} on {date}: the fields are {list(stats)}")
-            price_diff = math.nan if previous is None else change(previous, close)
+                raise Difference(f"{ticker} on {row.date}: the fields are {list(stats)}")
             errors = {
-                "trades": 0.0 if stats["trades"] == trades else math.inf,
-                "close_price": bit_error(stats["close_price"], close),
-                "price_diff": bit_error(stats["price_diff"], price_diff),
-                "avg_trades": avg_trades_error(stats["avg_trades"], earlier, window),
-                "std_trades": std_trades_error(stats["std_trades"], earlier, window),
+                "trades": 0.0 if stats["trades"] == row.trades else math.inf,
+                "close_price": bit_error(stats["close_price"], row.close_price),
+                "price_diff": bit_error(stats["price_diff"], row.price_diff),
+                "avg_trades": relative_error(stats["avg_trades"], row.avg_trades),
+                "std_trades": deviation_error(stats["std_trades"], row.variance),
             }
             for field, error in errors.items():
                 if not error <= TOLERANCE:
                     raise Difference(
-                        f"{ticker} on {date}: {field} is {stats[field]!r}, with trades {trades} "
-                        f"after {earlier} and close {close!r} after {previous!r}"
+                        f"{ticker} on {row.date}: {field} is {stats[field]!r}; exactly: {row}"
                     )
             largest = max(largest, *errors.values())
-            earlier, previous = [*earlier, trades][-window:], close
     return largest
 
 
@@ -324,31 +250,25 @@ def packed_row(row):
     return struct.pack("<" + "".join(PAGE_COLUMNS.values()), *row)
 
 
-def compare_parts(parts, table, history):
-    """Compare the Parts of a file with its table, which has been checked, and with its history.
+def compare_parts(parts, table, facts):
+    """Compare the Parts of a file with its table, which has been checked, and with the facts.
 
-    Raises Difference.
+    facts are the reference's Table of the same files. Raises Difference.
     """
-    dates = dates_of(history)
-    session_of = dict(zip(dates, range(len(dates))))
-    if list(parts.pages) != dates:
+    if list(parts.pages) != facts.days:
         raise Difference("the day pages are not those of the table's dates")
     if list(parts.pickled_rows) != list(table):
         raise Difference("the directory's tickers are not the table's")
-    rows, counts = {date: {} for date in dates}, {date: [0, 0, 0] for date in dates}
-    for ticker, days in history.items():
-        facts = facts_of(days, session_of, parts.window)
-        trades = [row.trades for row in days.values()]
-        for i, date in enumerate(days):
-            rows[date][ticker] = (*table[ticker][date].values(), *facts[date])
-            baseline = trades[max(0, i - parts.window) : i]
-            varies = i >= parts.window and squares_of(baseline) > 0
-            found = varies and is_anomaly(trades[i], baseline)
-            counts[date] = [a + b for a, b in zip(counts[date], (1, varies, found))]
-        compare_history(
-            ticker, parts, table[ticker], session_of, [gap for gap, *_ in facts.values()]
-        )
-    for date in dates:
+    rows, counts = {date: {} for date in facts.days}, {date: [0, 0, 0] for date in facts.days}
+    for ticker, own_rows in facts.tickers.items():
+        for row in own_rows:
+            gap = math.nan if row.gap is None else row.gap
+            numbers = gap, row.record, row.earlier_rows, row.baseline_days or 0
+            rows[row.date][ticker] = (*table[ticker][row.date].values(), *numbers)
+            found = 1, reference.has_deviation(row), reference.is_anomaly(row)
+            counts[row.date] = [a + b for a, b in zip(counts[row.date], found)]
+        compare_history(ticker, parts, table[ticker], own_rows)
+    for date in facts.days:
         compare_page(date, parts.pages[date], rows[date])
         if parts.counts[date] != tuple(counts[date]):
             raise Difference(f"{date}: the index counts {parts.counts[date]}, not {counts[date]}")
@@ -368,12 +288,13 @@ def compare_page(date, page, rows):
             raise Difference(f"{ticker} in the day page of {date}: {', '.join(wrong)}")
 
 
-def compare_history(ticker, parts, days, session_of, gaps):
+def compare_history(ticker, parts, days, rows):
     """Compare a ticker's pickled rows and gaps in the file with its days in the table."""
-    numbers = [len(FIELDS) + session_of[date] for date in days]
+    numbers = [len(FIELDS) + row.session for row in rows]
     pickled = b"".join(map(pickled_row, days.values(), numbers))
     if parts.pickled_rows[ticker] != pickled:
         raise Difference(f"the pickled rows of {ticker} are not the table's")
+    gaps = [math.nan if row.gap is None else row.gap for row in rows]
     if len(parts.gaps[ticker]) != len(gaps) or any(map(bit_error, parts.gaps[ticker], gaps)):
         raise Difference(f"the gaps of {ticker} are {parts.gaps[ticker]}, not {tuple(gaps)}")
 
@@ -400,13 +321,14 @@ def main(argv=None):
 
     table = pickle.loads(content)
     try:
-        history = read_history(flat_files(Path(args.data_dir)))
-        error = largest_error(history, table, args.window)
-        compare_parts(read_parts(content), table, history)
+        market = read_market(flat_files(Path(args.data_dir)))
+        facts = reference.Table(market, args.window)
+        error = largest_error(facts, table)
+        compare_parts(read_parts(content), table, facts)
     except Difference as difference:
         print(difference)
         return 1
-    rows, days = sum(map(len, table.values())), len(dates_of(history))
+    rows, days = sum(map(len, table.values())), len(facts.days)
     compared = f"{rows:,} rows of {len(table):,} tickers on {days:,} days"
     print(f"{compared}: the largest relative error is {error:.1e}")
     return 0

@@ -69,21 +69,13 @@ def history(market, window=5):
 
 
 def facts_of_rows(ticker, rows, window):
-    trades = [row[2] for row in rows]
-    closes = [row[4] for row in rows]
-    sessions = [row[1] for row in rows]
+    _, sessions, trades, _, closes = zip(*rows)
     facts = []
     for index, (date, session, _, open_price, close) in enumerate(rows):
         previous = closes[index - 1] if index > 0 else None
         facts.append(
             Row(
-                ticker=ticker,
-                date=date,
-                session=session,
-                trades=trades[index],
-                open_price=open_price,
-                close_price=close,
-                previous_close=previous,
+                *(ticker, date, session, trades[index], open_price, close, previous),
                 price_diff=math.nan if previous is None else change(previous, close),
                 avg_trades=avg_trades(trades, index, window),
                 variance=variance(trades, index, window),
@@ -216,28 +208,18 @@ def anomalies(table, date, threshold=Z_THRESHOLD):
 # Marks
 
 
-def is_new(row):
-    """Fewer than 20 earlier rows, on a day with at least 20 of the table's days before it."""
-    return row.earlier_rows < 20 and row.session >= 20
-
-
-def is_thin(row):
-    """avg_trades below 20. Choice: a row without a baseline is not thin."""
-    return row.avg_trades is not None and row.avg_trades < 20
-
-
-def is_stale(row, window):
-    """baseline_days above twice the window."""
-    return row.baseline_days is not None and row.baseline_days > 2 * window
-
-
 def marks(table, row, test_symbols=()):
-    """The row's marks in order, under the names that the command line has for them."""
+    """The row's marks in order, under the names that the command line has for them.
+
+    new: fewer than 20 earlier rows, on a day with at least 20 of the table's days before it.
+    thin: avg_trades below 20. stale: baseline_days above twice the window. Choice: a row without a
+    baseline is neither thin nor stale.
+    """
     found = {
         "split": row.is_split,
-        "new": is_new(row),
-        "thin": is_thin(row),
-        "stale": is_stale(row, table.window),
+        "new": row.earlier_rows < 20 and row.session >= 20,
+        "thin": row.avg_trades is not None and row.avg_trades < 20,
+        "stale": row.baseline_days is not None and row.baseline_days > 2 * table.window,
         "test": row.ticker in test_symbols,
     }
     return [mark for mark, holds in found.items() if holds]
