@@ -756,9 +756,13 @@ def as_polygon_error(error):
         return PolygonError(BAD_CERTIFICATE)
     if isinstance(reason, exceptions.ProxyError):
         return PolygonError(NO_PROXY)
-    if isinstance(reason, exceptions.TimeoutError):
+    if isinstance(reason, exceptions.DecodeError):
+        return PolygonError(BAD_ANSWER)
+    # To urllib3 a refused connection is a kind of timeout.
+    is_refused = isinstance(reason, exceptions.NewConnectionError)
+    if isinstance(reason, exceptions.TimeoutError) and not is_refused:
         return PolygonError(TIMEOUT, 504)
-    return PolygonError(BAD_ANSWER if isinstance(reason, exceptions.DecodeError) else NO_CONNECTION)
+    return PolygonError(NO_CONNECTION)
 
 
 def refusal(response):

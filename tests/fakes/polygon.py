@@ -14,10 +14,12 @@ import random
 import re
 import sys
 import threading
+from base64 import b64encode
 from collections import namedtuple
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import create_connection
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from helpers.flat_files import new_york_time
@@ -286,3 +288,53 @@ def send(handler, answer):
     handler.end_headers()
     handler.wfile.write(body)
     handler.close_connection = int(headers["Content-Length"]) != len(body)
+
+
+class FakeProxy:
+    """A proxy at url, as a context manager: targets are what it was asked to connect to.
+
+    With a login, name:password, it refuses whoever does not send it.
+    """
+
+    def __init__(self, login=None):
+        self.targets, expected = [], login and "Basic " + b64encode(login.encode()).decode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_CONNECT(handler):
+                if handler.headers["Proxy-Authorization"] != expected:
+                    handler.send_error(407)
+                    return
+                self.targets.append(handler.path)
+                port = int(
+                    handler.path.rpartition(":")[2]
+                )  # whatever the name, it is a server here
+                with create_connection(("127.0.0.1", port)) as target:
+                    handler.send_response(200)
+                    handler.end_headers()
+                    back = threading.Thread(target=copy, args=[target, handler.connection])
+                    back.start()
+                    copy(handler.connection, target)
+                    back.join()
+
+            def log_message(handler, *_):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def copy(source, target):
+    try:
+        while piece := source.recv(2**16):
+            target.sendall(piece)
+        target.shutdown(1)
+    except OSError:
+        pass
