@@ -608,22 +608,24 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
     if not paths:
         say("Nothing to download: no day is missing.")
         return 0
-    days = list(paths)
-    say(f"Downloading {len(days)} days, {date_text(days[-1])} to {date_text(days[0])}")
+    days, again = list(paths), sum(path.exists() for path in paths.values())
+    corrected = f", {again} of them again, because they were corrected since" if again else ""
+    dates = f"{date_text(days[-1])} to {date_text(days[0])}"
+    say(f"Downloading days: {len(days)}, {dates}{corrected}")
     form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
     bar = import_tqdm()(days, "Downloading", bar_format=form, disable=not on_terminal())
     report = bar.set_postfix_str if on_terminal() else say
-    left_out, failed = [], 0
+    left_out, failed, too_old = [], 0, []
     with closing(bar):
         try:
             client = patient_client(api_url, report)
-            for done, day in enumerate(bar):
+            for day in bar:
                 date = date_text(day)
                 try:
                     rows, unsound = fetch_day(client, day)
                 except PolygonError as error:
                     if str(error) == TOO_OLD:
-                        say(f"{len(days) - done} days up to {date} not downloaded: {error}")
+                        too_old = days[days.index(day) :]
                         break
                     if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
                         raise
@@ -631,11 +633,15 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
                     failed += 1
                     continue
                 left_out += [(date, row) for row in unsound]
-                if len(rows):
+                if rows.empty:
+                    bar.write(f"{date}: no trading")
+                else:
                     write_flat_file(paths[day], rows)
-                report(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
+                    report(f"{date}: {len(rows):,} tickers")
         except PolygonError as error:
             raise BuildError(f"download stopped: {error}") from None
+    if too_old:
+        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
     if left_out:
         date, row = left_out[0]
         ticker = row.get("T") if isinstance(row, dict) else row
@@ -1441,7 +1447,7 @@ def build(options, say):
     )
     if failed_days:
         raise BuildError(
-            f"{failed_days} days are missing in the table: call --download again later"
+            f"days that failed to download: {failed_days}; call --download again later"
         )
 
 

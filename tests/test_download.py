@@ -99,7 +99,7 @@ def test_download_fetches_each_trading_day_from_the_one_named_and_builds(market,
     assert (result.returncode, sorted(market.asked)) == (0, WEEK)
     assert names_there() == files_of(WEEK)
     assert table_days() == WEEK
-    assert "5 days, 2024-08-05 to 2024-08-09" in result.stdout.splitlines()[0]
+    assert "5, 2024-08-05 to 2024-08-09" in result.stdout.splitlines()[0]
     assert sorted(result.stdout.splitlines()[1:6]) == [f"{day}: 2 tickers" for day in WEEK]
 
 
@@ -330,7 +330,7 @@ def test_one_bad_day_ends_neither_the_download_nor_the_build(market, clock, bad)
     result = download(market, MONDAY)
     assert result.returncode == 1
     assert f"{THURSDAY} not downloaded" in result.stderr.splitlines()[0]
-    assert "1 days" in result.stderr.splitlines()[-1]
+    assert "download: 1;" in result.stderr.splitlines()[-1]
     assert table_days() == [MONDAY, TUESDAY, WEDNESDAY, FRIDAY]
     market.requests.clear()
     assert download(market).returncode == 0
@@ -351,7 +351,7 @@ def test_days_older_than_the_plan_reaches_are_counted_after_one_request(market, 
     result = download(market, "2024-07-29")
     assert result.returncode == 0
     # Five days of the week before, and Monday to Wednesday.
-    assert any("8 days" in line and WEDNESDAY in line for line in result.stdout.splitlines())
+    assert any(": 8;" in line and WEDNESDAY in line for line in result.stdout.splitlines())
     assert (len(market.asked), table_days()) == (3, [THURSDAY, FRIDAY])
 
 
