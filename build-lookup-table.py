@@ -292,7 +292,7 @@ def check_output_path(path, data_dir, *others):
 
 # How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
 API_URL = "https://api.polygon.io"
-NO_KEY = "POLYGON_API_KEY is not set: run export POLYGON_API_KEY=YOUR_KEY first, then this script"
+NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
 QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
@@ -357,7 +357,7 @@ def polygon_client(api_url, connect, read):
 
 
 def make_client(key, api_url):
-    """A client of the package massive if it is installed, else of polygon, its older name."""
+    """A client of the package massive if it is installed, else of polygon. Raises PolygonError."""
     # A mere folder of that name has no origin.
     has_massive = getattr(importlib.util.find_spec("massive"), "origin", None)
     name = "massive" if has_massive else "polygon"
@@ -405,18 +405,16 @@ def as_polygon_error(error):
     from urllib3 import exceptions
 
     reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
-    is_certificate = "CERTIFICATE_VERIFY_FAILED" in str(reason)
-    if isinstance(reason, exceptions.SSLError) and is_certificate:
+    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
         return PolygonError(BAD_CERTIFICATE)
     if isinstance(reason, exceptions.ProxyError):
         return PolygonError(NO_PROXY)
     if isinstance(reason, exceptions.DecodeError):
         return PolygonError(BAD_ANSWER)
-    # To urllib3 a refused connection is a kind of timeout.
-    is_refused = isinstance(reason, exceptions.NewConnectionError)
-    if isinstance(reason, exceptions.TimeoutError) and not is_refused:
-        return PolygonError(TIMEOUT, 504)
-    return PolygonError(NO_CONNECTION)
+    if isinstance(reason, exceptions.NewConnectionError):  # to urllib3 a kind of timeout
+        return PolygonError(NO_CONNECTION)
+    is_late = isinstance(reason, exceptions.TimeoutError)
+    return PolygonError(TIMEOUT, 504) if is_late else PolygonError(NO_CONNECTION)
 
 
 def refusal(response):
@@ -439,10 +437,10 @@ def results_of(response):
     try:
         # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
         answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-        results = answer["results"] if "results" in answer or "status" not in answer else []
+        results = answer.get("results", [] if "status" in answer else None)
         if not isinstance(results, list) or (not results and answer.get("resultsCount")):
             raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, AttributeError, RecursionError):
         raise PolygonError(BAD_ANSWER) from None
     return results
 
