@@ -588,7 +588,7 @@ def patient_client(api_url, report):
             report("waiting for a new minute of requests" if is_limit else "trying again")
             super().sleep(response)
 
-    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit is one of each minute.
+    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
     tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
     waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
     statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
