@@ -38,6 +38,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import argparse
 import csv
 import gzip
+import importlib.util
 import io
 import json
 import math
@@ -45,20 +46,21 @@ import os
 import pickle
 import re
 import secrets
+import ssl
 import stat
 import struct
 import sys
-import time
 import zlib
 from collections import defaultdict, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 try:
     import numpy as np
@@ -288,417 +290,364 @@ def check_output_path(path, data_dir, *others):
         raise BuildError(f"{path} not written: {error.strerror}") from None
 
 
-# The download of missing days from Polygon's REST API.
+# How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
 API_URL = "https://api.polygon.io"
-FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
-
-TRIES = 4  # requests for the same day, if each fails for a reason that may be temporary
-MOST_WAITS = 5  # waits because of the limit of requests, while the same day is downloaded
-LONGEST_WAIT = 3600  # seconds
-CONNECT_SECONDS, READ_SECONDS = 10, 30
-ANSWER_SECONDS = 60  # for a request and its whole answer
-LARGEST_ANSWER = 16 * 2**20  # bytes: ten times a day's answer in 2026
-
-NO_KEY = "--download needs your Polygon key in POLYGON_API_KEY: export POLYGON_API_KEY=YOUR_KEY"
-NO_CLIENT = "--download needs polygon-api-client: pip install -r requirements.txt"
+NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
+QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
-NOT_IN_PLAN = "your Polygon plan does not include a day's data of all tickers"
-# A part of the text of Polygon's refusal, and what the user reads instead.
-REFUSALS = {
-    "API Key": WRONG_KEY,
-    "today's data": "your Polygon plan does not have this day yet: try again later",
-    "timeframe": "your Polygon plan does not reach to this day: the free one goes back two years",
-    "entitled": NOT_IN_PLAN,
-}
-RATE_LIMIT = "Polygon's limit of requests is reached"
-TIMEOUT = "Polygon did not answer in time: try again later"
-NO_CONNECTION = "Polygon cannot be reached, or the connection broke: check your internet connection"
+NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
+TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
+NOT_IN_PLAN = "your Polygon plan does not include this"
+# A part of the text of a refusal, and what the user reads.
+REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
+RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
-REDIRECTED = "Polygon redirects to another address, which does not get your key: check --api-url"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
+TIMEOUT = "Polygon did not answer in time: try again later"
+NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
+NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
+BAD_CERTIFICATE = (
+    "Polygon's certificate is not trusted: if your network has certificates of its own, "
+    "name their file in SSL_CERT_FILE"
+)
 
 
-class RequestError(Exception):
-    """Why a request failed, in a sentence. is_final says that another try would fail, too."""
+class PolygonError(Exception):
+    """Why Polygon gave no answer, in a sentence for the user that never holds the key.
 
-    def __init__(self, sentence, is_final=False):
+    status is the HTTP status with which the page says so; retry_after is in seconds, or None.
+    """
+
+    def __init__(self, sentence, status=502, retry_after=None):
         super().__init__(sentence)
-        self.is_final = is_final
+        self.status, self.retry_after = status, retry_after
 
 
-class RateLimit(Exception):
-    """This minute's requests are used up. retry_after is the header Retry-After, or None."""
+def polygon_client(api_url, connect, read):
+    """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
-    def __init__(self, retry_after):
-        super().__init__(retry_after)
-        self.retry_after = retry_after
+    The client's own connections ignore the environment's proxy and the system's certificates, and
+    follow redirects, to which they would send the key. So it gets connections of ours. connect and
+    read are the most seconds for each. No request is repeated unless client.client.retries is set.
+    """
+    key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
+    if not key:
+        raise PolygonError(NO_KEY, 503)
+    if key[0] in "\"'":
+        raise PolygonError(QUOTED_KEY)
+    if not re.fullmatch("[!-~]+", key):
+        raise PolygonError(WRONG_KEY)
+    client = make_client(key, api_url)  # it needs urllib3, which is not looked for before
+    from urllib3 import Timeout, exceptions
+
+    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
+
+    def request(method, url, **options):
+        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
+        try:
+            response = connections.request(method, url, **options)
+        except exceptions.HTTPError as error:
+            raise as_polygon_error(error) from None
+        if response.status != 200:
+            raise refusal(response)
+        return response
+
+    client.client = SimpleNamespace(request=request, retries=False)
+    return client
+
+
+def make_client(key, api_url):
+    """A client of the package massive if it is installed, else of polygon. Raises PolygonError."""
+    # A mere folder of that name has no origin.
+    has_massive = getattr(importlib.util.find_spec("massive"), "origin", None)
+    name = "massive" if has_massive else "polygon"
+    try:
+        package = importlib.import_module(name)
+    except Exception as error:  # a broken package, or another one of that name, can raise anything
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        reason = "it is missing" if is_missing else error
+        sentence = f"cannot import {name}: {reason}: pip install -r requirements.txt"
+        raise PolygonError(sentence, 503) from None
+    try:
+        return package.RESTClient(key, base=api_url)
+    except (AttributeError, TypeError):  # another package, or version 0.2, which has no base
+        path = package.__file__ or next(iter(package.__path__))
+        sentence = f"{path} is not Polygon's client: remove it, or pip install -r requirements.txt"
+        raise PolygonError(sentence, 503) from None
+
+
+def open_connections(api_url):
+    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
+
+    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
+    """
+    import certifi
+    import urllib3
+
+    tls = ssl.create_default_context()
+    if "SSL_CERT_FILE" not in os.environ:
+        tls.load_verify_locations(certifi.where())
+    scheme, host = urlsplit(api_url)[:2]
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return urllib3.PoolManager(ssl_context=tls)
+    try:
+        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
+        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
+    except urllib3.exceptions.HTTPError:
+        raise PolygonError(NO_PROXY) from None
+
+
+def as_polygon_error(error):
+    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
+    from urllib3 import exceptions
+
+    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
+    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
+        return PolygonError(BAD_CERTIFICATE)
+    if isinstance(reason, exceptions.ProxyError):
+        return PolygonError(NO_PROXY)
+    if isinstance(reason, exceptions.DecodeError):
+        return PolygonError(BAD_ANSWER)
+    if isinstance(reason, exceptions.NewConnectionError):  # to urllib3 a kind of timeout
+        return PolygonError(NO_CONNECTION)
+    is_late = isinstance(reason, exceptions.TimeoutError)
+    return PolygonError(TIMEOUT, 504) if is_late else PolygonError(NO_CONNECTION)
+
+
+def refusal(response):
+    """The PolygonError for a urllib3 response whose status is not 200."""
+    status, words = response.status, response.data.decode(errors="replace")
+    if status == 429:
+        seconds = response.headers.get("Retry-After", "")
+        is_number = re.fullmatch("[0-9]{1,9}", seconds)
+        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
+    if status >= 500:
+        return PolygonError(SERVER_ERROR)
+    if status not in (401, 403):
+        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
+    known = (sentence for part, sentence in REFUSALS.items() if part in words)
+    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
+
+
+def results_of(response):
+    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
+    try:
+        # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
+        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
+        results = answer.get("results", [] if "status" in answer else None)
+        if not isinstance(results, list) or (not results and answer.get("resultsCount")):
+            raise ValueError
+    except (ValueError, AttributeError, RecursionError):
+        raise PolygonError(BAD_ANSWER) from None
+    return results
+
+
+# The download of missing days from Polygon's REST API.
+NEW_YORK = "America/New_York"
+HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
+MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
+FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
+ANSWER_COLUMNS = "Tvochltn"  # what Polygon's answer calls these columns
 
 
 def utc_now():
     return datetime.now(timezone.utc)
 
 
-def wait(seconds):
-    time.sleep(seconds)
+def in_new_york(day, hour):
+    """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
+    import pandas as pd
+
+    return pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp()
 
 
-def first_sunday_from(date):
-    """The day number of the first Sunday on or after date, YYYY-MM-DD."""
-    day = day_number(date)
-    return day + (3 - day) % 7  # day number 3, 1970-01-04, was a Sunday
-
-
-def new_york_midnight(day):
-    """When the day with this number begins in New York, in seconds after 1970-01-01 00:00 UTC.
-
-    New York is 5 hours behind UTC, and 4 hours in summer time. Since 2007 summer time lasts from
-    the second Sunday in March to the first in November. From 1987 to 2006 it lasted from the first
-    Sunday in April to the last in October. The clock changes at 2:00 on these Sundays. So the one
-    in spring begins before summer time, and the one in autumn begins in summer time.
-    """
-    year = date_text(day)[:4]
-    start, end = ("03-08", "11-01") if year >= "2007" else ("04-01", "10-25")
-    is_summer = first_sunday_from(f"{year}-{start}") < day <= first_sunday_from(f"{year}-{end}")
-    return (day * 24 + (4 if is_summer else 5)) * 3600
-
-
-def last_finished_day():
-    """The number of the last day that is over in New York."""
-    now = utc_now().timestamp()
-    today = int(now // 86_400)
-    if now < new_york_midnight(today):
-        today -= 1
-    return today - 1
+def trading_days(first, until):
+    """The day numbers of the trading days from first to until, two day numbers."""
+    try:
+        from exchange_calendars import get_calendar
+    except ImportError as error:
+        reason = f"cannot import exchange_calendars: {error}: pip install -r requirements.txt"
+        raise BuildError(reason) from None
+    # A week more: get_calendar raises an error if there is no trading day in the time asked for.
+    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
+    days = (day_number(str(session.date())) for session in calendar.sessions)
+    return [day for day in days if day <= until]
 
 
 def days_to_download(data_dir, first, until):
-    """The day numbers of the weekdays from first to until that have no flat file below data_dir.
+    """{day: path of its flat file} of the days to download, the last day first. Raises BuildError.
 
-    first and until are day numbers or None. Without first, the days begin after the newest file.
-    Without until, they end with the last day that is over in New York. Raises UsageError, or
-    BuildError.
+    These are the trading days from first to until that have no file below data_dir, and the days
+    whose file is older than the vendor's corrections. first and until are day numbers, or None for
+    the day of the first file and for the last day that is over in New York.
     """
-    last_finished = last_finished_day()
-    for option, day in (("--download", first), ("--until", until)):
-        if day is not None and day > last_finished:
-            raise UsageError(
-                f"{option} {date_text(day)}: the last day that is over in New York is "
-                f"{date_text(last_finished)}"
-            )
-    until = last_finished if until is None else until
-    if first is not None and first > until:
-        raise UsageError(f"--download {date_text(first)} is after --until {date_text(until)}")
+    import pandas as pd
+
+    now = pd.Timestamp(utc_now()).tz_convert(NEW_YORK)
+    today = day_number(str(now.date()))
+    last_ended = today if now.hour >= 16 else today - 1
+    until = today - 1 if until is None else until
+    if until > last_ended:
+        raise UsageError(
+            f"--until {date_text(until)}: trading ends at 16:00 in New York, "
+            f"and the last day on which that is past is {date_text(last_ended)}"
+        )
     try:
-        present = {day_in_name(path) for path in find_flat_files(data_dir)} - {None}
+        paths = {day_in_name(path): path for path in find_flat_files(data_dir)}
     except NoFlatFiles:
-        present = set()
-    if first is None and not present:
+        paths = {}
+    paths.pop(None, None)
+    if first is None and not paths:
         raise UsageError(
             f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: say which day is the first, "
-            f"for example --download {date_text(last_finished - 90)}"
+            f"for example --download {date_text(today - 91)}"
         )
-    start = max(present) + 1 if first is None else first
-    # Day number 4, 1970-01-05, was a Monday.
-    return [day for day in range(start, until + 1) if (day - 4) % 7 < 5 and day not in present]
+    first = min(paths) if first is None else first
+    if first > until:
+        raise UsageError(f"the first day, {date_text(first)}, is after {date_text(until)}")
+    days = {
+        day: data_dir / f"{date_text(day)}.csv.gz"
+        for day in trading_days(first, until)
+        if day not in paths
+    }
+    for day, path in paths.items():
+        final = in_new_york(day, 16) + HOURS_OF_CORRECTIONS * 3600
+        if day <= until and path.stat().st_mtime < final <= now.timestamp():
+            days[day] = path
+    return dict(sorted(days.items(), reverse=True))
 
 
-def call_for_at_most(seconds, call):
-    """What call() returns or raises. Raises RequestError if that takes longer than seconds.
+def is_sound_row(row, start, end):
+    """Whether a row of Polygon's answer can become a line of the flat file of its day.
 
-    A socket's time limit is not enough: it starts again with each byte that a slow server sends.
-    A call that takes too long goes on in its thread, which ends with the process at the latest.
+    start and end of that day are in ms, as the row's time, which may be missing.
     """
-    outcome = Future()
-
-    def run():
-        try:
-            outcome.set_result(call())
-        except Exception as error:
-            outcome.set_exception(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    for _ in range(seconds):
-        thread.join(1)  # not join(seconds): on Windows, Ctrl-C waits until a join ends
-    if not outcome.done():
-        raise RequestError(TIMEOUT)
-    return outcome.result()
-
-
-def read_body(response):
-    """The unpacked body of a urllib3 response. Raises RequestError, also if it is too large."""
-    body = bytearray()
-    piece = True
-    while piece and len(body) <= LARGEST_ANSWER:
-        piece = response.read(2**16, decode_content=False)
-        body += piece
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and len(body) < min(int(length), LARGEST_ANSWER):
-        raise RequestError(NO_CONNECTION)  # urllib3 1 does not report a body that is cut short
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if len(body) > LARGEST_ANSWER or encoding not in ("identity", "gzip"):
-        raise RequestError(BAD_ANSWER)
-    if encoding == "identity":
-        return bytes(body)
-    unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
-    unpacked = unpacker.decompress(body, LARGEST_ANSWER)
-    if not unpacker.eof:
-        raise RequestError(BAD_ANSWER)
-    return unpacked
-
-
-def with_request_limits(request):
-    """Return a function that calls request, a urllib3 PoolManager's method, with limits.
-
-    Without these limits, Polygon's client ignores the timeouts that its constructor takes, repeats
-    requests, sleeps as long as a Retry-After says, follows redirects to any host, reads answers of
-    any size, and reports a refusal without its status.
-    """
-    from urllib3 import Timeout
-
-    def request_with_limits(method, url, **options):
-        response = request(
-            method,
-            url,
-            timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            retries=False,
-            redirect=False,
-            preload_content=False,
-            **options,
-        )
-        with closing(response):
-            status = response.status
-            if status == 429:
-                raise RateLimit(response.headers.get("Retry-After"))
-            if status >= 500:
-                raise RequestError(SERVER_ERROR)
-            if 300 <= status < 400:
-                raise RequestError(REDIRECTED, is_final=True)
-            body = read_body(response)
-        if status != 200:
-            words = body.decode(errors="replace")
-            by_status = {401: WRONG_KEY, 403: NOT_IN_PLAN}
-            reason = by_status.get(status, f"Polygon's answer has status {status}: check --api-url")
-            by_words = (sentence for part, sentence in REFUSALS.items() if part in words)
-            raise RequestError(next(by_words, reason), is_final=True)
-        return SimpleNamespace(status=status, data=body)
-
-    return request_with_limits
-
-
-def as_request_error(error):
-    """The RequestError or RateLimit for error, an exception that a request raised.
-
-    Its text does not quote the text of error, which may contain the user's key.
-    """
-    from urllib3 import exceptions
-
-    if isinstance(error, (RequestError, RateLimit)):
-        return error
-    if isinstance(error, (zlib.error, exceptions.DecodeError)):
-        return RequestError(BAD_ANSWER)
-    # urllib3 1 reports a refused connection as a kind of timeout.
-    is_refused = isinstance(error, exceptions.NewConnectionError)
-    if isinstance(error, exceptions.TimeoutError) and not is_refused:
-        return RequestError(TIMEOUT)
-    return RequestError(NO_CONNECTION)
-
-
-def parse_json_integer(digits):
-    """digits as a number: a float if there are many of them, because int could take hours."""
-    return int(digits) if len(digits) <= 20 else float(digits)
-
-
-def is_amount(value):
-    """Whether value is a finite number that is not negative."""
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-def is_sound_row(row):
-    """Whether a row of Polygon's answer can be written into a flat file and read again.
-
-    parse_answer explains the names of a row's values.
-    """
-    if not isinstance(row, dict) or not all(
-        map(is_amount, map(row.get, ["v", "o", "c", "h", "l", "n"]))
-    ):
+    if not isinstance(row, dict):
         return False
-    ticker, trades = row.get("T"), row["n"]
+    ticker, prices = row.get("T"), [row.get(name) for name in "ochl"]
+    numbers = [*prices, row.get("v"), row.get("n"), row.get("t", start)]
     return (
         isinstance(ticker, str)
         and ticker.isprintable()
-        and not set(ticker) & set(' ,"')
         and 1 <= len(ticker.encode()) <= LONGEST_TICKER
-        and trades == int(trades)
-        and trades <= MOST_TRADES
+        and not set(ticker) & set(' ,"')
+        and all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers)
+        and max(prices) < MOST_DOLLARS
+        and row["n"] % 1 == 0
+        and row["n"] <= MOST_TRADES
+        and start <= row.get("t", start) < end
     )
 
 
-def parse_answer(body):
-    """(rows, unsound): {ticker: row}, and a list of the rows that are left out.
+def fetch_day(client, day):
+    """(rows, unsound): the DataFrame of a day's flat file, and the list of the rows left out of it.
 
-    body is the bytes of the answer for a day. A row is a dict: T the ticker, v volume, o open,
-    c close, h high, l low, n trades. Without trading on that day, rows and unsound are empty.
-    Raises RequestError.
+    Without trading on that day both are empty. Raises PolygonError.
     """
-    try:
-        # A row with bytes that are not UTF-8, or control characters, must not spoil the others.
-        text = body.decode(errors="surrogateescape")
-        answer = json.loads(text, strict=False, parse_int=parse_json_integer)
-    except (ValueError, RecursionError):
-        raise RequestError(BAD_ANSWER) from None
-    results = answer.get("results", []) if isinstance(answer, dict) else None
-    if results == [] and answer.get("resultsCount") == 0:
-        return {}, []
-    results = results if isinstance(results, list) else []
-    rows = {row["T"]: row for row in results if is_sound_row(row)}
-    if not rows:
-        raise RequestError(BAD_ANSWER)
-    return rows, [row for row in results if not is_sound_row(row)]
+    import pandas as pd
+
+    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
+    start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
+    sound, unsound = [], []
+    for row in results:
+        (sound if is_sound_row(row, start, end) else unsound).append(row)
+    if unsound and not sound:
+        raise PolygonError(BAD_ANSWER)
+    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
+    rows = pd.DataFrame(sound, columns=[*ANSWER_COLUMNS], dtype=object)
+    for name in "vn":
+        numbers = [int(number) if number % 1 == 0 else number for number in rows[name]]
+        rows[name] = pd.Series(numbers, dtype=object)
+    rows["t"] = int(start) * 10**6
+    rows.columns = FLAT_FILE_HEADER.split(",")
+    return rows.drop_duplicates("ticker", keep="last").sort_values("ticker"), unsound
 
 
-def write_flat_file(data_dir, day, rows):
-    """Write the flat file of day, a day number, into data_dir. rows are those of parse_answer."""
-    start = new_york_midnight(day) * 10**9
-    lines = [FLAT_FILE_HEADER]
-    for ticker, row in sorted(rows.items()):
-        volume = row["v"]
-        numbers = [int(volume) if volume == int(volume) else volume]
-        numbers += [row["o"], row["c"], row["h"], row["l"], start, int(row["n"])]
-        lines.append(",".join([ticker, *map(repr, numbers)]))
-    text = "".join(f"{line}\n" for line in lines)
+def write_flat_file(path, rows):
+    """Write the DataFrame of fetch_day as the flat file at path, packed if that ends in .gz."""
+    text = rows.to_csv(index=False, lineterminator="\n").encode()
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"{data_dir}: {error.strerror}") from None
-    with replacing(data_dir / f"{date_text(day)}.csv.gz") as file:
-        file.write(gzip.compress(text.encode(), mtime=0))
+        raise BuildError(f"{path.parent}: {error.strerror}") from None
+    with replacing(path) as file:
+        file.write(gzip.compress(text, mtime=0) if path.suffix.lower() == ".gz" else text)
 
 
-class PolygonClient:
-    """Fetches the whole market of a day from the Polygon API at api_url. Raises BuildError.
+def patient_client(api_url, report):
+    """A client that waits and tries again where that can help. report gets a line for each wait."""
+    client = polygon_client(api_url, connect=10, read=30)
+    from urllib3 import Retry
 
-    report is what progress_of_days yields. It is called before each wait that RateLimit causes.
-    """
+    class PatientRetry(Retry):
+        def sleep(self, response=None):
+            is_limit = response is not None and response.status == 429
+            report("waiting for a new minute of requests" if is_limit else "trying again")
+            super().sleep(response)
 
-    def __init__(self, api_url, report):
-        key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
-        if not key:
-            raise BuildError(NO_KEY)
-        if not re.fullmatch("[ -~]+", key):
-            raise BuildError(WRONG_KEY)
-        try:
-            from polygon import RESTClient
-
-            self.client = RESTClient(key, base=api_url)
-        except (ImportError, TypeError):  # TypeError: version 0.2 has no parameter base
-            raise BuildError(NO_CLIENT) from None
-        self.client.client.request = with_request_limits(self.client.client.request)
-        self.report = report
-        self.minute_began = None  # time of the first request after the latest RateLimit
-
-    def fetch_day(self, date):
-        """What parse_answer returns for a date. Waits and tries again where that can help."""
-        tries = waits = 0
-        while True:
-            try:
-                return parse_answer(self.request_day(date))
-            except RateLimit as limit:
-                waits += 1
-                seconds = self.seconds_to_wait(limit.retry_after)
-                if waits > MOST_WAITS or seconds > LONGEST_WAIT:
-                    raise BuildError(
-                        f"{date} not downloaded: {RATE_LIMIT}: try again later"
-                    ) from None
-                self.report(f"{RATE_LIMIT}, waiting {seconds} s", pause=seconds)
-                wait(seconds)
-                self.minute_began = None
-            except RequestError as error:
-                tries += 1
-                if error.is_final or tries == TRIES:
-                    raise BuildError(f"{date} not downloaded: {error}") from None
-                wait(2**tries)
-
-    def request_day(self, date):
-        """The bytes of the answer for a date. Raises RequestError or RateLimit."""
-
-        def request():
-            return self.client.get_grouped_daily_aggs(date, adjusted=False, raw=True).data
-
-        self.minute_began = self.minute_began or utc_now()
-        try:
-            return call_for_at_most(ANSWER_SECONDS, request)
-        except Exception as error:
-            raise as_request_error(error) from None
-
-    def seconds_to_wait(self, retry_after):
-        """The seconds to wait, at least 1: what retry_after says, else the rest of the minute.
-
-        Polygon limits the requests of a minute, which is taken to begin at minute_began.
-        """
-        from email.utils import parsedate_to_datetime
-
-        if re.fullmatch(r"\d{1,9}", retry_after or "", re.ASCII):
-            return max(1, int(retry_after))
-        try:
-            seconds = (parsedate_to_datetime(retry_after) - utc_now()).total_seconds()
-        except (TypeError, ValueError, OverflowError):
-            seconds = 60 - (utc_now() - self.minute_began).total_seconds()
-            seconds = min(60, seconds)  # in case the computer's clock was set back
-        return max(1, math.ceil(seconds))
-
-
-@contextmanager
-def progress_of_days(total, say):
-    """Yields a function report(text, done=None, pause=0), which shows the progress of a download.
-
-    done is how many of total days are done. pause is the length, in seconds, of a wait that begins
-    now. On a terminal, report updates a line on stderr. Elsewhere it calls say(text).
-    """
-    if not on_terminal():
-        yield lambda text, done=None, pause=0: say(text)
-        return
-    began, form = utc_now(), "{l_bar}{bar}| {n}/{total} days{postfix}"
-    with import_tqdm()(None, "Downloading", total, bar_format=form) as display:
-
-        def report(text, done=None, pause=0):
-            display.n = display.n if done is None else done
-            if display.n:
-                seconds_per_day = ((utc_now() - began).total_seconds() + pause) / display.n
-                minutes = math.ceil(seconds_per_day * (total - display.n) / 60)
-                display.set_postfix_str(f"about {minutes} min left", refresh=False)
-            display.set_description_str(text)
-
-        yield report
+    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
+    tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
+    waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
+    statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
+    client.client.retries = PatientRetry(**tries, **waits, **statuses)
+    return client
 
 
 def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
-    """Fetch the days from first to until that data_dir lacks, and write them as flat files.
+    """Write the flat files of days_to_download. Returns the number of days that failed.
 
-    days_to_download explains first and until. Each day is written as soon as it is fetched, so a
-    later error loses none of them. say is called with each line for stdout. Raises BuildError.
+    Each day is written as soon as it is fetched, so a later error loses none of them. say is called
+    with each line for stdout. Raises BuildError for what would make the other days fail, too.
     """
-    days = days_to_download(data_dir, first, until)
-    if not days:
+    paths = days_to_download(data_dir, first, until)
+    if not paths:
         say("Nothing to download: no day is missing.")
-        return
-    with progress_of_days(len(days), say) as report:
-        client = PolygonClient(api_url, report)
-        report(f"Downloading {len(days)} days, {date_text(days[0])} to {date_text(days[-1])}")
-        left_out = []
-        for done, day in enumerate(days, 1):
-            date = date_text(day)
-            rows, unsound = client.fetch_day(date)
-            if rows:
-                write_flat_file(data_dir, day, rows)
-            left_out += [(date, row.get("T") if isinstance(row, dict) else row) for row in unsound]
-            report(f"{date}: {len(rows):,} tickers" if rows else f"{date}: no trading", done)
+        return 0
+    days, again = list(paths), sum(path.exists() for path in paths.values())
+    corrected = f", {again} of them again, because they were corrected since" if again else ""
+    dates = f"{date_text(days[-1])} to {date_text(days[0])}"
+    say(f"Downloading days: {len(days)}, {dates}{corrected}")
+    form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
+    bar = import_tqdm()(days, "Downloading", bar_format=form, disable=not on_terminal())
+    report = bar.set_postfix_str if on_terminal() else say
+    left_out, failed, too_old = [], 0, []
+    with closing(bar):
+        try:
+            client = patient_client(api_url, report)
+            for day in bar:
+                date = date_text(day)
+                try:
+                    rows, unsound = fetch_day(client, day)
+                except PolygonError as error:
+                    if str(error) == TOO_OLD:
+                        too_old = days[days.index(day) :]
+                        break
+                    if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
+                        raise
+                    bar.write(f"{date} not downloaded: {error}", file=sys.stderr)
+                    failed += 1
+                    continue
+                left_out += [(date, row) for row in unsound]
+                if rows.empty:
+                    bar.write(f"{date}: no trading")
+                else:
+                    write_flat_file(paths[day], rows)
+                    report(f"{date}: {len(rows):,} tickers")
+        except PolygonError as error:
+            raise BuildError(f"download stopped: {error}") from None
+    if too_old:
+        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
     if left_out:
-        date, ticker = left_out[0]
+        date, row = left_out[0]
+        ticker = row.get("T") if isinstance(row, dict) else row
         print_to_stderr(
             f"warning: {len(left_out):,} downloaded rows are left out, because a value is missing "
             f"or not valid; the first is {str(ticker)[:LONGEST_TICKER]} on {date}"
         )
+    return failed
 
 
 def day_in_name(path):
@@ -1467,10 +1416,11 @@ def build(options, say):
     if options.json:
         json_output = options.output.with_suffix(".json")
         check_output_path(json_output, options.data_dir, options.output)
+    failed_days = 0
     if options.download is not None:
         first = None if options.download is True else options.download  # True: without FROM
         address = options.api_url or API_URL
-        download_days(options.data_dir, first, options.until, address, say)
+        failed_days = download_days(options.data_dir, first, options.until, address, say)
     paths = find_flat_files(options.data_dir)
     check_output_path(options.output, options.data_dir, *paths)  # again, now that these are known
     say("Starting to process files...")
@@ -1493,6 +1443,10 @@ def build(options, say):
         f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
         f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
     )
+    if failed_days:
+        raise BuildError(
+            f"days that failed to download: {failed_days}; call --download again later"
+        )
 
 
 def build_and_report(options):
@@ -1563,11 +1517,12 @@ def parse_arguments(argv):
     add("--window", type=window_argument, default=WINDOW, metavar="N", help=window)
     add("--json", action="store_true", help="also write the table as JSON, beside FILE")
     download = (
-        "before building, download the days that DIR lacks, beginning with FROM (YYYY-MM-DD) "
+        "before building, download the trading days that DIR lacks, from FROM (YYYY-MM-DD) or its "
     )
-    download += "or after its newest file; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
+    download += "first file on; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
-    until = "the last day to download (default the last one that is over in New York)"
+    until = "the last day to download (default the last one that is over in New York; today is "
+    until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = f"where to download from (default {API_URL})"
     add("--api-url", type=url_argument, metavar="URL", help=url)

@@ -28,19 +28,18 @@ import mimetypes
 import os
 import re
 import socket
+import ssl
 import sys
-import time
-import zlib
-from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager, suppress
-from functools import partial
-from itertools import islice
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
-from threading import BoundedSemaphore, Lock, Thread
+from threading import BoundedSemaphore, Lock
 from types import SimpleNamespace
 from typing import Callable, FrozenSet, List, NamedTuple, Optional
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+from zoneinfo import ZoneInfo
 
 try:
     from flask import (
@@ -70,43 +69,28 @@ PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
 DAY_PAGE_LOCK = Lock()
 MOST_TICKERS_A_DAY, MOST_ANOMALIES = 2**16, 2**14  # the US market has some 11,000 tickers
 
-# build-lookup-table.py has the same API_URL, LONGEST_WAIT and phrases in REFUSALS.
-API_URL = "https://api.polygon.io"
-BAR_FIELDS = ["timestamp", "open", "high", "low", "close", "volume", "vwap", "transactions"]
-MINUTES_A_DAY = 24 * 60
+# What a minute bar is made of, and what Polygon calls it.
+BAR_FIELDS = {
+    "timestamp": "t",
+    "open": "o",
+    "high": "h",
+    "low": "l",
+    "close": "c",
+    "volume": "v",
+    "vwap": "vw",
+    "transactions": "n",
+}
+NEW_YORK = ZoneInfo("America/New_York")
 MINUTE_IN_MS = 60_000
-MOST_REQUESTS = 5  # for a day's bars: one is enough unless Polygon splits its answer
-LARGEST_ANSWER = 4 * 2**20  # bytes; a day's bars take less than 1 MB
 LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
-LONGEST_WAIT = 3600  # seconds
 MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
 
 KEPT_ANSWERS = 128
-THREADS = 8  # of the server
-# The most calls to Polygon that run at once, and the most threads that wait for Polygon. It is less
-# than THREADS, so that the other threads can answer other requests.
-CALLS_AT_ONCE = 6
+THREADS = 16  # of the server
+CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 M_ARENA_MAX = -8  # as in glibc's malloc.h
-
-NO_KEY = (
-    "Minute bars and headlines come from Polygon and need your key: stop this server, "
-    "run export POLYGON_API_KEY=YOUR_KEY, and start it again."
-)
-NO_CLIENT = "Minute bars and headlines need polygon-api-client: pip install -r requirements.txt"
-# What a refusal's text contains, and what the user reads.
-REFUSALS = {
-    "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY.",
-    "today's data": "Your Polygon plan has a day's minute bars only after the end of that day.",
-    "timeframe": "Your Polygon plan does not reach back to this day.",
-    "entitled": "Your Polygon plan does not include this.",
-}
-RATE_LIMIT = "Polygon's limit of requests per minute is reached: wait a minute and try again."
-TIMEOUT = "Polygon did not answer in time."
-NO_CONNECTION = "Polygon cannot be reached: check the connection to the internet."
-SERVER_ERROR = "Polygon's server is in trouble: try again later."
-BAD_ANSWER = "Polygon's answer makes no sense: try again later."
-BUSY = "Polygon has not answered the requests before this one: try again in a moment."
+BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # plotly.js sets inline styles. A chart that is saved as a picture is first a data: or blob: URL.
 CONTENT_SECURITY_POLICY = (
@@ -318,30 +302,15 @@ def links_to(ticker):
 # The exchange's clock.
 
 
-def first_sunday(year, month, day):
-    """The first Sunday on or after that day, as a date."""
-    first = datetime.date(year, month, day)
-    return first + datetime.timedelta((6 - first.weekday()) % 7)
+def utc_now():
+    return datetime.datetime.now(datetime.timezone.utc)
 
 
 def utc_from_new_york(date, hour, minute=0):
-    """The datetime in UTC of that time of a day in New York. hour may be 24.
-
-    Summer time lasts from the second Sunday of March to the first of November; before 2007, it
-    lasted from the first Sunday of April to the last of October. On a Sunday on which it begins or
-    ends, times before 2:00 are an hour off: no market is open then.
-    """
-    midnight = datetime.datetime.fromisoformat(f"{date}T00:00+00:00")
-    day = midnight.date()
-    if day.year >= 2007:
-        spring, autumn = first_sunday(day.year, 3, 8), first_sunday(day.year, 11, 1)
-    else:
-        spring, autumn = first_sunday(day.year, 4, 1), first_sunday(day.year, 10, 25)
-    offset = datetime.timedelta(hours=4 if spring <= day < autumn else 5)
-    try:
-        return midnight + datetime.timedelta(hours=hour, minutes=minute) + offset
-    except OverflowError:  # in UTC, the evening of 9999-12-31 is after the last datetime
-        return datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
+    """The datetime in UTC of that time of a day in New York. hour may be 24."""
+    midnight = datetime.datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
+    in_new_york = midnight + datetime.timedelta(hours=hour, minutes=minute)
+    return in_new_york.astimezone(datetime.timezone.utc)
 
 
 def closes_early(date):
@@ -371,7 +340,7 @@ def session_times(date):
 
 def is_past(date):
     """Whether that day is over in New York."""
-    return utc_from_new_york(date, 24) < datetime.datetime.now(datetime.timezone.utc)
+    return utc_from_new_york(date, 24) < utc_now()
 
 
 # The views of a day and of a ticker. Each view is read from one open table.
@@ -667,252 +636,252 @@ def read_previous_close(table, ticker, date):
     return history["date"][i - 1], close if is_number(close) else None
 
 
-# Minute bars and headlines, from Polygon.
+# How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
+API_URL = "https://api.polygon.io"
+NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
+QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
+WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
+NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
+TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
+NOT_IN_PLAN = "your Polygon plan does not include this"
+# A part of the text of a refusal, and what the user reads.
+REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
+RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
+SERVER_ERROR = "Polygon's server is in trouble: try again later"
+BAD_ANSWER = "Polygon's answer makes no sense: try again later"
+TIMEOUT = "Polygon did not answer in time: try again later"
+NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
+NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
+BAD_CERTIFICATE = (
+    "Polygon's certificate is not trusted: if your network has certificates of its own, "
+    "name their file in SSL_CERT_FILE"
+)
 
 
 class PolygonError(Exception):
-    """Why there are no bars or headlines: a sentence, and the HTTP status to answer with.
+    """Why Polygon gave no answer, in a sentence for the user that never holds the key.
 
-    retry_after is how many seconds to wait before the next request, None if that is not known.
+    status is the HTTP status with which the page says so; retry_after is in seconds, or None.
     """
 
-    def __init__(self, sentence, status, retry_after=None):
+    def __init__(self, sentence, status=502, retry_after=None):
         super().__init__(sentence)
         self.status, self.retry_after = status, retry_after
 
 
-def read_answer(text):
-    """The dict in text, the JSON of a Polygon answer. Raises PolygonError if it is no answer."""
-    try:
-        # int() of millions of digits would take minutes.
-        answer = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else nan)
-    except (ValueError, RecursionError):
-        raise PolygonError(BAD_ANSWER, 502) from None
-    is_answer = isinstance(answer, dict) and {"results", "status"} & set(answer)
-    # Without results, a next_url would be followed for nothing.
-    if not is_answer or ("next_url" in answer and not answer.get("results")):
-        raise PolygonError(BAD_ANSWER, 502)
-    return answer
+def polygon_client(api_url, connect, read):
+    """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
-
-def seconds_to_wait(retry_after):
-    """The seconds to wait after a 429: retry_after, else the rest of the minute."""
-    if re.fullmatch(r"\d{1,9}", retry_after or "", re.ASCII):
-        return min(max(1, int(retry_after)), LONGEST_WAIT)
-    return 60 - time.time() % 60
-
-
-def error_of_status(status, retry_after, body):
-    """The PolygonError for a status other than 200, without body's text: that may hold the key."""
-    if status == 429:
-        return PolygonError(RATE_LIMIT, 429, seconds_to_wait(retry_after))
-    if status >= 500:
-        return PolygonError(SERVER_ERROR, 502)
-    known = (sentence for phrase, sentence in REFUSALS.items() if phrase.encode() in body)
-    return PolygonError(next(known, BAD_ANSWER), 502)
-
-
-def call_for_at_most(seconds, call, calls_left):
-    """What call() returns or raises. Raises PolygonError if it takes longer, or if too many run.
-
-    A socket's time limit is not enough: it starts anew with each byte that a slow server sends.
-    A call that takes longer goes on in its thread. calls_left is a semaphore, which counts how many
-    more calls may run.
+    The client's own connections ignore the environment's proxy and the system's certificates, and
+    follow redirects, to which they would send the key. So it gets connections of ours. connect and
+    read are the most seconds for each. No request is repeated unless client.client.retries is set.
     """
-    outcome = Future()
+    key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
+    if not key:
+        raise PolygonError(NO_KEY, 503)
+    if key[0] in "\"'":
+        raise PolygonError(QUOTED_KEY)
+    if not re.fullmatch("[!-~]+", key):
+        raise PolygonError(WRONG_KEY)
+    client = make_client(key, api_url)  # it needs urllib3, which is not looked for before
+    from urllib3 import Timeout, exceptions
 
-    def run():
+    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
+
+    def request(method, url, **options):
+        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
         try:
-            outcome.set_result(call())
-        except Exception as error:
-            outcome.set_exception(error)
-        finally:
-            calls_left.release()
-
-    if not calls_left.acquire(blocking=False):
-        raise PolygonError(BUSY, 503)
-    Thread(target=run, daemon=True).start()
-    if not wait([outcome], seconds).done:
-        raise PolygonError(TIMEOUT, 504)
-    return outcome.result()
-
-
-def with_limits(send, api_url, timeout):
-    """send, the request method of a urllib3 PoolManager, with limits for one call of the client.
-
-    A read may take timeout seconds, an answer has at most LARGEST_ANSWER bytes, and the call may
-    make MOST_REQUESTS requests, to api_url only. None is repeated or redirected. Raises
-    PolygonError.
-    """
-    requests_left = MOST_REQUESTS
-
-    def request_with_limits(method, url, **options):
-        nonlocal requests_left
-        # A next_url of "x:@evil.example/" leads the client to https://api.polygon.io@evil.example/.
-        if not url.startswith(f"{api_url}/") or not requests_left:
-            raise PolygonError(BAD_ANSWER, 502)
-        requests_left -= 1
-        options.update(timeout=timeout, retries=False, redirect=False, preload_content=False)
-        with closing(send(method, url, **options)) as response:
-            body = read_body(response)
+            response = connections.request(method, url, **options)
+        except exceptions.HTTPError as error:
+            raise as_polygon_error(error) from None
         if response.status != 200:
-            raise error_of_status(response.status, response.headers.get("Retry-After"), body)
-        body.decode()  # a ValueError here is reported; the client would return no bars instead
-        return SimpleNamespace(status=200, headers=response.headers, data=body)
+            raise refusal(response)
+        return response
 
-    return request_with_limits
+    client.client = SimpleNamespace(request=request, retries=False)
+    return client
 
 
-def read_body(response):
-    """The unpacked body of a urllib3 response. Raises PolygonError if it is cut or too long."""
-    body = response.read(LARGEST_ANSWER + 1, decode_content=False)
-    length = response.headers.get("Content-Length", "")
-    is_whole = len(body) <= LARGEST_ANSWER and not (length.isdecimal() and len(body) < int(length))
-    if is_whole and response.headers.get("Content-Encoding") == "gzip":
-        unpacker = zlib.decompressobj(wbits=31)  # 31: gzip with the largest window
-        with suppress(zlib.error):
-            body = unpacker.decompress(body, LARGEST_ANSWER)
-        is_whole = unpacker.eof
-    if not is_whole:
-        raise PolygonError(BAD_ANSWER, 502)
-    return body
+def make_client(key, api_url):
+    """A client of the package massive if it is installed, else of polygon. Raises PolygonError."""
+    # A mere folder of that name has no origin.
+    has_massive = getattr(importlib.util.find_spec("massive"), "origin", None)
+    name = "massive" if has_massive else "polygon"
+    try:
+        package = importlib.import_module(name)
+    except Exception as error:  # a broken package, or another one of that name, can raise anything
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        reason = "it is missing" if is_missing else error
+        sentence = f"cannot import {name}: {reason}: pip install -r requirements.txt"
+        raise PolygonError(sentence, 503) from None
+    try:
+        return package.RESTClient(key, base=api_url)
+    except (AttributeError, TypeError):  # another package, or version 0.2, which has no base
+        path = package.__file__ or next(iter(package.__path__))
+        sentence = f"{path} is not Polygon's client: remove it, or pip install -r requirements.txt"
+        raise PolygonError(sentence, 503) from None
+
+
+def open_connections(api_url):
+    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
+
+    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
+    """
+    import certifi
+    import urllib3
+
+    tls = ssl.create_default_context()
+    if "SSL_CERT_FILE" not in os.environ:
+        tls.load_verify_locations(certifi.where())
+    scheme, host = urlsplit(api_url)[:2]
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return urllib3.PoolManager(ssl_context=tls)
+    try:
+        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
+        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
+    except urllib3.exceptions.HTTPError:
+        raise PolygonError(NO_PROXY) from None
 
 
 def as_polygon_error(error):
-    """The PolygonError for what the client raised, without error's text: that may hold the key."""
-    if isinstance(error, PolygonError):
-        return error
+    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
     from urllib3 import exceptions
 
-    # To urllib3 a refused connection is a kind of timeout.
-    is_refused = isinstance(error, exceptions.NewConnectionError)
-    if isinstance(error, exceptions.TimeoutError) and not is_refused:
-        return PolygonError(TIMEOUT, 504)
-    if isinstance(error, exceptions.HTTPError):
-        return PolygonError(NO_CONNECTION, 502)
-    return PolygonError(BAD_ANSWER, 502)
+    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
+    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
+        return PolygonError(BAD_CERTIFICATE)
+    if isinstance(reason, exceptions.ProxyError):
+        return PolygonError(NO_PROXY)
+    if isinstance(reason, exceptions.DecodeError):
+        return PolygonError(BAD_ANSWER)
+    if isinstance(reason, exceptions.NewConnectionError):  # to urllib3 a kind of timeout
+        return PolygonError(NO_CONNECTION)
+    is_late = isinstance(reason, exceptions.TimeoutError)
+    return PolygonError(TIMEOUT, 504) if is_late else PolygonError(NO_CONNECTION)
+
+
+def refusal(response):
+    """The PolygonError for a urllib3 response whose status is not 200."""
+    status, words = response.status, response.data.decode(errors="replace")
+    if status == 429:
+        seconds = response.headers.get("Retry-After", "")
+        is_number = re.fullmatch("[0-9]{1,9}", seconds)
+        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
+    if status >= 500:
+        return PolygonError(SERVER_ERROR)
+    if status not in (401, 403):
+        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
+    known = (sentence for part, sentence in REFUSALS.items() if part in words)
+    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
+
+
+def results_of(response):
+    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
+    try:
+        # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
+        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
+        results = answer.get("results", [] if "status" in answer else None)
+        if not isinstance(results, list) or (not results and answer.get("resultsCount")):
+            raise ValueError
+    except (ValueError, AttributeError, RecursionError):
+        raise PolygonError(BAD_ANSWER) from None
+    return results
+
+
+# Minute bars and headlines, from Polygon.
 
 
 class PolygonBars:
-    """Minute bars and headlines from the Polygon API at api_url, through its Python client.
+    """Minute bars and headlines, as JSON, from the Polygon API at api_url.
 
-    The client (polygon-api-client 1.16) has faults, which this class works around:
-    - It never applies the timeouts that its constructor takes. It sleeps for as long as Retry-After
-      says, reads answers of any length, and follows redirects. It appends the path of next_url to
-      its server's address, wherever that leads. So its requests are made with_limits.
-    - It treats broken JSON as an answer without bars, so read_answer reads the JSON instead.
-    - It does not check the bars, so bars_of_day does.
-    - It puts the ticker into the path as it is, "../" included, so it gets quoted tickers.
-    - It raises TypeError for an article without insights, so headlines come from the raw answer.
-    - It reads POLYGON_API_KEY at import and accepts an empty key, so ask reads the key each time.
+    Answers about past days are remembered; errors are not, nor what a day gets until it is over.
     """
 
-    def __init__(self, api_url, timeout=10, total=15):  # seconds for a read, for a whole call
-        self.api_url, self.timeout, self.total = api_url, timeout, total
+    def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
+        self.api_url, self.seconds = api_url, seconds
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.limited_until = 0  # when to ask again after a 429, by time.monotonic()
+        self.recall = lru_cache(KEPT_ANSWERS)(self.fetch)
 
-    def fetch_minute_bars(self, ticker, date):
-        """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises PolygonError.
+    def minute_bars(self, ticker, date):
+        """What minute_bars returns, for a ticker's date. Raises PolygonError."""
+        return self.ask(date, minute_bars, ticker, date)
 
-        timestamp is in milliseconds UTC. vwap and transactions may be None.
-        """
+    def headlines(self, ticker, date, start, end):
+        """What headlines returns, for a ticker's date. Raises PolygonError."""
+        return self.ask(date, headlines, ticker, start, end)
 
-        # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
-        part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
+    def ask(self, date, question, *asked):
+        return (self.recall if is_past(date) else self.fetch)(question, *asked)
 
-        def list_bars(client):
-            aggs = client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000)
-            return [
-                {field: getattr(agg, field) for field in BAR_FIELDS}
-                for agg in islice(aggs, MINUTES_A_DAY + 1)  # one more than bars_of_day accepts
-            ]
-
-        bars = bars_of_day(self.ask(list_bars), date)
-        if not bars:
-            raise PolygonError(f"Polygon has no minute bars of {ticker} on {date}.", 404)
-        return bars
-
-    def fetch_headlines(self, ticker, date, start, end):
-        """The headlines on a ticker from start to end, two times such as 2024-10-18T20:00:00Z.
-
-        They are dicts of title, publisher, published_utc and url, of which the last three may be
-        None. The oldest comes first. There are at most MOST_HEADLINES, which takes one request.
-        Raises PolygonError. date is for AnswerCache only.
-        """
-
-        def list_news(client):
-            news = client.list_ticker_news(
-                ticker,
-                published_utc_gte=start,
-                published_utc_lte=end,
-                order="asc",
-                sort="published_utc",
-                limit=MOST_HEADLINES,
-                raw=True,
-            )
-            return read_answer(news.data.decode())
-
-        articles = self.ask(list_news).get("results", [])
-        if not isinstance(articles, list):
-            raise PolygonError(BAD_ANSWER, 502)
-        headlines = [as_headline(article) for article in articles if isinstance(article, dict)]
-        headlines = [
-            headline
-            for headline in headlines
-            if headline["title"] and start <= (headline["published_utc"] or start) <= end
-        ]
-        headlines.sort(key=lambda headline: headline["published_utc"] or end)
-        return headlines[:MOST_HEADLINES]
-
-    def ask(self, question):
-        """What question(client) returns. Raises PolygonError, whatever the client raises."""
-        key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
-        if not key:
-            raise PolygonError(NO_KEY, 503)
-        if not re.fullmatch("[ -~]+", key):
-            raise PolygonError(REFUSALS["API Key"], 502)
-        left = self.limited_until - time.monotonic()
-        if left > 0:
-            raise PolygonError(RATE_LIMIT, 429, left)
+    def fetch(self, question, *asked):
+        """The JSON of what question(client, *asked) returns. Raises PolygonError."""
+        if not self.calls_left.acquire(blocking=False):
+            raise PolygonError(BUSY, 503)
         try:
-            from polygon import RESTClient
-        except ImportError:
-            raise PolygonError(NO_CLIENT, 503) from None
-        json_reader = SimpleNamespace(loads=read_answer)
-        client = RESTClient(key, base=self.api_url, custom_json=json_reader)
-        client.client.request = with_limits(client.client.request, self.api_url, self.timeout)
-        try:
-            return call_for_at_most(self.total, lambda: question(client), self.calls_left)
-        except Exception as error:  # what the client raises has no common base
-            error = as_polygon_error(error)
-            if error.status == 429:
-                self.limited_until = time.monotonic() + error.retry_after
-            raise error from None
+            client = polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
+            return json.dumps(question(client, *asked))
+        finally:
+            self.calls_left.release()
+
+
+def minute_bars(client, ticker, date):
+    """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises PolygonError.
+
+    timestamp is in milliseconds UTC. vwap and transactions may be None.
+    """
+    # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
+    part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
+    bars = results_of(
+        client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
+    )
+    if not all(map(is_bar, bars)):
+        raise PolygonError(BAD_ANSWER)
+    start, end = (utc_from_new_york(date, hour).timestamp() * 1000 for hour in (0, 24))
+    # If several bars share a minute, the last is kept.
+    minutes = {bar["t"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["t"] < end}
+    if not minutes:
+        raise PolygonError(f"Polygon has no minute bars of {ticker} on {date}", 404)
+    return [
+        {field: minutes[minute].get(name) for field, name in BAR_FIELDS.items()}
+        for minute in sorted(minutes)
+    ]
 
 
 def is_bar(bar):
-    """Whether bar, a dict of BAR_FIELDS, has numbers in it; vwap and transactions may be None."""
-    return all(
-        type(value) in (int, float) and abs(value) < LARGEST_NUMBER
-        for field, value in bar.items()
-        if value is not None or field not in ("vwap", "transactions")
+    """Whether bar is a dict of finite numbers, as far as a minute bar needs them."""
+    return isinstance(bar, dict) and all(
+        type(bar.get(name)) in (int, float) and abs(bar[name]) < LARGEST_NUMBER
+        for name in BAR_FIELDS.values()
+        if name not in ("vw", "n") or bar.get(name) is not None
     )
 
 
-def bars_of_day(bars, date):
-    """The bars by time, without other days' bars. If several share a minute, the last is kept.
+def headlines(client, ticker, start, end):
+    """The headlines on a ticker from start to end, two times such as 2024-10-18T20:00:00Z.
 
-    Raises PolygonError if there are too many of them, or if something else is among them.
+    They are dicts of title, publisher, published_utc and url, of which the last three may be None.
+    The oldest comes first. There are at most MOST_HEADLINES, which takes one request. Raises
+    PolygonError.
     """
-    if len(bars) > MINUTES_A_DAY or not all(map(is_bar, bars)):
-        raise PolygonError(BAD_ANSWER, 502)
-    start = utc_from_new_york(date, 0).timestamp() * 1000
-    end = utc_from_new_york(date, 24).timestamp() * 1000
-    minutes = {
-        bar["timestamp"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["timestamp"] < end
-    }
-    return [minutes[minute] for minute in sorted(minutes)]
+    response = client.list_ticker_news(
+        ticker,
+        published_utc_gte=start,
+        published_utc_lte=end,
+        order="asc",
+        sort="published_utc",
+        limit=MOST_HEADLINES,
+        raw=True,
+    )
+    found = [as_headline(article) for article in results_of(response) if isinstance(article, dict)]
+    found = [
+        headline
+        for headline in found
+        if headline["title"] and start <= (headline["published_utc"] or start) <= end
+    ]
+    return sorted(found, key=lambda headline: headline["published_utc"] or end)[:MOST_HEADLINES]
 
 
 def as_headline(article):
@@ -938,51 +907,6 @@ def one_line(text):
         return ""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(text.split())[:MOST_LETTERS]
-
-
-class AnswerCache:
-    """Remembers what fetch(ticker, date, *more) returned.
-
-    It keeps the KEPT_ANSWERS that were asked for last, of past days only, and no failures. Equal
-    requests at the same time make one call. waiters_left is a semaphore, which counts how many more
-    requests may wait for an answer.
-    """
-
-    def __init__(self, fetch, waiters_left):
-        self.fetch, self.waiters_left = fetch, waiters_left
-        self.kept, self.under_way, self.lock = {}, {}, Lock()
-
-    def json_text(self, ticker, date, *more):
-        """What fetch returns, as JSON. Raises PolygonError, also if too many wait."""
-        asked = (ticker, date, *more)
-        with self.lock:
-            if asked in self.kept:
-                # Move it to the end, because what is first is dropped first.
-                self.kept[asked] = self.kept.pop(asked)
-                return self.kept[asked]
-            if not self.waiters_left.acquire(blocking=False):
-                raise PolygonError(BUSY, 503)
-            is_first = asked not in self.under_way
-            answer = self.under_way.setdefault(asked, Future())
-        try:
-            if is_first:
-                self.fetch_into(answer, asked)
-            return answer.result()
-        finally:
-            self.waiters_left.release()
-
-    def fetch_into(self, answer, asked):
-        """Call fetch with asked, its arguments, and put the JSON or the error into a Future."""
-        try:
-            answer.set_result(json.dumps(self.fetch(*asked)))
-        except Exception as error:
-            answer.set_exception(error)
-        with self.lock:
-            del self.under_way[asked]
-            if not answer.exception() and is_past(asked[1]):
-                self.kept[asked] = answer.result()
-            if len(self.kept) > KEPT_ANSWERS:
-                del self.kept[next(iter(self.kept))]
 
 
 # Options from an address, and an address from options.
@@ -1071,7 +995,7 @@ def address_of(options, route="scanner", **changes):
 
 
 def sources():
-    """What create_app gave the app: table_path, bars, headlines, hosts and plotly (a path)."""
+    """What create_app gave the app: table_path, polygon, hosts and plotly (a path)."""
     return current_app.extensions["sources"]
 
 
@@ -1184,7 +1108,7 @@ def api_bars():
         _, close = read_previous_close(table, ticker, date)
     times = {name: int(at.timestamp()) * 1000 for name, at in session_times(date).items()}
     head = {"ticker": ticker, "date": date, "session": times, "previous_close": close}
-    return json_response(head, "bars", sources().bars.json_text(ticker, date))
+    return json_response(head, "bars", sources().polygon.minute_bars(ticker, date))
 
 
 def api_headlines():
@@ -1199,7 +1123,7 @@ def api_headlines():
     start = session_times(previous)["close"] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
-    return json_response(head, "headlines", sources().headlines.json_text(ticker, date, start, end))
+    return json_response(head, "headlines", sources().polygon.headlines(ticker, date, start, end))
 
 
 def json_response(head, name, text):
@@ -1298,12 +1222,11 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     """
     app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
     # find_spec does not import plotly, which would take a second.
-    package, waiters_left = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
+    package = importlib.util.find_spec("plotly")
     plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
     app.extensions["sources"] = SimpleNamespace(
         table_path=table_path,
-        bars=AnswerCache(polygon.fetch_minute_bars, waiters_left),
-        headlines=AnswerCache(polygon.fetch_headlines, waiters_left),
+        polygon=polygon,
         hosts=hosts,
         plotly=plotly,
     )

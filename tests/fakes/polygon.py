@@ -1,81 +1,116 @@
-"""A stand-in for the part of Polygon's REST API that gives minute bars and news, on 127.0.0.1.
+"""A stand-in for the part of Polygon's REST API that the scripts use, on 127.0.0.1.
 
 Usage: with FakePolygon(flat_files) as polygon: ... polygon.url ...
 
-It reads the flat files, to make up bars that agree with a day's trades and close.
+It has the whole market's days, minute bars and news. Bars are made up from flat files, so that they
+agree with a day's trades and close.
 """
 
-import base64
 import csv
 import gzip
+import json
 import math
 import random
 import re
+import sys
 import threading
+from base64 import b64encode
 from collections import namedtuple
 from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import create_connection
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from helpers.flat_files import new_york_time
 
-from fakes.server import DROP as DROP  # for those who import all answers from here
-from fakes.server import NOT_FOUND, REFUSALS, Answer, FakeServer, answered, send
-from fakes.server import RATE_LIMIT as RATE_LIMIT
-
+GROUPED = re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/(\d{4}-\d\d-\d\d)")
+BARS = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/(\d{4}-\d\d-\d\d)/(\d{4}-\d\d-\d\d)")
 NEWS = "/v2/reference/news"
-PATH = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/([^/]+)/(\d{4}-\d\d-\d\d)")
 MINUTES = 960
 OPENING, CLOSING = 330, 720  # minutes after 04:00, when early trading begins
 MINUTE_IN_MS = 60_000
 # Its time is 09:30 on 2024-10-18.
 BAR = {"t": 1729258200000, "o": 1, "h": 1.2, "l": 0.9, "c": 1.1, "v": 10, "vw": 1, "n": 3}
-NEXT = "https://api.polygon.io/v2/aggs/ticker/A/range/1/minute/1/2?cursor=YQ"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"
 HTML = {"Content-Type": "text/html"}
 
+Answer = namedtuple("Answer", "status headers body")
 Request = namedtuple("Request", "path query headers")
 Day = namedtuple("Day", "trades close previous_close")
+
+
+def answered(content=b"", status=200, **headers):
+    """An Answer with content: bytes, text, or what becomes JSON; headers as Retry_After="7"."""
+    body = content if isinstance(content, (bytes, str)) else json.dumps(content)
+    return Answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, body)
+
+
+def refused(status, error, **headers):
+    return answered({"status": "ERROR", "error": error}, status, **headers)
+
+
+def not_authorized(message):
+    return answered({"status": "NOT_AUTHORIZED", "message": message}, 403)
+
+
+def row(ticker, trades, close, **other):
+    """A ticker's row of a day's answer, without a time; other replaces or adds fields."""
+    prices = {"o": close, "c": close, "h": close, "l": close}
+    return {"T": ticker, "v": 1000, "vw": close, **prices, "n": trades, **other}
+
+
+def grouped(rows):
+    """The answer for a day with these rows, as a dict."""
+    results = {"results": rows} if rows else {}
+    counts = {"queryCount": len(rows), "resultsCount": len(rows), "count": len(rows)}
+    return {**counts, "adjusted": False, **results, "status": "OK", "request_id": REQUEST_ID}
 
 
 def with_bars(*bars):
     return answered({"status": "OK", "resultsCount": len(bars), "results": bars})
 
 
+DROP = Answer(None, {}, "")  # the connection ends without an answer
+NOT_FOUND = Answer(404, {}, "404 page not found")
+# The refusals' words are the real server's.
+REFUSALS = {
+    "no key": refused(401, "API Key was not provided"),
+    "unknown key": refused(401, "Unknown API Key"),
+    "not entitled": not_authorized(
+        "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
+    ),
+    "timeframe": not_authorized(
+        "Your plan doesn't include this data timeframe. "
+        "Please upgrade your plan at https://polygon.io/pricing"
+    ),
+    "today": not_authorized(
+        "Attempted to request today's data before end of day. "
+        "Please upgrade your plan at https://polygon.io/pricing"
+    ),
+}
+RATE_LIMIT = refused(
+    429,
+    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
+    "to continue. https://massive.com/pricing",
+    Retry_After="60",
+)
+# Answers that are none, whatever was asked.
 BROKEN = {
-    "server error": Answer(500, HTML, "<html><h1>Internal Server Error</h1></html>"),
-    "bad gateway": Answer(502, HTML, "<html><h1>Bad Gateway</h1></html>"),
-    "maintenance": Answer(503, {"Retry-After": "60"}, ""),
-    "not found": NOT_FOUND,
-    "teapot": Answer(418, {}, "\udcff"),
     "cut short": Answer(200, {"Content-Length": "1000"}, '{"status":"OK","results":[{"c":'),
     "not gzip": Answer(200, {"Content-Encoding": "gzip"}, '{"status":"OK"}'),
     "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
-    "not utf-8": answered('{"status":"OK","results":[{"c":"\udcff"}]}'),
     "html": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
     "a number": answered(1),
     "a list": answered([]),
     "no object": answered(None),
     "results are text": answered({"status": "OK", "results": "none"}),
-    "results are null": answered({"status": "OK", "results": None}),
-    "a bar is null": with_bars(None),
-    "a bar is empty": with_bars({}),
-    "a bar has words": with_bars({"t": "noon", "o": "a", "h": "b", "l": "c", "c": "d", "v": "e"}),
-    "a bar has no time": with_bars({**BAR, "t": None}),
-    "a bar is not finite": answered(
-        '{"results":[{"t":1729239000000,"o":NaN,"h":Infinity,"l":1,"c":1,"v":1,"n":1,"vw":1}]}'
-    ),
-    "a bar has a number of 401 digits": with_bars({**BAR, "v": 10**400}),
-    "a number of 300,000 digits": answered('{"results":[{"t":' + "9" * 300_000 + "}]}"),
-    "8 MB": answered('{"results":[]' + " " * 2**23 + "}"),
+    "results are null": answered({"status": "OK", "results": None, "resultsCount": 9}),
+    "results are missing": answered({"status": "OK", "resultsCount": 9}),
+    "a row is null": answered({"status": "OK", "results": [None]}),
+    "a row is empty": answered({"status": "OK", "results": [{}]}),
     "a million brackets": answered("[" * 1_000_000),
-    "8 MB, packed": Answer(
-        200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"results":[]' + b" " * 2**23 + b"}")
-    ),
-    "the same part for ever": answered({"results": [BAR] * 500, "next_url": NEXT}),
-    "empty parts for ever": answered({"results": [], "next_url": NEXT}),
-    "a new part of one bar for ever": answered({"results": [BAR], "next_url": NEXT}),
-    "another host": Answer(302, {"Location": "http://192.0.2.1/"}, ""),
+    "server error": Answer(500, HTML, "<html><h1>Internal Server Error</h1></html>"),
 }
 EMPTY = {
     "no results": answered('{"queryCount":0,"resultsCount":0,"adjusted":false,"status":"OK"}'),
@@ -139,69 +174,91 @@ def read_days(folder):
     return days
 
 
-class FakePolygon(FakeServer):
-    """The server.
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-    requests  what was asked so far: path (as it came), query ({name: value}) and headers
-    answer    an Answer to give whatever is asked, None to answer what is asked
-    bars      {(ticker, date): bars} to give instead of made-up ones
-    articles  {ticker: articles} to give when news is asked for
-    part_size most bars in a part of an answer
-    answering an Event; while it is clear, the server hangs
-    pace      seconds between two bytes of an answer's body, and of its head if is_head_slow
+    def handle_error(self, *args):
+        if not isinstance(sys.exc_info()[1], OSError):  # the other side may leave at any time
+            super().handle_error(*args)
+
+
+class FakePolygon:
+    """The server at url, as a context manager. tls is an ssl.SSLContext to answer HTTPS with.
+
+    requests   what was asked so far: path (as it came), query ({name: value}) and headers
+    answer     what to answer whatever is asked, None to answer what is asked: an Answer, or a
+               function without arguments that returns one
+    answers    the same for the next requests, one each, before answer counts
+    days       {date: rows} of the whole market
+    bars       {(ticker, date): bars} to give instead of made-up ones
+    articles   {ticker: articles} to give when news is asked for
+    answering  an Event; while it is clear, the server hangs
     """
 
-    def __init__(self, flat_files, tls=None):
-        super().__init__(tls)
-        self.days = read_days(flat_files)
-        self.bars, self.articles, self.requests = {}, {}, []
-        self.answer, self.part_size = None, 50_000
-        self.pace, self.is_head_slow = 0, False
+    def __init__(self, flat_files=None, tls=None):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(handler):
+                self.reply(handler)
+
+            def log_message(handler, *_):
+                pass
+
+        self.from_files = read_days(flat_files) if flat_files else {}
+        self.days, self.bars, self.articles, self.requests = {}, {}, {}, []
+        self.answer, self.answers = None, []
         self.answering = threading.Event()
         self.answering.set()
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+            self.url = f"https://localhost:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+        return self
 
     def __exit__(self, *_):
         self.answering.set()
-        super().__exit__()
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def asked(self):
+        """The dates of the requests for a day of the whole market."""
+        return [
+            match[1] for match in (GROUPED.fullmatch(one.path) for one in self.requests) if match
+        ]
 
     def bars_of(self, ticker, date):
-        """What a caller gets for the day, as Polygon writes it, in however many parts."""
+        """A day's bars as Polygon writes them."""
         if (ticker, date) in self.bars:
             return self.bars[ticker, date]
-        day = self.days.get((ticker, date))
+        day = self.from_files.get((ticker, date))
         return minute_bars(ticker, date, day) if day else []
 
     def reply(self, handler):
         url = urlsplit(handler.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.requests.append(Request(url.path, query, dict(handler.headers)))
+        answer = self.answers.pop(0) if self.answers else self.answer
         self.answering.wait()
-        answer = self.answer or self.answer_to(url.path, query, handler.headers)
-        send(handler, answer, self.pace, self.is_head_slow)
+        answer = answer() if callable(answer) else answer
+        send(handler, answer or self.answer_to(url.path, query, handler.headers))
 
     def answer_to(self, path, query, headers):
-        """The Answer to a request. One for a further part of a day's bars starts at a timestamp."""
         if not headers.get("Authorization", "").startswith("Bearer "):
             return REFUSALS["no key"]
         if path == NEWS:
             return self.news(query)
-        match = PATH.fullmatch(path)
-        if not match:
-            return NOT_FOUND
-        ticker, start, date = match.groups()
-        start = int(start) if start.isdigit() else new_york_time(start, 0)
-        bars = [bar for bar in self.bars_of(unquote(ticker), date) if bar["t"] >= start]
-        limit = min(self.part_size, int(query.get("limit", 5000)))
-        body = {"ticker": unquote(ticker), "adjusted": query.get("adjusted") != "false"}
-        body.update(queryCount=len(bars), resultsCount=len(bars[:limit]), status="OK")
-        body.update(request_id=REQUEST_ID, count=len(bars[:limit]))
-        if bars:
-            body["results"] = bars[:limit]
-        if len(bars) > limit:
-            cursor = base64.b64encode(b"limit=%d&sort=asc" % limit).decode()
-            rest = f"{ticker}/range/1/minute/{bars[limit]['t']}/{date}"
-            body["next_url"] = f"https://api.polygon.io/v2/aggs/ticker/{rest}?cursor={cursor}"
-        return answered(body)
+        day, bars = GROUPED.fullmatch(path), BARS.fullmatch(path)
+        if day and query.get("adjusted") == "false":
+            packed = gzip.compress(json.dumps(grouped(self.days.get(day[1], []))).encode())
+            return answered(packed, Content_Encoding="gzip")
+        return with_bars(*self.bars_of(unquote(bars[1]), bars[2])) if bars else NOT_FOUND
 
     def news(self, query):
         """The Answer to a request for articles, by time, as many as are asked for."""
@@ -212,8 +269,72 @@ class FakePolygon(FakeServer):
         ]
         articles.sort(key=lambda article: article["published_utc"])
         limit = int(query["limit"])
-        body = {"results": articles[:limit], "status": "OK", "request_id": REQUEST_ID}
-        body["count"] = len(body["results"])
+        body = {"results": articles[:limit], "status": "OK", "count": len(articles[:limit])}
         if len(articles) > limit:
             body["next_url"] = f"https://api.polygon.io{NEWS}?cursor=YQ"
         return answered(body)
+
+
+def send(handler, answer):
+    """Answer a request; DROP ends the connection."""
+    if answer.status is None:
+        handler.close_connection = True
+        return
+    body = answer.body.encode() if isinstance(answer.body, str) else answer.body
+    headers = {"Content-Type": "application/json", "Content-Length": len(body), **answer.headers}
+    handler.send_response(answer.status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.close_connection = int(headers["Content-Length"]) != len(body)
+
+
+class FakeProxy:
+    """A proxy at url, as a context manager: targets are what it was asked to connect to.
+
+    With a login, name:password, it refuses whoever does not send it.
+    """
+
+    def __init__(self, login=None):
+        self.targets, expected = [], login and "Basic " + b64encode(login.encode()).decode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_CONNECT(handler):
+                if handler.headers["Proxy-Authorization"] != expected:
+                    handler.send_error(407)
+                    return
+                self.targets.append(handler.path)
+                port = int(
+                    handler.path.rpartition(":")[2]
+                )  # whatever the name, it is a server here
+                with create_connection(("127.0.0.1", port)) as target:
+                    handler.send_response(200)
+                    handler.end_headers()
+                    back = threading.Thread(target=copy, args=[target, handler.connection])
+                    back.start()
+                    copy(handler.connection, target)
+                    back.join()
+
+            def log_message(handler, *_):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def copy(source, target):
+    try:
+        while piece := source.recv(2**16):
+            target.sendall(piece)
+        target.shutdown(1)
+    except OSError:
+        pass
