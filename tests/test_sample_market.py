@@ -11,6 +11,7 @@ from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
 from helpers.scripts import assert_refused, call, load_table, query, run
 from helpers.tutorial import PUBLISHED_ANSWER, PUBLISHED_ROWS
 from tools import make_sample_market, verify_numbers
+from witnesses import reference
 
 FIRST_DAY = "2024-08-01"
 
