@@ -1,22 +1,18 @@
 """Show the lookup table in a browser: a day's anomalies and a ticker's charts.
 
 Usage:
-    python gui-lookup-table.py [--host HOST] [--port PORT] [--table FILE] [--api-url URL]
+    python gui-lookup-table.py [--table FILE] [--port PORT] [--host HOST] [--allow-host NAME]
+                               [--api-url URL]
 
 Reads   ./lookup_table.pkl, which build-lookup-table.py writes; minute bars and headlines from
         Polygon, if the environment variable POLYGON_API_KEY or MASSIVE_API_KEY holds your key.
-Writes  nothing. Serves http://localhost:8888 until Ctrl-C.
+Writes  nothing. Serves http://localhost:8888 until Ctrl-C or SIGTERM.
 
 This script loads query-lookup-table.py, which reads the table and says what an anomaly is. It opens
 the table anew for each request. If the file is replaced, the next request shows the new table; no
 answer mixes the old one and the new one. The views are in templates/, their scripts and styles in
 templates/static/.
 """
-
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main handles it, Ctrl-C shows no traceback
 
 import argparse
 import datetime
@@ -27,16 +23,19 @@ import logging
 import mimetypes
 import os
 import re
+import signal
 import socket
 import ssl
 import sys
-from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import lru_cache, partial, wraps
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 from types import SimpleNamespace
-from typing import Callable, FrozenSet, List, NamedTuple, Optional
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 from zoneinfo import ZoneInfo
@@ -52,22 +51,30 @@ try:
         stream_template,
         url_for,
     )
+    from waitress.server import create_server
     from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
-except ImportError as missing:
+except ImportError as error:
     if __name__ != "__main__":
         raise
-    raise SystemExit(f"{missing.name} is missing: pip install -r requirements.txt") from None
+    if isinstance(error, ModuleNotFoundError):
+        raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
+    reason = " ".join(str(error).split())
+    raise SystemExit(f"{error.name or 'a package'} cannot be imported: {reason}") from None
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
+THREADS = 16  # of the server
 HISTORY_ROWS = 40  # that /api/history returns by default
 MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-# Read day pages for one request at a time: two at once are no faster and take twice the memory.
-DAY_PAGE_LOCK = Lock()
-MOST_TICKERS_A_DAY, MOST_ANOMALIES = 2**16, 2**14  # the US market has some 11,000 tickers
+# One thread reads all day pages: two at once would be no faster and take twice the memory.
+DAY_READER = ThreadPoolExecutor(1)
+# These addresses spend the user's requests to Polygon, so they want a header that only the page's
+# own scripts can send: a browser does not let another site's page add it.
+PAGE_HEADER = "X-Lookup-Table-Page"
+SPENDS_THE_KEY = {"/api/bars", "/api/headlines"}
 
 # What a minute bar is made of, and what Polygon calls it.
 BAR_FIELDS = {
@@ -87,9 +94,7 @@ MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
 
 KEPT_ANSWERS = 128
-THREADS = 16  # of the server
 CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
-M_ARENA_MAX = -8  # as in glibc's malloc.h
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # plotly.js sets inline styles. A chart that is saved as a picture is first a data: or blob: URL.
@@ -102,7 +107,11 @@ CONTENT_SECURITY_POLICY = (
 
 # The querier, which alone reads tables. No import statement can name a file with hyphens.
 
-
+missing_parts = [
+    name for name in ("query-lookup-table.py", "templates") if not (HERE / name).exists()
+]
+if missing_parts and __name__ == "__main__":
+    raise SystemExit(f"{HERE / missing_parts[0]} not found: copy it there, beside this script")
 querier_spec = importlib.util.spec_from_file_location("querier", HERE / "query-lookup-table.py")
 querier = importlib.util.module_from_spec(querier_spec)
 querier_spec.loader.exec_module(querier)
@@ -194,23 +203,6 @@ def cell(row, column):
     return ("all " if is_most_ever else "") + or_dash(value, column.format)
 
 
-def summary_text(listed, found, tickers):
-    """How many of a day's anomalies are listed, how many were found, and among how many tickers."""
-    of = "" if listed == found else f"{listed:,} of "
-    return f"{of}{found:,} anomal{'y' if found == 1 else 'ies'} among {tickers:,} tickers"
-
-
-def empty_message(found, options, has_baselines, window):
-    """Why a day's list is empty. found is the number of anomalies before options' filters."""
-    if not has_baselines:
-        return f"No ticker has a baseline yet: that takes {window} earlier rows."
-    if not found:
-        return "No ticker has a z-score above the threshold."
-    if options.filter:
-        return f"No anomaly whose ticker contains “{options.filter}” passes the filters."
-    return "No anomaly passes the filters."
-
-
 def trades_text(row, window):
     """A sentence that compares a row's trades with its baseline. row is what json_row returns."""
     trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
@@ -237,14 +229,6 @@ def record_text(row):
     if record == row["earlier_rows"]:
         return f"The most trades of all its {record + 1:,} rows so far."
     return f"The most trades in its last {record + 1:,} rows."
-
-
-def share_text(share):
-    """What the querier's anomaly_share returns, in words; empty for None."""
-    if not share:
-        return ""
-    tickers = f"{share['share']:.1f} % of {share['with_deviation']:,} tickers"
-    return f"{tickers} have a z-score above {querier.Z_THRESHOLD}; usually {share['usual']:.1f} %"
 
 
 def after_text(horizons):
@@ -277,15 +261,8 @@ MARK_REASONS = {
 }
 
 
-class Link(NamedTuple):
-    """A link to another site."""
-
-    name: str
-    url: str
-
-
 def links_to(ticker):
-    """Links to the ticker's filings at SEC EDGAR and to its chart at TradingView.
+    """(name, URL) of the ticker's filings at SEC EDGAR and of its chart at TradingView.
 
     EDGAR writes share classes with a dash, as BRK-B. Tickers of other forms, such as BACpL, ACHR.WS
     and AACT.U, have no links, because it is not certain how the two sites write them.
@@ -294,8 +271,8 @@ def links_to(ticker):
         return []
     company = urlencode({"action": "getcompany", "CIK": ticker.replace(".", "-")})
     return [
-        Link("SEC EDGAR", f"https://www.sec.gov/cgi-bin/browse-edgar?{company}"),
-        Link("TradingView", f"https://www.tradingview.com/chart/?symbol={ticker}"),
+        ("SEC EDGAR", f"https://www.sec.gov/cgi-bin/browse-edgar?{company}"),
+        ("TradingView", f"https://www.tradingview.com/chart/?symbol={ticker}"),
     ]
 
 
@@ -347,86 +324,19 @@ def is_past(date):
 
 
 class Options(NamedTuple):
-    """What an address asks for. An empty date means the table's last one.
+    """What an address asks for."""
 
-    min_price, min_trades, min_record and skip leave out anomalies, as the querier's options of
-    these names do. skip is a set of its MARKS.
-    """
-
-    date: str = ""
+    date: str = ""  # empty: the table's last one
     threshold: float = querier.Z_THRESHOLD
     sort: str = "trades"
     order: str = "desc"
-    filter: str = ""
+    filter: str = ""  # a part of a ticker
     ticker: str = ""
+    # These leave out anomalies, as the querier's options of the same names do.
     min_price: float = 0
     min_trades: int = 0
     min_record: int = 0
-    skip: FrozenSet[str] = frozenset()
-
-
-class DayView(NamedTuple):
-    """A day's anomalies, as options ask for them.
-
-    date, weekday        the day; previous and next are the table's dates around it, or None
-    first, last          the table's first and last date
-    window               the number of rows in a baseline
-    number_of_tickers    of the day; 0 if the table does not have the day
-    anomalies            what find_anomalies returns
-    rows                 those of the anomalies that options select, in their order
-    summary              the number of rows, in words
-    share                the day's share of anomalies and the usual one, in words, or empty
-    empty_message        why there are no rows, or empty
-    previous_ticker      the ticker in rows before that of options, or None
-    next_ticker          the one after it, or None; the first in rows if they lack options' ticker
-    problem              why the table has no such day, or no such ticker on it, or empty
-    nearest              the trading day nearest to a date that the table does not have, or None
-    filtered_ticker      the ticker that the filter names, or None; it need not be an anomaly
-    ticker_row           the day's row of options' ticker: json_row and its marks, or None
-    """
-
-    date: str
-    weekday: str
-    previous: Optional[str]
-    next: Optional[str]
-    first: str
-    last: str
-    window: int
-    number_of_tickers: int
-    anomalies: List[dict]
-    rows: List[dict]
-    summary: str
-    share: str
-    empty_message: str
-    previous_ticker: Optional[str]
-    next_ticker: Optional[str]
-    problem: str
-    nearest: Optional[str]
-    filtered_ticker: Optional[str]
-    ticker_row: Optional[dict]
-
-
-class TickerView(NamedTuple):
-    """One ticker's day in words, and where to go from there.
-
-    price, change        the close, and its change since the previous one in percent, as text
-    words                the trades, their baseline and their record, as sentences
-    previous_anomaly     the date of its last anomaly before this day, or None
-    next_anomaly         the date of its first anomaly after this day, or None
-    previous_day         the date of its row before this one, or None; likewise next_day
-    marks                the row's marks, a list
-    links                where else to read about the ticker
-    """
-
-    price: str
-    change: str
-    words: str
-    previous_anomaly: Optional[str]
-    next_anomaly: Optional[str]
-    previous_day: Optional[str]
-    next_day: Optional[str]
-    marks: List[str]
-    links: List[Link]
+    skip: frozenset = frozenset()  # of the querier's MARKS
 
 
 def neighbours(items, item):
@@ -440,12 +350,6 @@ def neighbours(items, item):
 def read_day(table, date, needs_after):
     """(session, page, LaterCloses) of a date, as in the querier's read_days. Raises NoDataError."""
     sessions = querier.select_sessions(table, [date])
-    session = sessions[0]
-    last = session + querier.HORIZONS[-1] if needs_after else session
-    to_read = range(session, min(last + 1, table.number_of_days))
-    tickers = max(rows for _, _, rows, _, _ in map(table.index_day, to_read))
-    if tickers > MOST_TICKERS_A_DAY:
-        raise querier.TableError(f"a day has {tickers:,} tickers, more than this server shows")
     return next(iter(querier.read_days(table, sessions, needs_after)))
 
 
@@ -459,14 +363,8 @@ def find_anomalies(page, session, window, threshold, after):
 
     If after, the page's LaterCloses, is given, they also have its facts.
     """
-    found = querier.indexes_of_anomalies(page, threshold)
-    if len(found) > MOST_ANOMALIES:
-        raise querier.TableError(
-            f"{page['date'][0]} has {len(found):,} anomalies, and a list holds "
-            f"at most {MOST_ANOMALIES:,}: ask for a higher z-score"
-        )
     rows = []
-    for i in found:
+    for i in querier.indexes_of_anomalies(page, threshold):
         row = querier.row_of(page, i)
         row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
         row["marks"] = querier.marks_of(row, session, window)
@@ -484,93 +382,115 @@ def select_and_sort(anomalies, options):
         rows.reverse()
         if field != "ticker":
             rows.sort(key=lambda row: not is_number(row[field]))
-    text = options.filter.lower()
-    return [row for row in querier.select_anomalies(rows, options) if text in row["ticker"].lower()]
+    text = plain_form(options.filter)
+    selected = querier.select_anomalies(rows, options)
+    return [row for row in selected if text in plain_form(row["ticker"])]
+
+
+def plain_form(ticker):
+    """The ticker as it is compared: BRK.B, BRK-B, BRK/B and brk.b are the same one."""
+    return re.sub("[-/]", ".", ticker.casefold())
 
 
 def find_ticker(tickers, text):
     """The one of tickers that text names, or None.
 
-    It is text itself, else the one ticker that is equal apart from case, else text in upper case.
+    It is text itself, else the one ticker of the same plain form, else text in upper case.
     """
     if not text or text in tickers:
         return text or None
-    alike = [ticker for ticker in tickers if ticker.casefold() == text.casefold()]
+    alike = [ticker for ticker in tickers if plain_form(ticker) == plain_form(text)]
     if len(alike) == 1:
         return alike[0]
     return text.upper() if text.upper() in alike else None
 
 
 def read_day_view(table, options, needs_after=False):
-    """The DayView that options ask for. With needs_after, its rows say what came after."""
+    """What a view of a day shows, as options ask for it: a dict of these names.
+
+    With needs_after, its anomalies have the facts of LaterCloses. A day that the table does not
+    have lacks some of the names.
+    """
     dates = table.dates
     date = options.date or dates[-1]
-    tickers, anomalies, rows, ticker_row, nearest = [], [], [], None, None
-    problem = empty = share = ""
+    previous, following = neighbours(sorted({*dates, date}), date)
+    view = {
+        "date": date,
+        "weekday": datetime.date.fromisoformat(date).strftime("%A"),
+        "previous": previous,  # the table's date before this one, or None
+        "next": following,
+        "first": dates[0],  # the table's first date
+        "last": dates[-1],
+        "window": table.window,
+        "number_of_tickers": 0,  # of the day; 0 if the table does not have it
+        "anomalies": [],  # all of them
+        "rows": [],  # those that options select, in their order
+    }
     try:
         session, page, after = read_day(table, date, needs_after)
     except querier.NoDataError as error:
-        problem, nearest = str(error), querier.nearest_date(dates, date)
-    else:
-        tickers = page["ticker"]
-        anomalies = find_anomalies(page, session, table.window, options.threshold, after)
-        rows = select_and_sort(anomalies, options)
-        share = share_text(querier.anomaly_share(table, session))
-        if options.ticker and options.ticker in tickers:
-            i = tickers.index(options.ticker)
-            marks = querier.marks_of(querier.row_of(page, i), session, table.window)
-            ticker_row = {**json_row(page, i), "marks": marks}
-        elif options.ticker:
-            problem = f"no trades of {options.ticker} on {date}"
-        if not rows:
-            has_baselines = any(map(isfinite, page["avg_trades"]))
-            empty = empty_message(len(anomalies), options, has_baselines, table.window)
-    previous, following = neighbours(sorted({*dates, date}), date)
+        # Why the table has no such day, and the trading day that is nearest to it.
+        return {**view, "problem": str(error), "nearest": querier.nearest_date(dates, date)}
+    tickers = page["ticker"]
+    anomalies = find_anomalies(page, session, table.window, options.threshold, after)
+    rows = select_and_sort(anomalies, options)
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
-    return DayView(
-        date=date,
-        weekday=datetime.date.fromisoformat(date).strftime("%A"),
-        previous=previous,
-        next=following,
-        first=dates[0],
-        last=dates[-1],
-        window=table.window,
-        number_of_tickers=len(tickers),
-        anomalies=anomalies,
-        rows=rows,
-        summary=summary_text(len(rows), len(anomalies), len(tickers)) if tickers else "",
-        share=share,
-        empty_message=empty,
-        previous_ticker=previous_ticker,
-        next_ticker=next_ticker,
-        problem=problem,
-        nearest=nearest,
-        filtered_ticker=find_ticker(tickers, options.filter),
-        ticker_row=ticker_row,
-    )
+    return {
+        **view,
+        **read_ticker_row(page, options.ticker, session, table.window),
+        "number_of_tickers": len(tickers),
+        "anomalies": anomalies,
+        "rows": rows,
+        "has_baselines": any(map(isfinite, page["avg_trades"])),
+        "share": querier.anomaly_share(table, session),
+        "previous_ticker": previous_ticker,  # the one in rows before that of options, or None
+        "next_ticker": next_ticker,  # the first in rows if they lack the ticker of options
+        "filtered_ticker": find_ticker(tickers, options.filter),  # it need not be an anomaly
+    }
+
+
+def read_ticker_row(page, ticker, session, window):
+    """A ticker's row of a day page: a dict of ticker_row, which is json_row's with its marks.
+
+    Without such a row: why (problem), and how the day's page writes the ticker (similar_ticker).
+    """
+    tickers = page["ticker"]
+    if ticker in tickers:
+        i = tickers.index(ticker)
+        marks = querier.marks_of(querier.row_of(page, i), session, window)
+        return {"ticker_row": {**json_row(page, i), "marks": marks}}
+    if not ticker:
+        return {}
+    similar = find_ticker(tickers, ticker)
+    hint = f"; it has {similar}" if similar else ""
+    problem = f"no trades of {ticker} on {page['date'][0]}{hint}"
+    return {"problem": problem, "similar_ticker": similar}
 
 
 def read_ticker_view(table, options, day):
-    """The TickerView of options' ticker on the day of a DayView; None if it has no row there."""
-    if not day.ticker_row:
+    """One ticker's day in words, and where to go from there: a dict of these names.
+
+    day is what read_day_view returns. None if it has no row of options' ticker.
+    """
+    row = day.get("ticker_row")
+    if not row:
         return None
-    history, _ = read_history_and_index(table, options.ticker, day.date)
-    row, dates = day.ticker_row, history["date"]
+    history, _ = read_history_and_index(table, options.ticker, day["date"])
+    dates = history["date"]
     anomalies = {dates[i] for i in querier.indexes_of_anomalies(history, options.threshold)}
     # The day itself need not be an anomaly.
-    previous_anomaly, next_anomaly = neighbours(sorted({*anomalies, day.date}), day.date)
-    previous_day, next_day = neighbours(dates, day.date)
-    return TickerView(
-        price=or_dash(row["close_price"], format_price),
-        change=f"{or_dash(row['price_diff'], format_change)} %",
-        words=f"{trades_text(row, table.window)} {record_text(row)}".strip(),
-        previous_anomaly=previous_anomaly,
-        next_anomaly=next_anomaly,
-        previous_day=previous_day,
-        next_day=next_day,
-        marks=row["marks"],
-        links=links_to(options.ticker),
-    )
+    previous_anomaly, next_anomaly = neighbours(sorted({*anomalies, day["date"]}), day["date"])
+    previous_day, next_day = neighbours(dates, day["date"])
+    return {
+        "price": or_dash(row["close_price"], format_price),
+        "change": f"{or_dash(row['price_diff'], format_change)} %",
+        "words": f"{trades_text(row, table.window)} {record_text(row)}".strip(),
+        "previous_anomaly": previous_anomaly,  # the date of its last one before this day, or None
+        "next_anomaly": next_anomaly,
+        "previous_day": previous_day,  # the date of its row before this one, or None
+        "next_day": next_day,
+        "links": links_to(options.ticker),
+    }
 
 
 def read_history_and_index(table, ticker, date):
@@ -917,44 +837,41 @@ def parameter(name, parse=str, default=None):
 
     Raises BadRequest if it cannot be parsed, or if it is empty and default is None.
     """
-    text = request.args.get(name, "")
+    # A form sends a parameter for each of its checkboxes.
+    text = ",".join(filter(None, request.args.getlist(name)))
     if not text and default is not None:
         return default
     if not text:
         raise BadRequest(f"{name} is missing")
     try:
         return parse(text)
-    except argparse.ArgumentTypeError as error:
+    except (argparse.ArgumentTypeError, ValueError) as error:
         raise BadRequest(f"{name}: {error}") from None
 
 
-def choice_parameter(name, choices, default):
-    text = parameter(name, str, default)
-    if text not in choices:
-        raise BadRequest(f"{name}: {text!r} is none of {', '.join(choices)}")
-    return text
+def one_of(choices):
+    """A parser for parameter, which accepts one of choices."""
+
+    def parse(text):
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def plain_number(text):
+    """The number in text; a whole one is an int, so that views show 3, not 3.0."""
+    number = querier.number_argument(text)
+    return int(number) if number == int(number) else number
 
 
 def date_parameter(default=None):
     return parameter("date", querier.date_argument, default)
 
 
-def number_parameter(name, default):
-    number = parameter(name, querier.number_argument, default)
-    return int(number) if number == int(number) else number  # so that views show 3, not 3.0
-
-
 def threshold_parameter():
-    return number_parameter("threshold", querier.Z_THRESHOLD)
-
-
-def skip_parameter():
-    """The set of marks to leave out. A form sends a parameter for each of its checkboxes."""
-    names = ",".join(filter(None, request.args.getlist("skip")))
-    try:
-        return frozenset(querier.marks_argument(names) if names else ())
-    except argparse.ArgumentTypeError as error:
-        raise BadRequest(f"skip: {error}") from None
+    return parameter("threshold", plain_number, querier.Z_THRESHOLD)
 
 
 def skip_text(marks):
@@ -964,30 +881,31 @@ def skip_text(marks):
 
 def requested_options():
     """The Options in the request's address."""
-    sort = choice_parameter("sort", SORT_COLUMNS, "trades")
-    count_argument = querier.whole_number(0, 999_999_999)
+    sort = parameter("sort", one_of(SORT_COLUMNS), "trades")
+    count = querier.whole_number(0, 999_999_999)
     return Options(
         date=date_parameter(""),
         threshold=threshold_parameter(),
         sort=sort,
-        order=choice_parameter("order", ["asc", "desc"], SORT_COLUMNS[sort].order),
-        filter=parameter("filter", str, ""),
-        ticker=parameter("ticker", str, ""),
-        min_price=number_parameter("min_price", 0),
-        min_trades=parameter("min_trades", count_argument, 0),
-        min_record=parameter("min_record", count_argument, 0),
-        skip=skip_parameter(),
+        order=parameter("order", one_of(["asc", "desc"]), SORT_COLUMNS[sort].order),
+        filter=parameter("filter", default=""),
+        ticker=parameter("ticker", default=""),
+        min_price=parameter("min_price", plain_number, 0),
+        min_trades=parameter("min_trades", count, 0),
+        min_record=parameter("min_record", count, 0),
+        skip=parameter("skip", querier.marks_argument, frozenset()),
     )
 
 
 def address_of(options, route="scanner", **changes):
     """The address of options with changes. Parameters that have their defaults are left out."""
     options = options._replace(**changes)
-    defaults = Options(order=SORT_COLUMNS[options.sort].order)
-    values, default_values = (
-        {**each._asdict(), "skip": skip_text(each.skip)} for each in (options, defaults)
-    )
-    parameters = {name: values[name] for name in values if values[name] != default_values[name]}
+    defaults = Options(order=SORT_COLUMNS[options.sort].order)._asdict()
+    parameters = {
+        name: value for name, value in options._asdict().items() if value != defaults[name]
+    }
+    if options.skip:
+        parameters["skip"] = skip_text(options.skip)
     return url_for(route, **parameters)
 
 
@@ -999,8 +917,25 @@ def sources():
     return current_app.extensions["sources"]
 
 
+def is_from_other_site():
+    """Whether another site made the browser send this request; old browsers do not say it."""
+    return request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+
+
+def in_day_reader(view):
+    """view, which is run by the thread of DAY_READER."""
+
+    @wraps(view)
+    def waiting_view(*args, **options):
+        # Flask knows the request by context variables.
+        return DAY_READER.submit(copy_context().run, view, *args, **options).result()
+
+    return waiting_view
+
+
+@in_day_reader
 def render_view(template, options, allows_problem=False):
-    """(HTML, status) of a template, filled with the DayView and TickerView that options ask for.
+    """(HTML, status) of a template, filled with the day and the ticker that options ask for.
 
     If the table lacks the date or the ticker, this raises NoDataError. With allows_problem the view
     says so instead, and the status is 404 for a missing date, 200 for a missing ticker.
@@ -1008,23 +943,24 @@ def render_view(template, options, allows_problem=False):
     # Read the version first: if the file is replaced in between, the view has the old version, and
     # its script will find that there is a new table.
     version = table_version(sources().table_path)
-    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
+    with open_table(sources().table_path) as table:
         day = read_day_view(table, options)
         if not allows_problem:
             raise_problem(day)
-        heading = f"{options.ticker} on {day.date}" if options.ticker else day.date
+        heading = f"{options.ticker} on {day['date']}" if options.ticker else day["date"]
         pieces = stream_template(
             template,
-            **day._asdict(),
+            **day,
             detail=read_ticker_view(table, options, day),
-            options=options._replace(date=day.date),
+            options=options._replace(date=day["date"]),
             title=f"{heading} · anomalies",
             table_version=version,
+            opened_by_other_site=is_from_other_site(),
         )
         # A long list has half a million pieces. As separate strings they would take 50 MB.
         html = io.BytesIO()
         html.writelines(piece.encode() for piece in pieces)
-        return html.getvalue(), 200 if day.number_of_tickers else 404
+        return html.getvalue(), 200 if day["number_of_tickers"] else 404
 
 
 def scanner():
@@ -1040,15 +976,16 @@ def chart():
     return render_view("chart.html", options)
 
 
+@in_day_reader
 def anomalies_csv():
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
     # Ignore a chosen ticker: if it had no row on this day, raise_problem would answer 404.
     options = requested_options()._replace(ticker="")
-    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
+    with open_table(sources().table_path) as table:
         day = read_day_view(table, options, needs_after=True)
         raise_problem(day)
-        csv = "".join(querier.as_csv([querier.Listing(day.date, day.rows, [])]))
-    headers = {"Content-Disposition": f'attachment; filename="anomalies-{day.date}.csv"'}
+        csv = "".join(querier.as_csv([querier.Listing(day["date"], day["rows"], [])]))
+    headers = {"Content-Disposition": f'attachment; filename="anomalies-{day["date"]}.csv"'}
     return Response(csv, 200, headers, mimetype="text/csv")
 
 
@@ -1065,38 +1002,39 @@ def api_table():
         return {"version": version, "last": table.dates[-1]}
 
 
+@in_day_reader
 def api_anomalies():
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     options = Options(date_parameter(""), threshold_parameter())
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks"]
-    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
+    with open_table(sources().table_path) as table:
         day = read_day_view(table, options)
         raise_problem(day)
-        rows = ({field: row[field] for field in fields} for row in day.anomalies)
+        rows = ({field: row[field] for field in fields} for row in day["anomalies"])
         return current_app.json.response(
-            date=day.date,
+            date=day["date"],
             threshold=options.threshold,
-            tickers=day.number_of_tickers,
+            tickers=day["number_of_tickers"],
             anomalies=list(map(querier.without_nan, rows)),
         )
 
 
 def api_history():
-    """A ticker's rows around a date; 400, 404."""
+    """A ticker's rows around a date; rows is their largest number, or "all". 400, 404."""
     ticker, date, threshold = parameter("ticker"), date_parameter(), threshold_parameter()
     most_rows = sys.maxsize
-    if request.args.get("sessions") != "all":
-        row_count = querier.whole_number(1, MOST_HISTORY_ROWS)
-        most_rows = parameter("sessions", row_count, HISTORY_ROWS)
+    if request.args.get("rows") != "all":
+        most_rows = parameter("rows", querier.whole_number(1, MOST_HISTORY_ROWS), HISTORY_ROWS)
     with open_table(sources().table_path) as table:
         rows = read_rows_around(table, ticker, date, most_rows, threshold)
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
 
+@in_day_reader
 def api_after():
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
     ticker, date = parameter("ticker"), date_parameter()
-    with DAY_PAGE_LOCK, open_table(sources().table_path) as table:
+    with open_table(sources().table_path) as table:
         horizons = read_after(table, ticker, date)
     return {"ticker": ticker, "date": date, "horizons": horizons, "words": after_text(horizons)}
 
@@ -1154,11 +1092,14 @@ ROUTES = {
 }
 
 
+# Guards, and the answer to what goes wrong.
+
+
 def raise_problem(day):
-    """Raise a NoDataError, with the nearest date, if a DayView has a problem."""
-    if day.problem:
-        error = querier.NoDataError(day.problem)
-        error.nearest = day.nearest
+    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
+    if "problem" in day:
+        error = querier.NoDataError(day["problem"])
+        error.nearest = day.get("nearest")
         raise error
 
 
@@ -1168,18 +1109,17 @@ def refuse_unwanted_request():
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
     scripts could then read the answers. So a request must name one of the app's hosts. If these
     include one of the WILDCARDS, any IP address will do: a site decides where its name leads, but
-    not where an IP address leads. A site can also make a browser send requests to /api. It cannot
-    read the answers, but each request may use up one of the user's requests to Polygon. The header
-    Sec-Fetch-Site says whether another site made the browser send a request.
+    not where an IP address leads. (Flask's TRUSTED_HOSTS knows neither IPv6 nor "any address".)
+    A site can also make a browser send requests to /api, whose answers it cannot read.
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
     if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
-        raise BadRequest("this server does not have that host name")
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    if request.path.startswith("/api/") and site not in ("same-origin", "none"):
-        raise Forbidden("only this server's own views may ask for this")
+        raise BadRequest("this server has no such host name: --allow-host NAME would give it one")
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed
+    is_ours = request.path not in SPENDS_THE_KEY or request.headers.get(PAGE_HEADER) == "1"
+    if request.path.startswith("/api/") and (is_from_other_site() or not is_ours):
+        raise Forbidden("only this server's own views may ask for this")
 
 
 def add_security_headers(response):
@@ -1215,12 +1155,17 @@ def error_response(error):
     return render_template("error.html", sentence=answer["error"], nearest=nearest), status, headers
 
 
+# The app, the server and the command line.
+
+
 def create_app(table_path, polygon, hosts=LOOPBACK):
     """The Flask app that shows the table at table_path; bars and headlines come from polygon.
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
+    app = Flask(
+        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
+    )
     # find_spec does not import plotly, which would take a second.
     package = importlib.util.find_spec("plotly")
     plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
@@ -1271,54 +1216,43 @@ def listening_socket(host, port):
     raise CannotServeError(f"cannot listen on {host}, port {port}: {reason}")
 
 
-def share_one_heap():
-    """Make glibc use one heap for all threads.
-
-    Otherwise each thread has a heap, which keeps the memory that a long list once took. Measured
-    with 8 clients at once and lists of 10,800 rows: at most 71 MB, and 126 MB without this.
-    """
-    with suppress(ImportError, OSError, AttributeError, TypeError):  # not every system has glibc
-        from ctypes import CDLL
-
-        CDLL(None).mallopt(M_ARENA_MAX, 1)
-
-
-def serve(app, listening, url):
-    """Print url, and answer requests at listening, a socket. Raises CannotServeError."""
-    try:
-        from waitress.server import create_server
-    except ImportError as error:
-        reason = f"{error.name} is missing: pip install -r requirements.txt"
-        raise CannotServeError(reason) from None
-    for name in ("waitress", "RESTClient", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    share_one_heap()
-    server = create_server(
-        app,
-        sockets=[listening],
-        threads=THREADS,
-        ident=None,
-        # No request needs a body: refuse large ones before waitress writes them to a file. Close
-        # idle connections, or they use up connection_limit and nobody else can connect.
-        max_request_body_size=2**16,
-        max_request_header_size=2**15,
-        connection_limit=200,
-        channel_timeout=10,
-        cleanup_interval=2,
-        asyncore_use_poll=True,
-    )
-    with ignoring_write_errors(sys.stdout):
-        print(url, flush=True)
-    server.run()
+def serve(options):
+    """Show a table until a signal ends it. Raises TableError, CannotServeError."""
+    # Report a bad table at start-up, not on the first request.
+    with open_table(options.table) as table:
+        read_day_view(table, Options())
+    listening = listening_socket(options.host, options.port)
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
+    app = create_app(options.table, PolygonBars(options.api_url), hosts)
+    for logger in ("waitress", "RESTClient", "urllib3"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    # No request needs a body: refuse large ones before waitress writes them to a file.
+    limits = {"threads": THREADS, "max_request_body_size": 2**16}
+    server = create_server(app, sockets=[listening], ident=None, **limits)
+    port = listening.getsockname()[1]
+    print(f"http://{'localhost' if options.host in LOOPBACK else name}:{port}", flush=True)
+    run_until_signal(server)
 
 
-@contextmanager
-def ignoring_write_errors(stream):
-    """In this context, stream is silenced if its reader is gone or its disk is full."""
-    try:
-        yield
-    except OSError:
-        querier.silence(stream)
+def run_until_signal(server):
+    """Run a waitress server. Raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
+    endings = [KeyboardInterrupt()]
+
+    def terminate(*_):
+        endings.append(SystemExit(143))
+        raise endings[-1]
+
+    signal.signal(signal.SIGTERM, terminate)
+    server.run()  # which ends on both exceptions, but does not pass them on
+    raise endings[-1]
+
+
+def host_name(text):
+    """An argument's type: a host's name or IPv4 address, without a port."""
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no host name such as my-computer.local")
+    return text
 
 
 def url_argument(text):
@@ -1333,53 +1267,47 @@ def parse_arguments(argv):
         description="Show the lookup table in a browser: a day's anomalies and a ticker's charts."
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="the address to listen on (default 127.0.0.1)")
-    port = "the port to listen on (default 8888)"
-    add("--port", type=querier.whole_number(0, 65_535), default=8888, metavar="PORT", help=port)
     file = "the table to show (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
+    port = "the port to listen on (default 8888)"
+    add("--port", type=querier.whole_number(0, 65_535), default=8888, metavar="PORT", help=port)
+    host = "the address to listen on (default 127.0.0.1, which only this computer reaches). With "
+    host += "another one, everyone in that network can read the page and use your key"
+    add("--host", default="127.0.0.1", help=host)
+    name = "a host name by which the page may be asked for; can be given several times"
+    add("--allow-host", type=host_name, action="append", default=[], metavar="NAME", help=name)
     url = "where minute bars and headlines come from; your key is in POLYGON_API_KEY or "
     url += f"MASSIVE_API_KEY (default {API_URL})"
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
-    try:
-        args = parser.parse_args(argv)
-    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
-        raise SystemExit(0) from None
-    finally:  # --help ends the script here: flush now, where a full disk's error can be ignored
-        if sys.stdout:
-            with ignoring_write_errors(sys.stdout):
-                sys.stdout.flush()
-    if not args.host:
+    options = parser.parse_args(argv)
+    if not options.host:
         parser.error("--host is empty: name an address")
-    return args
+    return options
 
 
-def interrupt_once(*_):
-    """Handle Ctrl-C: end the server, and ignore any further Ctrl-C while it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def stdout_failed(error):
+    """The status after stdout could not be written: 0 if its reader is gone, else 1."""
+    # Python flushes stdout once more at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print(f"output not written: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def main(argv=None):
-    args = parse_arguments(argv)
-    signal.signal(signal.SIGINT, interrupt_once)
+    options = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        # Report a bad table at start-up, not on the first request.
-        with open_table(args.table) as table:
-            read_day_view(table, Options())
-        listening = listening_socket(args.host, args.port)
-        name = f"[{args.host}]" if ":" in args.host else args.host
-        app = create_app(args.table, PolygonBars(args.api_url), {*LOOPBACK, name.lower()})
-        url_name = "localhost" if args.host in LOOPBACK else name
-        # It returns after Ctrl-C, which waitress catches.
-        serve(app, listening, f"http://{url_name}:{listening.getsockname()[1]}")
+        serve(options)
     except (querier.TableError, CannotServeError) as error:
-        if sys.stderr:
-            querier.print_to_stderr(error)
+        print(querier.printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        pass
-    return 130
+        return 130
+    except OSError as error:
+        return stdout_failed(error)
+    return 0
 
 
 if __name__ == "__main__":
