@@ -823,7 +823,8 @@ def parse_with_pyarrow(raw):
         and letters.max() <= ord("~")
         and starts.min() // NS_PER_DAY >= FIRST_DAY
         and starts.max() // NS_PER_DAY <= LAST_DAY
-        and ((trades >= 0) & (trades <= MOST_TRADES) & (trades % 1 == 0)).all()
+        and ((trades >= 0) & (trades <= MOST_TRADES)).all()
+        and (trades == np.floor(trades)).all()
         and ((closes >= 0) & (closes < math.inf)).all()
     )
     return FlatFileColumns(tickers, starts, trades, closes, opens) if is_sound else None
@@ -846,9 +847,9 @@ def parse_carefully(raw, header, path):
             bad_lines.append((number, error))
     warnings = []
     if bad_lines:
-        (first, error), (last, _) = bad_lines[0], bad_lines[-1]
+        (first, error), (last, last_error) = bad_lines[0], bad_lines[-1]
         if last == number and not raw.endswith((b"\n", b"\r")):
-            raise BuildError(f"{path}, line {last}: the file is cut off: download it again")
+            raise BuildError(f"{path}, line {last}: {last_error}; it is cut off: download it again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         lines = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
@@ -981,10 +982,10 @@ def read_market(paths, warnings):
         all_tickers.append(tickers)
         all_columns.append(columns)
         warnings += file_warnings
+    if not any(map(len, all_tickers)):
+        raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
     tickers = encoded[-1].dictionary.to_pylist()
-    if not tickers:
-        raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     if len(tickers) > MOST_TICKERS:
         raise BuildError(f"{len(tickers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
     # numpy sorts numbers of two bytes several times as fast as longer ones.
@@ -1285,7 +1286,7 @@ def write_day_pages(file, market):
     index_days = []
     pages = in_threads(day_page, rows_by_day(market))
     pages = with_progress(pages, "Writing days", len(market.days))
-    for day, (pieces, counts) in zip(market.days, pages):
+    for (pieces, counts), day in zip(pages, market.days):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
     return index_days
@@ -1343,17 +1344,18 @@ def write_json(file, market):
 
 def build(options):
     """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
-    json_output = options.output.with_suffix(".json")
+    outputs = [options.output]
     check_output_path(options.output)
     if options.json:
-        check_output_path(json_output, options.output)
+        outputs.append(options.output.with_suffix(".json"))
+        check_output_path(outputs[1], options.output)
     if options.download is not None:
         first = None if options.download is True else options.download  # True: without FROM
         address = options.api_url or API_URL
         download_days(options.data_dir, first, options.until, address, say)
     warnings = []
     paths = find_flat_files(options.data_dir, warnings)
-    for output in [options.output, json_output] if options.json else [options.output]:
+    for output in outputs:
         check_output_path(output, *paths)
     say("Starting to process files...")
     market = read_market(paths, warnings)
@@ -1363,15 +1365,14 @@ def build(options):
     say("Lookup table built successfully.")
     with ExitStack() as stack:
         if options.json:  # it replaces the old one after the table has done so
-            json_file = stack.enter_context(replacing(json_output))
+            json_file = stack.enter_context(replacing(outputs[1]))
             write_json(json_file, market)
             json_file.flush()
         with replacing(options.output) as file:
             write_lookup_table(file, market, options.window)
             size = file.tell()
-    if options.json:
-        say(f"Lookup table saved to '{json_output}'.")
-    say(f"Lookup table saved to '{options.output}'.")
+    for output in reversed(outputs):
+        say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
         print_to_stderr(f"warning: {warning}")
     print_to_stderr(
