@@ -88,7 +88,16 @@ LONGEST_TICKER = 31  # bytes
 GZIP_WBITS = 31  # zlib: a gzip header, and the largest window
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-WHOLE_NUMBER_PATTERN = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+# The least and the greatest value of each column of numbers, and what a user reads of them.
+BOUNDS = {
+    "window_start": (
+        FIRST_DAY * NS_PER_DAY,
+        (LAST_DAY + 1) * NS_PER_DAY - 1,
+        "nanoseconds of a year from 1990 to 2099",
+    ),
+    "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
+    "close": (0, sys.float_info.max, "a price"),
+}
 
 THREADS = os.cpu_count() or 1
 BATCH_ROWS = 2**13  # so many rows are computed or written at once: they fit into the cache
@@ -778,20 +787,11 @@ def read_header(raw, path):
     return header
 
 
-class FlatFileColumns(NamedTuple):
-    """What the table needs of a flat file: columns with a value for each row."""
-
-    tickers: pyarrow.Array  # of strings
-    window_starts: np.ndarray  # int64, in nanoseconds from 1970-01-01 UTC on
-    trades: np.ndarray  # whole numbers, as float64
-    close_prices: np.ndarray  # float64, in dollars
-    open_prices: np.ndarray  # float64, in dollars; what is no positive number counts as missing
-
-
 def parse_with_pyarrow(raw):
-    """The FlatFileColumns of a flat file, or None if parse_carefully has to read it.
+    """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
 
-    raw is the file's bytes.
+    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
+    in COLUMN_TYPES. An open can be anything here.
     """
     try:
         rows = arrow_csv.read_csv(
@@ -808,30 +808,28 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    tickers = rows["ticker"].combine_chunks()
-    columns = [rows[name] for name in ("window_start", "transactions", "close", "open")]
-    if not len(rows) or any(column.null_count for column in columns[:3]):
+    if not len(rows) or any(rows[name].null_count for name in BOUNDS):
         return None
+    tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
     lengths = np.diff(np.frombuffer(offsets, "int32"))
     letters = np.frombuffer(letters, "uint8")
-    starts, trades, closes, opens = (column.to_numpy() for column in columns)
+    columns = {name: rows[name].to_numpy() for name in [*BOUNDS, "open"]}
+    trades = columns["transactions"]
     is_sound = (
-        lengths.min() >= 1
-        and lengths.max() <= LONGEST_TICKER
-        and letters.min() >= ord(" ")
-        and letters.max() <= ord("~")
-        and starts.min() // NS_PER_DAY >= FIRST_DAY
-        and starts.max() // NS_PER_DAY <= LAST_DAY
-        and ((trades >= 0) & (trades <= MOST_TRADES)).all()
+        all(
+            ((columns[name] >= bounds[0]) & (columns[name] <= bounds[1])).all()
+            for name, bounds in BOUNDS.items()
+        )
         and (trades == np.floor(trades)).all()
-        and ((closes >= 0) & (closes < math.inf)).all()
+        and 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
+        and ord(" ") <= letters.min() <= letters.max() <= ord("~")
     )
-    return FlatFileColumns(tickers, starts, trades, closes, opens) if is_sound else None
+    return {"ticker": tickers, **columns} if is_sound else None
 
 
 def parse_carefully(raw, header, path):
-    """The FlatFileColumns of a flat file, read line by line, and a list of warnings.
+    """(columns, warnings) of a flat file, read line by line. columns are as parse_with_pyarrow's.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
     than one line in a hundred is bad. raw is the file's bytes, header its column names.
@@ -854,10 +852,11 @@ def parse_carefully(raw, header, path):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         lines = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {lines} left out, first line {first}: {error}")
-    tickers, *columns = zip(*rows) if rows else [()] * 5
-    dtypes = "int64", "float64", "float64", "float64"
-    arrays = map(np.array, columns, dtypes)
-    return FlatFileColumns(pyarrow.array(tickers, pyarrow.string()), *arrays), warnings
+    tickers, *numbers = zip(*rows) if rows else [()] * 5
+    columns = {"ticker": pyarrow.array(tickers, pyarrow.string())}
+    for name, values in zip([*BOUNDS, "open"], numbers):
+        columns[name] = np.array(values, "int64" if name == "window_start" else "float64")
+    return columns, warnings
 
 
 def parse_line(line, header):
@@ -871,31 +870,21 @@ def parse_line(line, header):
         raise ValueError(
             f"the ticker is {quoted(ticker)}, not 1 to {LONGEST_TICKER} bytes that can be printed"
         )
-    numbers = [parse_number(name, row[name]) for name in ("window_start", "transactions", "close")]
+    numbers = [parse_number(name, row[name]) for name in BOUNDS]
     has_open = header.count("open") == 1 and NUMBER_PATTERN.fullmatch(row["open"])
     return ticker, *numbers, float(row["open"]) if has_open else math.nan
 
 
 def parse_number(name, text):
-    """The value of text in the column called name: a float for close, else an int.
-
-    Raises ValueError.
-    """
-    if not text.strip():
-        raise ValueError(f"{name} is empty")
-    if not NUMBER_PATTERN.fullmatch(text) or math.isinf(float(text)):
+    """The value of text in the column called name. Raises ValueError."""
+    if not NUMBER_PATTERN.fullmatch(text):
         raise ValueError(f"{name} is {quoted(text)}, not a number")
     # A float cannot hold every whole number as large as window_start.
-    number = int(text) if WHOLE_NUMBER_PATTERN.fullmatch(text) else float(text)
-    if number < 0:
-        raise ValueError(f"{name} is {quoted(text)}, less than 0")
-    if name == "close":
-        return float(number)
-    if name == "transactions" and not (number == int(number) and number <= MOST_TRADES):
-        raise ValueError(f"{name} is {quoted(text)}, not a whole number up to {MOST_TRADES}")
-    if name == "window_start" and not FIRST_DAY <= number // NS_PER_DAY <= LAST_DAY:
-        raise ValueError(f"{name} is {quoted(text)}, not nanoseconds of a year from 1990 to 2099")
-    return int(number)
+    number = int(text) if text.strip().isdigit() else float(text)
+    least, most, meaning = BOUNDS[name]
+    if not least <= number <= most or (name != "close" and number != int(number)):
+        raise ValueError(f"{name} is {quoted(text)}, not {meaning}")
+    return number
 
 
 def refuse_minutes(tickers, window_starts, path):
@@ -926,7 +915,7 @@ def read_flat_file(path):
     parsed, warnings = parse_with_pyarrow(raw) if is_plain else None, []
     if parsed is None:
         parsed, warnings = parse_carefully(raw, header, path)
-    tickers, window_starts, trades, closes, opens = parsed
+    tickers, window_starts, opens = (parsed[name] for name in ("ticker", "window_start", "open"))
     days = (window_starts // NS_PER_DAY).astype("uint16")
     if len(tickers):
         refuse_minutes(tickers, window_starts, path)
@@ -942,8 +931,8 @@ def read_flat_file(path):
         days[:] = named_day
     columns = {
         "day": days,
-        "trades": trades.astype("int32"),
-        "close_price": closes + 0.0,  # which makes 0.0 of -0.0
+        "trades": parsed["transactions"].astype("int32"),
+        "close_price": parsed["close"] + 0.0,  # which makes 0.0 of -0.0
         "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
     }
     return tickers, columns, warnings
@@ -1189,49 +1178,34 @@ def write_pickle(file, market, window):
     for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
         prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
-    extents = []
-    batches = market.batches()
-    pickled = in_threads(lambda batch: pickled_tickers(market, window, *batch), batches)
-    for content, extents_in_content in with_progress(pickled, "Writing tickers", len(batches)):
-        offset = file.tell()
-        extents += [EXTENT.pack(offset + start, *rest) for start, *rest in extents_in_content]
-        file.write(content)
+    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
+    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
+
+    def pickle_batch(batch):
+        columns = {name: column[batch[1]] for name, column in market.columns.items()}
+        columns["date"] = slots[columns["day"]]
+        return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
+
+    extents, batches = [], market.batches()
+    pickled = in_threads(pickle_batch, batches)
+    pickled = with_progress(pickled, "Writing tickers", len(batches))
+    for (short_rows, full_rows), (tickers, rows) in zip(pickled, batches):
+        bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
+        for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
+            file.write(pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK)
+            full = min(start + window, end)  # a ticker's first rows have no baseline
+            content = short_rows[start:full].tobytes() + full_rows[full:end].tobytes()
+            extents.append(write_and_get_extent(file, content))
+            file.write(pickle.SETITEMS)
     file.write(pickle.SETITEMS + pickle.STOP)
     return extents
 
 
-def pickled_tickers(market, window, tickers, rows):
-    """(content, extents): the bytes of a batch of tickers in the pickle.
+def pickled_rows(columns, known_fields):
+    """The pickled rows of columns, {name: array}: a structured array with an element for each.
 
-    extents has an (offset in content, length, CRC-32) for the rows of each ticker.
-    """
-    columns = {name: column[rows] for name, column in market.columns.items()}
-    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
-    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
-    columns["date"] = slots[columns["day"]]
-    has_baseline = columns["earlier_rows"] >= window
-    short_rows = pickled_rows(columns, ~has_baseline, FIELDS[:3])
-    full_rows = pickled_rows(columns, has_baseline, FIELDS)
-    pieces, extents, offset = [], [], 0
-    short = full = 0  # how many of short_rows and of full_rows are in pieces
-    lengths = np.diff(market.starts[tickers.start : tickers.stop + 1]).tolist()
-    # A ticker's first rows, as many as window says, are short. The rest are full.
-    for ticker, length in zip(market.tickers[tickers], lengths):
-        short_end, full_end = short + min(length, window), full + max(length - window, 0)
-        key = pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK
-        pickled = short_rows[short:short_end].tobytes() + full_rows[full:full_end].tobytes()
-        pieces += key, pickled, pickle.SETITEMS
-        extents.append((offset + len(key), len(pickled), zlib.crc32(pickled)))
-        offset += len(key) + len(pickled) + len(pickle.SETITEMS)
-        short, full = short_end, full_end
-    return b"".join(pieces), extents
-
-
-def pickled_rows(columns, is_wanted, known_fields):
-    """The pickled rows for which is_wanted is True: a structured array with an element for each.
-
-    write_pickle explains their bytes. columns is {name: array}; date is the number of a slot in the
-    memo. The known_fields are written as numbers, the rest of FIELDS as None.
+    write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
+    are written as numbers, the rest of FIELDS as None.
     """
     # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
     template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
@@ -1254,9 +1228,9 @@ def pickled_rows(columns, is_wanted, known_fields):
             "itemsize": len(template),
         }
     )
-    pickled = np.tile(np.frombuffer(template, "uint8"), np.count_nonzero(is_wanted)).view(layout)
+    pickled = np.tile(np.frombuffer(template, "uint8"), len(columns["day"])).view(layout)
     for name in offsets:
-        pickled[name] = columns[name][is_wanted]
+        pickled[name] = columns[name]
     return pickled
 
 
