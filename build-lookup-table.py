@@ -812,8 +812,8 @@ def parse_with_pyarrow(raw):
         return None
     tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
-    lengths = np.diff(np.frombuffer(offsets, "int32"))
-    letters = np.frombuffer(letters, "uint8")
+    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
+    letters = np.frombuffer(letters or b"", "uint8")
     columns = {name: rows[name].to_numpy() for name in [*BOUNDS, "open"]}
     trades = columns["transactions"]
     is_sound = (
