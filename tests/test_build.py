@@ -48,7 +48,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools.verify_numbers import PAGE_COLUMNS, read_parts
 from witnesses import reference
-from witnesses.row_by_row import row_by_row_table
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -154,26 +153,6 @@ def test_every_number_is_within_1e_12_of_the_exact_one(market, window):
                 earlier = [trades for _, trades, _ in history[i - window : i]]
                 assert is_mean(stats["avg_trades"], earlier)
                 assert is_deviation(stats["std_trades"], earlier)
-
-
-def test_the_table_is_that_of_the_row_by_row_loop(sample_table):
-    expected = row_by_row_table(SAMPLE_MARKET.glob("*.csv"))
-    table = load_table(sample_table)
-
-    assert list(table) == list(expected)
-    for ticker, days in expected.items():
-        assert list(table[ticker]) == list(days)
-        for day, stats in days.items():
-            ours = table[ticker][day]
-            assert (ours["trades"], ours["close_price"]) == (stats["trades"], stats["close_price"])
-            for field in FIELDS[2:]:
-                # The loop's running sums drift, the more the more trades there were.
-                if stats[field] is None:
-                    assert ours[field] is None
-                else:
-                    assert ours[field] == pytest.approx(
-                        stats[field], rel=1e-9, abs=1e-6, nan_ok=True
-                    )
 
 
 def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_table):
