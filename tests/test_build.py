@@ -51,7 +51,6 @@ from witnesses import reference
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 TOLERANCE = Fraction(1, 10**12)
 # fmt: off
 ODD_TICKERS = [
