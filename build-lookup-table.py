@@ -29,33 +29,28 @@ After this dict the file holds the same numbers again, grouped by day, and more 
 So a query needs to read one day only. write_lookup_table describes the whole file.
 """
 
-import signal
-
-# During the imports Ctrl-C ends the script without a traceback, unless Ctrl-C is ignored anyway.
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import csv
 import gzip
 import importlib.util
-import io
 import json
 import math
 import os
 import pickle
 import re
 import secrets
+import signal
 import ssl
 import stat
 import struct
 import sys
+import time
 import zlib
-from collections import defaultdict, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timezone
-from itertools import count
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -64,15 +59,15 @@ from urllib.request import getproxies, proxy_bypass
 
 try:
     import numpy as np
-    import pandas as pd
-except ImportError as error:
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
+except ImportError as error:  # numpy explains at length, the cause is one line
+    raise SystemExit(f"a package does not work: {error.__cause__ or error}") from None
 
-# Allocate nearly 32 MB and free them at once. From then on glibc, the C library of most Linux
-# systems, keeps smaller blocks that are freed and uses them again. Otherwise it returns each block
-# to the system and requests a new one, which takes a third of a build's time. glibc learns this
-# only from blocks below 32 MB.
-np.empty(2**25 - 2**13, "uint8")
+# numpy can use again what pyarrow has freed: half the time to sort the rows, and less memory.
+pyarrow.set_memory_pool(pyarrow.system_memory_pool())
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
@@ -80,7 +75,14 @@ LONGEST_WINDOW = 1000
 Z_THRESHOLD = 3
 TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
 
-# What a flat file must and may hold.
+# What a flat file must and may hold. Trades may be written 12.0, so they are read as floats.
+COLUMN_TYPES = {
+    "ticker": pyarrow.string(),
+    "window_start": pyarrow.int64(),
+    "transactions": pyarrow.float64(),
+    "close": pyarrow.float64(),
+    "open": pyarrow.float64(),
+}
 NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
 NS_PER_DAY = 86_400 * 10**9
 # 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
@@ -90,18 +92,19 @@ LONGEST_TICKER = 31  # bytes
 GZIP_WBITS = 31  # zlib: a gzip header, and the largest window
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-WHOLE_NUMBER_PATTERN = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
-
-# Without this option, pandas before 3.1 reads some decimal numbers with a wrong last bit.
-PANDAS_VERSION = tuple(int(part) for part in pd.__version__.split(".")[:2])
-EXACT_FLOATS = {} if PANDAS_VERSION >= (3, 1) else {"float_precision": "round_trip"}
+# The least and the greatest value of each column of numbers, and what a user reads of them.
+BOUNDS = {
+    "window_start": (
+        FIRST_DAY * NS_PER_DAY,
+        (LAST_DAY + 1) * NS_PER_DAY - 1,
+        "nanoseconds of a year from 1990 to 2099",
+    ),
+    "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
+    "close": (0, sys.float_info.max, "a price"),
+}
 
 THREADS = os.cpu_count() or 1
-# While files are read, a row is its ticker's number and the columns of Market.
-ROW_DTYPE = np.dtype("i4,u2,i4,f8,f8")
-ROW_DTYPE.names = "number", "day", "trades", "close_price", "open_price"
-CHUNK_ROWS = 2**21  # rows that were read are collected in arrays of about this length
-BATCH_ROWS = 2**17  # so many rows are computed or written at once: they fit into the cache
+BATCH_ROWS = 2**13  # so many rows are computed or written at once: they fit into the cache
 
 # The table's format. query-lookup-table.py has the same constants.
 MOST_TICKERS = 2**17
@@ -150,23 +153,19 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def say(line):
+    """Print a line on stdout at once."""
+    print(printable(line), flush=True)
+
+
 def print_to_stderr(message):
     """Print message on stderr as one line of limited length, even if it quotes strange names."""
     line = printable(message)
-    try:
-        print(line if len(line) <= 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
-    except OSError:
-        silence(sys.stderr)
-
-
-def silence(stream):
-    """Discard all further output to stream, so that Python's flush at exit cannot fail."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    print(line if len(line) <= 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
 
 
 def on_terminal():
-    return all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def import_tqdm():
@@ -181,8 +180,22 @@ def with_progress(items, description, total):
     """items; on a terminal, stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
-    tqdm = import_tqdm()
-    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+    return import_tqdm()(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+
+
+def in_threads(function, items):
+    """Yields function(item) for each item, in order. Threads compute a few results ahead."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        unfinished = deque()
+        try:
+            for item in items:
+                unfinished.append(pool.submit(function, item))
+                if len(unfinished) > 2 * THREADS:
+                    yield unfinished.popleft().result()
+            while unfinished:
+                yield unfinished.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def day_number(date):
@@ -195,99 +208,50 @@ def date_text(day):
     return str(np.datetime64(int(day), "D"))
 
 
-def try_to_lock(file):
-    """Lock an open file until it is closed. Returns True if it is locked or needs no lock.
-
-    False means that another build has locked it, None that the file system has no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # on Windows no lock is needed: an open file cannot be removed there
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def remove_leftovers(target):
-    """Remove the unfinished files that builds of target have left when they were killed."""
+    """Remove the unfinished files, older than a day, that killed builds of target have left."""
     name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
     for path in target.parent.iterdir():
-        if name.fullmatch(path.name):
-            with suppress(OSError):
-                if os.name != "posix":  # Windows does not remove a file that another build has open
-                    path.unlink()
-                    continue
-                with path.open("rb") as file:
-                    if try_to_lock(file):
-                        path.unlink()
+        if name.fullmatch(path.name) and path.stat().st_mtime < time.time() - 86_400:
+            path.unlink()
 
 
 @contextmanager
 def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
-    Until then the new file has a name that no other file has. It is locked, so that no other build
-    removes it as a leftover. Raises BuildError.
+    Until then it has a name that no other file has. Raises BuildError.
     """
-    temporary = None
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        target = Path(os.path.realpath(path))
-        remove_leftovers(target)
-        is_safe = False
-        while not is_safe:
-            temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
-            file = temporary.open("xb", buffering=2**20)
-            # Before it was locked here, another build may have taken it for a leftover: try again.
-            is_safe = try_to_lock(file) is not False and temporary.exists()
-        with file:
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        with suppress(OSError):
+            remove_leftovers(target)
+        with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if os.name == "posix":
-                os.replace(temporary, target)
-        if os.name != "posix":  # Windows cannot rename an open file
-            os.replace(temporary, target)
+        if target.exists():
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
     except OSError as error:
         raise BuildError(f"{path} not written: {error.strerror}") from None
     finally:
-        if temporary:
-            with suppress(OSError):
-                temporary.unlink()
+        with suppress(OSError):
+            temporary.unlink()
 
 
-def check_output_path(path, data_dir, *others):
-    """Raise BuildError if no file can be written at path, or if it would do harm there.
-
-    It would do harm if the next build read it as a flat file, or if it replaced one of the files
-    whose paths are in others.
-    """
-    try:
-        target = os.path.realpath(path)
-        if os.path.isdir(target):
-            raise BuildError(f"{path} is a folder: name a file with --output")
-        if os.path.lexists(target) and not os.path.isfile(target):
-            raise BuildError(f"{path} is no regular file: name another --output")
-        if target.endswith((".csv", ".csv.gz")):
-            # A link in data_dir may lead to a folder elsewhere. A file there would be found, too.
-            folders = {data_dir, *(other.parent for other in others)}
-            folders = {Path(os.path.realpath(folder)) for folder in folders}
-            is_found = not folders.isdisjoint(Path(target).parents)
-            if is_found or Path(os.path.abspath(data_dir)) in Path(os.path.abspath(path)).parents:
-                raise BuildError(f"{path} would be read as a flat file: name another --output")
-        if target in map(os.path.realpath, others):
-            raise BuildError(f"{path} would replace a file of this build: name another --output")
-        if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
-            os.stat(os.path.join(os.path.dirname(target), ""))  # OSError if the folder is missing
-            raise BuildError(f"{path} not written: no permission to write into its folder")
-    except OSError as error:
-        raise BuildError(f"{path} not written: {error.strerror}") from None
+def check_output_path(path, *others):
+    """Raise BuildError if path cannot become a file, or if it is one of the files at others."""
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise BuildError(f"{path} is a folder or a device, no file: name another --output")
+    if target in map(os.path.realpath, others):
+        raise BuildError(f"{path} would replace a file of this build: name another --output")
+    folder = os.path.dirname(target)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason = "no permission to write into" if os.path.isdir(folder) else "there is no folder"
+        raise BuildError(f"{path} not written: {reason} {folder}")
 
 
 # How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
@@ -596,11 +560,11 @@ def patient_client(api_url, report):
     return client
 
 
-def download_days(data_dir, first=None, until=None, api_url=API_URL, say=print):
+def download_days(data_dir, first=None, until=None, api_url=API_URL):
     """Write the flat files of days_to_download. Returns the number of days that failed.
 
-    Each day is written as soon as it is fetched, so a later error loses none of them. say is called
-    with each line for stdout. Raises BuildError for what would make the other days fail, too.
+    Each day is written as soon as it is fetched, so a later error loses none of them. Raises
+    BuildError for what would make the other days fail, too.
     """
     paths = days_to_download(data_dir, first, until)
     if not paths:
@@ -655,7 +619,7 @@ def day_in_name(path):
 
     It is None for other names, and for dates that do not exist or are not from 1990 to 2099.
     """
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)\.csv(\.gz)?", path.name, re.ASCII)
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)\.csv(\.gz)?", path.name, re.ASCII | re.IGNORECASE)
     try:
         day = day_number(match[1]) if match else None
     except ValueError:
@@ -663,26 +627,20 @@ def day_in_name(path):
     return day if match and FIRST_DAY <= day <= LAST_DAY else None
 
 
-def find_flat_files(data_dir):
+def find_flat_files(data_dir, warnings=None):
     """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    If a .csv and a .csv.gz have the same day or the same path, the .csv.gz is left out. Hidden
-    files and folders are left out, links are followed. Raises NoFlatFiles, or BuildError for what
-    cannot be read.
+    Hidden files and folders are left out, links are followed. Of several files of one day,
+    file_that_counts is read; the list warnings gets a sentence about the others. Raises
+    NoFlatFiles, or BuildError for what cannot be read.
     """
 
     def refuse(error):
         raise BuildError(f"{error.filename}: {error.strerror}") from None
 
-    try:
-        os.stat(os.path.join(data_dir, ""))  # the slash at the end: it has to be a folder
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoFlatFiles(
-            f"no folder {data_dir}: name another --data-dir, or use --download FROM"
-        ) from None
-    except OSError as error:
-        raise BuildError(f"{data_dir}: {error.strerror}") from None
-    paths, entered = [], set()
+    if not os.path.isdir(data_dir):
+        raise NoFlatFiles(f"no folder {data_dir}: name another --data-dir, or use --download FROM")
+    of_one_day, entered = {}, set()
     for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:  # two links lead to it, or a link leads to a folder above
@@ -690,22 +648,36 @@ def find_flat_files(data_dir):
             continue
         entered.add(real)
         folders[:] = [name for name in folders if name[0] != "."]
-        found = [Path(folder, name) for name in names if name[0] != "."]
-        for path in found:
-            if os.path.islink(path) and not os.path.exists(path):
+        for path in (Path(folder, name) for name in names if name[0] != "."):
+            if path.is_symlink() and not path.exists():
                 raise BuildError(f"{path} is a link that leads nowhere: remove it")
-        paths += [path for path in found if path.name.endswith((".csv", ".csv.gz"))]
-    unpacked = {day_in_name(path) or path for path in paths if path.suffix == ".csv"}
-    paths = [
-        path
-        for path in paths
-        if path.suffix == ".csv" or (day_in_name(path) or path.with_suffix("")) not in unpacked
-    ]
-    if not paths:
+            if path.name.lower().endswith((".csv", ".csv.gz")):
+                unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+                of_one_day.setdefault(day_in_name(path) or unpacked, []).append(path)
+    if not of_one_day:
         raise NoFlatFiles(
             f"no *.csv or *.csv.gz in {data_dir}: copy some there, or use --download FROM"
         )
+    paths = [file_that_counts(paths, warnings) for paths in of_one_day.values()]
     return sorted(paths, key=lambda path: (path.name, path))
+
+
+def file_that_counts(paths, warnings=None):
+    """Of the paths of one day's files, the one modified last; of equally old ones, the .csv.
+
+    If these are equal as well, it is the one that sorts first. The list warnings gets a sentence
+    for each other file, unless it is just as old and packed.
+    """
+    if len(paths) == 1:
+        return paths[0]
+    times = {path: path.stat().st_mtime_ns for path in paths}
+    is_packed = {path: path.suffix.lower() == ".gz" for path in paths}
+    chosen, *others = sorted(paths, key=lambda path: (-times[path], is_packed[path], path))
+    for path in others:
+        is_same = times[path] == times[chosen] and is_packed[path] != is_packed[chosen]
+        if warnings is not None and not is_same:
+            warnings.append(f"two files of one day: {chosen} is read, {path} is not")
+    return chosen
 
 
 def unpack_gzip(packed):
@@ -724,188 +696,36 @@ def unpack_gzip(packed):
 
 
 def read_csv_bytes(path):
-    """The bytes of the CSV file at path, unpacked if it is a .gz, without a byte order mark.
+    """The bytes of the CSV file at path, without a byte order mark. Raises BuildError.
 
-    Raises BuildError, also for more than MOST_BYTES, for a NUL and for bytes that are not UTF-8.
+    They are unpacked if they begin like a gzip file, whatever the file's name says.
     """
     try:
         if not path.is_file():
             raise BuildError(f"{path} is gone, or no regular file: remove it, or build again")
         is_too_large = path.stat().st_size > MOST_BYTES
         raw = b"" if is_too_large else path.read_bytes()
-        if path.suffix == ".gz" and not is_too_large:
+        if raw.startswith(b"\x1f\x8b"):
             raw = unpack_gzip(raw)
-        if is_too_large or len(raw) > MOST_BYTES:
-            raise BuildError(f"{path}: over {MOST_BYTES / 1e6:,.0f} MB, too large for a flat file")
-        if not raw.isascii():
-            raw.decode()
     except (EOFError, zlib.error) as error:
         raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise BuildError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}") from None
-    if b"\0" in raw:
-        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
-        raise BuildError(f"{path}, line {line}: a NUL byte: download the file again")
-    return raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw
+    if is_too_large or len(raw) > MOST_BYTES:
+        raise BuildError(
+            f"{path}: over {MOST_BYTES / 1e6:,.0f} MB, too large for a flat file of daily rows"
+        )
+    return raw.removeprefix(b"\xef\xbb\xbf")
 
 
-class FlatFileColumns(NamedTuple):
-    """What the table needs of a flat file: columns with a value for each row."""
-
-    tickers: list  # bytes
-    window_starts: np.ndarray  # int64, in nanoseconds from 1970-01-01 UTC on
-    trades: np.ndarray  # int64
-    close_prices: np.ndarray  # float64, in dollars
-    open_prices: np.ndarray  # float64, in dollars; nan if missing or no positive number
-
-
-def parse_quickly(raw, header):
-    """The FlatFileColumns of a flat file. None if parse_carefully has to read it.
-
-    raw is the file's bytes, header is the list of its column names. pandas accepts some bad values
-    silently. The answer is None for each file that could contain such a value.
-    """
-    lines = lines_if_simple(raw, len(header))
-    # lines_if_simple counts the commas of all lines together. So it misses a row that is too short
-    # if another one is too long. The short one has no value in the last column. This is noticed
-    # below only if the table needs this column.
-    if lines is None or header[-1] not in NEEDED_COLUMNS:
-        return None
-    size = LONGEST_TICKER + 1  # the last byte shows which tickers are too long
-    # pandas reads bytes twice as fast as str.
-    dtypes = dict(zip(NEEDED_COLUMNS, (f"S{size}", "float64", "int64", "int64")))
-    if header.count("open") == 1:
-        dtypes["open"] = "float64"
+def read_header(raw, path):
+    """The column names of a flat file. raw is its bytes. Raises BuildError."""
+    first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
+    if raw.lstrip().startswith(b"<"):
+        code = re.search(rb"<(?:Code|title)>([^<]*)", raw)
+        said = f" ({quoted(code[1].decode(errors='replace'))})" if code else ""
+        raise BuildError(f"{path} is an error page of a server{said}: download the file again")
     try:
-        with np.errstate(invalid="ignore"):
-            rows = pd.read_csv(
-                io.BytesIO(raw),
-                usecols=list(dtypes),
-                dtype=dtypes,
-                na_filter=False,
-                low_memory=False,
-                **EXACT_FLOATS,
-            )
-    except (ValueError, OverflowError):
-        return None
-    close_prices, window_starts, trades = (rows[name].to_numpy() for name in NEEDED_COLUMNS[1:])
-    opens = rows["open"].to_numpy() if "open" in dtypes else np.full(len(rows), math.nan)
-    letters = rows["ticker"].to_numpy(f"S{size}").view("uint8").reshape(len(rows), size)
-    is_sound = (
-        len(rows) > 0
-        and len(rows) == lines - 1
-        and letters[:, 0].all()  # no ticker is empty
-        and not letters[:, -1].any()  # none is too long
-        and close_prices.min() >= 0
-        and close_prices.max() < math.inf
-        and trades.min() >= 0
-        and trades.max() <= MOST_TRADES
-        and window_starts.min() // NS_PER_DAY >= FIRST_DAY
-        and window_starts.max() // NS_PER_DAY <= LAST_DAY
-        # pandas reads a column of only True and False as 1 and 0. So parse_carefully reads each
-        # file that has no close or no trades above 1, or whose largest open is 1. An open of 0
-        # counts as missing anyway.
-        and not (close_prices.max() <= 1 or trades.max() <= 1 or opens.max() == 1)
-    )
-    if not is_sound:
-        return None
-    opens = np.where((opens > 0) & (opens < math.inf), opens, math.nan)
-    return FlatFileColumns(rows["ticker"].tolist(), window_starts, trades, close_prices, opens)
-
-
-def lines_if_simple(raw, number_of_columns):
-    """How many lines raw, the bytes of a CSV file, has. None if pandas may split them wrongly.
-
-    pandas fills short rows, cuts long ones, and ends a line at a lone carriage return. So the
-    number of commas must be right, and there must be no quotes, no lone returns and no characters
-    other than printable ASCII.
-    """
-    codes = np.frombuffer(raw, "uint8")
-    line_feeds, returns, commas, quotes = (np.count_nonzero(codes == ord(c)) for c in '\n\r,"')
-    printables = np.count_nonzero((codes >= ord(" ")) & (codes <= ord("~")))
-    lines = line_feeds + (not raw.endswith(b"\n"))
-    is_simple = (
-        not quotes
-        and printables + line_feeds + returns == len(raw)
-        and (not returns or raw.count(b"\r\n") == returns)  # this count is slow
-        and commas == (number_of_columns - 1) * lines
-    )
-    return lines if is_simple else None
-
-
-def parse_carefully(raw, header, path):
-    """The FlatFileColumns of a flat file, read line by line. parse_quickly explains raw and header.
-
-    Raises BuildError, which names path and the first bad line.
-    """
-    reader = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
-    rows = []
-    try:
-        next(reader)
-        for fields in reader:
-            if not fields or (len(fields) == 1 and not fields[0].strip()):
-                continue
-            if len(fields) != len(header):
-                raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
-            row = dict(zip(header, fields))
-            ticker = row["ticker"].encode()
-            if not 1 <= len(ticker) <= LONGEST_TICKER or not row["ticker"].isprintable():
-                text = quoted(row["ticker"])
-                raise ValueError(
-                    f"the ticker is {text}, not 1 to {LONGEST_TICKER} bytes that can be printed"
-                )
-            names = "window_start", "transactions", "close"
-            numbers = [parse_number(name, row[name]) for name in names]
-            open_price = parse_open_price(row["open"]) if header.count("open") == 1 else math.nan
-            rows.append((ticker, *numbers, open_price))
-    except (ValueError, csv.Error) as error:
-        raise BuildError(f"{path}, line {reader.line_num}: {error}") from None
-    tickers, *columns = zip(*rows) if rows else [()] * 5
-    dtypes = "int64", "int64", "float64", "float64"
-    return FlatFileColumns(list(tickers), *map(np.array, columns, dtypes))
-
-
-def parse_number(name, text):
-    """The value of text in the column called name: a float for close, else an int.
-
-    Raises ValueError.
-    """
-    if not text.strip():
-        raise ValueError(f"{name} is empty")
-    if not NUMBER_PATTERN.fullmatch(text) or math.isinf(float(text)):
-        raise ValueError(f"{name} is {quoted(text)}, not a number")
-    # A float cannot hold every whole number as large as window_start.
-    number = int(text) if WHOLE_NUMBER_PATTERN.fullmatch(text) else float(text)
-    if number < 0:
-        raise ValueError(f"{name} is {quoted(text)}, less than 0")
-    if name == "close":
-        return float(number)
-    if name == "transactions" and not (number == int(number) and number <= MOST_TRADES):
-        raise ValueError(f"{name} is {quoted(text)}, not a whole number up to {MOST_TRADES}")
-    if name == "window_start" and not FIRST_DAY <= number // NS_PER_DAY <= LAST_DAY:
-        raise ValueError(f"{name} is {quoted(text)}, not nanoseconds of a year from 1990 to 2099")
-    return int(number)
-
-
-def parse_open_price(text):
-    """text as a price; nan if it is no positive number."""
-    price = float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan
-    return price if 0 < price < math.inf else math.nan
-
-
-def read_flat_file(path):
-    """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
-
-    tickers is a list of bytes. columns are the arrays day, trades, close_price and open_price.
-    warnings is a list of sentences. If the file's name and a row disagree on the day, the name is
-    right.
-    """
-    raw = read_csv_bytes(path)
-    try:
-        first_line = raw.partition(b"\n")[0].decode().rstrip("\r")
         header = next(csv.reader([first_line], strict=True), [])
     except csv.Error as error:
         raise BuildError(f"{path}, line 1: {error}") from None
@@ -915,28 +735,164 @@ def read_flat_file(path):
         raise BuildError(
             f"{path}: it must have each of these columns once: {', '.join(missing)}; it has {found}"
         )
-    parsed = parse_quickly(raw, header) or parse_carefully(raw, header, path)
-    tickers, window_starts, trades, close_prices, open_prices = parsed
-    warnings = [] if tickers else [f"{path}: no rows below the header, skipped"]
-    days = window_starts // NS_PER_DAY
+    return header
+
+
+def parse_with_pyarrow(raw):
+    """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
+
+    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
+    in COLUMN_TYPES. An open can be anything here.
+    """
+    try:
+        rows = arrow_csv.read_csv(
+            pyarrow.BufferReader(raw),
+            arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1),
+            arrow_csv.ParseOptions(quote_char=False),
+            arrow_csv.ConvertOptions(
+                column_types=COLUMN_TYPES,
+                include_columns=list(COLUMN_TYPES),
+                include_missing_columns=True,  # open
+                null_values=[""],  # the ticker NA is no missing value
+                strings_can_be_null=False,
+            ),
+        )
+    except pyarrow.ArrowInvalid:
+        return None
+    if not len(rows) or any(rows[name].null_count for name in BOUNDS):
+        return None
+    tickers = rows["ticker"].combine_chunks()
+    _, offsets, letters = tickers.buffers()
+    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
+    letters = np.frombuffer(letters or b"", "uint8")
+    columns = {name: rows[name].to_numpy() for name in [*BOUNDS, "open"]}
+    trades = columns["transactions"]
+    is_sound = (
+        all(
+            ((columns[name] >= bounds[0]) & (columns[name] <= bounds[1])).all()
+            for name, bounds in BOUNDS.items()
+        )
+        and (trades == np.floor(trades)).all()
+        and 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
+        and ord(" ") <= letters.min() <= letters.max() <= ord("~")
+    )
+    return {"ticker": tickers, **columns} if is_sound else None
+
+
+def parse_carefully(raw, header, path):
+    """(columns, warnings) of a flat file, read line by line. columns are as parse_with_pyarrow's.
+
+    Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
+    than one line in a hundred is bad. raw is the file's bytes, header its column names.
+    """
+    rows, bad_lines = [], []
+    number = 0
+    for number, line in enumerate(raw.splitlines(), 1):
+        if number == 1 or not line.strip():
+            continue
+        try:
+            rows.append(parse_line(line.decode(errors="surrogateescape"), header))
+        except (ValueError, csv.Error) as error:
+            bad_lines.append((number, error))
+    warnings = []
+    if bad_lines:
+        (first, error), (last, last_error) = bad_lines[0], bad_lines[-1]
+        if last == number and not raw.endswith((b"\n", b"\r")):
+            raise BuildError(f"{path}, line {last}: {last_error}; it is cut off: download it again")
+        if 100 * len(bad_lines) > len(rows) + len(bad_lines):
+            raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
+        lines = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
+        warnings.append(f"{path}: {lines} left out, first line {first}: {error}")
+    tickers, *numbers = zip(*rows) if rows else [()] * 5
+    columns = {"ticker": pyarrow.array(tickers, pyarrow.string())}
+    for name, values in zip([*BOUNDS, "open"], numbers):
+        columns[name] = np.array(values, "int64" if name == "window_start" else "float64")
+    return columns, warnings
+
+
+def parse_line(line, header):
+    """(ticker, window_start, trades, close, open) of a line. Raises ValueError and csv.Error."""
+    fields = next(csv.reader([line], strict=True))
+    if len(fields) != len(header):
+        raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
+    row = dict(zip(header, fields))
+    ticker = row["ticker"]
+    if not ticker.isprintable() or not 1 <= len(ticker.encode()) <= LONGEST_TICKER:
+        raise ValueError(
+            f"the ticker is {quoted(ticker)}, not 1 to {LONGEST_TICKER} bytes that can be printed"
+        )
+    numbers = [parse_number(name, row[name]) for name in BOUNDS]
+    has_open = header.count("open") == 1 and NUMBER_PATTERN.fullmatch(row["open"])
+    return ticker, *numbers, float(row["open"]) if has_open else math.nan
+
+
+def parse_number(name, text):
+    """The value of text in the column called name. Raises ValueError."""
+    if not NUMBER_PATTERN.fullmatch(text):
+        raise ValueError(f"{name} is {quoted(text)}, not a number")
+    # A float cannot hold every whole number as large as window_start.
+    number = int(text) if text.strip().isdigit() else float(text)
+    least, most, meaning = BOUNDS[name]
+    if not least <= number <= most or (name != "close" and number != int(number)):
+        raise ValueError(f"{name} is {quoted(text)}, not {meaning}")
+    return number
+
+
+def refuse_minutes(tickers, window_starts, path):
+    """Raise BuildError if a ticker has several window_starts on one day: a file of minutes."""
+    if (window_starts == window_starts[0]).all():
+        return
+    numbers = tickers.dictionary_encode().indices.to_numpy()
+    order = np.lexsort((window_starts, numbers))
+    numbers, starts = numbers[order], window_starts[order]
+    is_same_day = (numbers[1:] == numbers[:-1]) & (np.diff(starts // NS_PER_DAY) == 0)
+    if (is_same_day & (starts[1:] != starts[:-1])).any():
+        raise BuildError(
+            f"{path} looks like a file of minutes, with several rows for a ticker and day: "
+            "take the daily ones (day_aggs_v1)"
+        )
+
+
+def read_flat_file(path):
+    """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
+
+    tickers is a pyarrow array of strings. columns are arrays: day (uint16, the day number), trades
+    (int32), close_price and open_price (float64, in dollars; a missing open is nan). warnings is a
+    list of sentences. If the file's name and a row disagree on the day, the name is right.
+    """
+    raw = read_csv_bytes(path)
+    header = read_header(raw, path)
+    is_plain = b'"' not in raw and header.count("open") <= 1
+    parsed, warnings = parse_with_pyarrow(raw) if is_plain else None, []
+    if parsed is None:
+        parsed, warnings = parse_carefully(raw, header, path)
+    tickers, window_starts, opens = (parsed[name] for name in ("ticker", "window_start", "open"))
+    days = (window_starts // NS_PER_DAY).astype("uint16")
+    if len(tickers):
+        refuse_minutes(tickers, window_starts, path)
+    else:
+        warnings.append(f"{path}: no rows below the header, skipped")
     named_day = day_in_name(path)
-    if named_day is not None:
-        other_days = days[days != named_day]
-        if len(other_days):
-            warnings.append(
-                f"{path}: the day in the name is used, although {len(other_days)} rows say "
-                f"another, first {date_text(other_days[0])}"
-            )
+    other_days = days[days != named_day] if named_day is not None else []
+    if len(other_days):
+        warnings.append(
+            f"{path}: the day in the name is used, although {len(other_days)} rows say "
+            f"another, first {date_text(other_days[0])}"
+        )
         days[:] = named_day
-    columns = days.astype("uint16"), trades.astype("int32"), close_prices, open_prices
+    columns = {
+        "day": days,
+        "trades": parsed["transactions"].astype("int32"),
+        "close_price": parsed["close"] + 0.0,  # which makes 0.0 of -0.0
+        "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
+    }
     return tickers, columns, warnings
 
 
 class Market(NamedTuple):
     """All rows of all flat files, grouped by ticker, each ticker's by date.
 
-    The columns are day (uint16, the day number), trades (int32), close_price and open_price
-    (float64, in dollars; a missing open is nan). add_facts adds columns, and gap replaces
+    The columns are at first those of read_flat_file. add_facts adds others, and gap replaces
     open_price.
     """
 
@@ -945,102 +901,63 @@ class Market(NamedTuple):
     days: list  # the day numbers that occur, in order
     columns: dict  # {name: array with a value for each row}
 
-    def earlier_rows(self, first, end):
-        """For each row of the tickers first to end - 1: how many earlier rows its ticker has."""
-        starts, ends = self.starts[first:end], self.starts[first + 1 : end + 1]
-        return np.arange(starts[0], ends[-1]) - np.repeat(starts, ends - starts)
-
     def batches(self):
-        """The tickers in groups of at most BATCH_ROWS rows: [(first, end), ...].
-
-        A group is the tickers first to end - 1. No ticker has more than BATCH_ROWS rows:
-        there are fewer days from FIRST_DAY to LAST_DAY.
-        """
-        bounds = [0]
-        while bounds[-1] < len(self.tickers):
-            enough = self.starts[bounds[-1]] + BATCH_ROWS
-            end = np.searchsorted(self.starts, enough, side="right") - 1
-            bounds.append(int(end))
-        return list(zip(bounds, bounds[1:]))
+        """[(tickers, rows), ...]: two slices for so many tickers that they have some BATCH_ROWS."""
+        edges = np.searchsorted(self.starts, range(0, self.starts[-1], BATCH_ROWS))
+        bounds = list(dict.fromkeys([*edges.tolist(), len(self.tickers)]))
+        return [
+            (slice(first, end), slice(self.starts[first], self.starts[end]))
+            for first, end in pairwise(bounds)
+        ]
 
 
-def read_market(paths, say=print):
-    """The Market of the flat files at paths, and a list of warnings. Raises BuildError."""
-    numbers = defaultdict(count().__next__)  # a new ticker gets the next number
-    chunks, warnings = [np.empty(0, ROW_DTYPE)], []
-    occurs = np.zeros(LAST_DAY + 1, bool)  # for each day number
-    free_rows = 0  # how many rows at the end of the last chunk are not filled yet
-    # After an error or Ctrl-C, closing cancels the files that no thread has begun to read.
-    with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(read_flat_file, paths)) as files:
-        for path in with_progress(paths, "Reading", len(paths)):
-            if not on_terminal():
-                say(f"Processing {path.name}")
-            tickers, columns, file_warnings = next(files)
-            if len(tickers) > free_rows:
-                chunks[-1] = chunks[-1][: len(chunks[-1]) - free_rows]
-                chunks.append(np.empty(max(CHUNK_ROWS, len(tickers)), ROW_DTYPE))
-                free_rows = len(chunks[-1])
-            start = len(chunks[-1]) - free_rows
-            rows = chunks[-1][start : start + len(tickers)]
-            free_rows -= len(tickers)
-            rows["number"] = np.fromiter(map(numbers.__getitem__, tickers), "int32")
-            for name, column in zip(ROW_DTYPE.names[1:], columns):
-                rows[name] = column
-            days = columns[0]
-            occurs[days] = True
-            warnings += file_warnings
-    if not numbers:
+def read_market(paths, warnings):
+    """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
+    all_tickers, all_columns = [], []
+    files = in_threads(read_flat_file, paths)
+    for path in with_progress(paths, "Reading", len(paths)):
+        if not on_terminal():
+            say(f"Processing {path.name}")
+        tickers, columns, file_warnings = next(files)
+        all_tickers.append(tickers)
+        all_columns.append(columns)
+        warnings += file_warnings
+    if not any(map(len, all_tickers)):
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
-    if len(numbers) > MOST_TICKERS:
-        raise BuildError(f"{len(numbers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
-    chunks[-1] = chunks[-1][: len(chunks[-1]) - free_rows]
-    tickers = [ticker.decode() for ticker in numbers]
-    starts, columns = gather_by_ticker(chunks, len(tickers))
-    market = Market(tickers, starts, np.flatnonzero(occurs).tolist(), columns)
-    market = sort_by_date(market, warnings)  # may add a warning
-    return market, warnings
+    encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
+    tickers = encoded[-1].dictionary.to_pylist()
+    if len(tickers) > MOST_TICKERS:
+        raise BuildError(f"{len(tickers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
+    # numpy sorts numbers of two bytes several times as fast as longer ones.
+    dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
+    number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
+    del all_tickers, encoded
+    day = np.concatenate([columns["day"] for columns in all_columns])
+    order = np.lexsort((day, number))  # rows that are equal in both stay in the order of reading
+    # Each column is dropped as soon as it is sorted, to save memory.
+    sorted_columns = {
+        name: np.concatenate([columns.pop(name) for columns in all_columns])[order]
+        for name in list(columns)
+    }
+    number = number[order]
+    del order
+    number, columns = without_replaced_rows(tickers, number, sorted_columns, warnings)
+    starts = np.searchsorted(number, np.arange(len(tickers) + 1))
+    days = np.flatnonzero(np.bincount(columns["day"])).tolist()
+    return Market(tickers, starts, days, columns)
 
 
-def gather_by_ticker(chunks, number_of_tickers):
-    """Put each ticker's rows together, in the order in which they were read.
+def without_replaced_rows(tickers, number, columns, warnings):
+    """(number, columns) with only the last row of each ticker and date.
 
-    chunks is a list of arrays of ROW_DTYPE. Each is removed when it is done, to save memory.
-    Returns (starts, columns) as in Market.
+    number is the column of the tickers' numbers. If some rows differ from the next one of the same
+    ticker and date, the list warnings gets a sentence with their number.
     """
-    counts = [np.bincount(chunk["number"], minlength=number_of_tickers) for chunk in chunks]
-    starts = np.append(0, np.cumsum(sum(counts)))
-    next_row = starts[:-1].copy()  # for each ticker, the index that its next row gets
-    columns = {name: np.empty(starts[-1], ROW_DTYPE[name]) for name in ROW_DTYPE.names[1:]}
-    while chunks:
-        chunk, counts_here = chunks.pop(0), counts.pop(0)
-        order = np.argsort(chunk["number"], kind="stable")
-        # A ticker's first row in the chunk goes to the ticker's next_row, the others follow it.
-        first_here = np.cumsum(counts_here) - counts_here
-        shifts = np.repeat(next_row - first_here, counts_here)
-        rows = shifts + np.arange(len(order))
-        for name, column in columns.items():
-            column[rows] = chunk[name][order]
-        next_row += counts_here
-    return starts, columns
-
-
-def sort_by_date(market, warnings):
-    """market, with each ticker's rows sorted by date. So far they are in the order of reading.
-
-    If a ticker has several rows of one date, only the one that was read last is kept. If some of
-    these rows differ from the next one, warnings gets a sentence with their number.
-    """
-    day = market.columns["day"]
-    is_later = day[1:] > day[:-1]
-    is_later[market.starts[1:-1] - 1] = True  # the row after a ticker's last one is another's
-    if is_later.all():
-        return market
-    number = np.repeat(np.arange(len(market.tickers), dtype="int32"), np.diff(market.starts))
-    order = np.lexsort((day, number))
-    columns = {name: column[order] for name, column in market.columns.items()}
     day = columns["day"]
     is_replaced = np.append((number[1:] == number[:-1]) & (day[1:] == day[:-1]), False)
     replaced = np.flatnonzero(is_replaced)
+    if not len(replaced):
+        return number, columns
     differs = np.zeros(len(replaced), bool)
     for column in columns.values():
         before, after = column[replaced], column[replaced + 1]
@@ -1049,11 +966,10 @@ def sort_by_date(market, warnings):
         first = replaced[differs.argmax()]
         warnings.append(
             f"{differs.sum()} rows differ from a later one of the same ticker and date, first "
-            f"{market.tickers[number[first]]} on {date_text(day[first])}: the last one is used"
+            f"{tickers[number[first]]} on {date_text(day[first])}: the last one is used"
         )
-    lengths = np.bincount(number[~is_replaced], minlength=len(market.tickers))
-    columns = {name: column[~is_replaced] for name, column in columns.items()}
-    return market._replace(starts=np.append(0, np.cumsum(lengths)), columns=columns)
+    kept = ~is_replaced
+    return number[kept], {name: column[kept] for name, column in columns.items()}
 
 
 def price_changes(prices, close_prices, earlier_rows):
@@ -1114,45 +1030,35 @@ def add_facts(market, window=WINDOW):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record and baseline_days (write_day_pages explains them). gap replaces the column open_price.
+    record, earlier_rows and baseline_days (write_day_pages explains them). gap replaces the column
+    open_price.
     """
-    columns = market.columns
+    columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
-    for name, dtype in DAY_PAGE_COLUMNS.items():
-        if name not in columns and name != "earlier_rows":  # which write_day_pages computes
-            columns[name] = np.empty(len(columns["gap"]), dtype)
-    session_of_day = np.zeros(LAST_DAY + 1, "uint16")
+    for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
+        columns[name] = np.empty(starts[-1], DAY_PAGE_COLUMNS[name])
+    session_of_day = np.zeros(LAST_DAY + 1, "uint16")  # a day's index among the table's days
     session_of_day[market.days] = np.arange(len(market.days))
 
     def add_to(batch):
-        rows = slice(market.starts[batch[0]], market.starts[batch[1]])
-        earlier_rows = market.earlier_rows(*batch)
-        batch_columns = {name: column[rows] for name, column in columns.items()}
-        add_batch_facts(batch_columns, earlier_rows, session_of_day, window)
+        tickers, rows = batch
+        of_rows = {name: column[rows] for name, column in columns.items()}
+        lengths = np.diff(starts[tickers.start : tickers.stop + 1])
+        earlier_rows = np.arange(rows.start, rows.stop) - np.repeat(starts[tickers], lengths)
+        trades, closes, opens = (of_rows[name] for name in ("trades", "close_price", "gap"))
+        of_rows["price_diff"][:] = price_changes(closes, closes, earlier_rows)
+        gap = price_changes(opens, closes, earlier_rows)
+        of_rows["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
+        of_rows["avg_trades"][:], of_rows["std_trades"][:] = baselines(trades, earlier_rows, window)
+        of_rows["record"][:] = record_column(trades, earlier_rows)
+        of_rows["earlier_rows"][:] = earlier_rows
+        sessions = session_of_day[of_rows["day"]]
+        reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
+        of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
     batches = market.batches()
-    # After an error or Ctrl-C, closing cancels the batches that no thread has begun.
-    with ThreadPoolExecutor(THREADS) as pool, closing(pool.map(add_to, batches)) as done:
-        for _ in with_progress(done, "Computing", len(batches)):
-            pass
-
-
-def add_batch_facts(columns, earlier_rows, session_of_day, window):
-    """Fill the columns of a batch, {name: array}.
-
-    session_of_day holds for each day number its index among the table's days. The array of gap
-    comes with the open prices, which are overwritten.
-    """
-    trades, close_prices = columns["trades"], columns["close_price"]
-    columns["price_diff"][:] = price_changes(close_prices, close_prices, earlier_rows)
-    open_prices = columns["gap"]
-    gap = price_changes(open_prices, close_prices, earlier_rows)
-    columns["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
-    columns["avg_trades"][:], columns["std_trades"][:] = baselines(trades, earlier_rows, window)
-    columns["record"][:] = record_column(trades, earlier_rows)
-    sessions = session_of_day[columns["day"]]
-    reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
-    columns["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
+    for _ in with_progress(in_threads(add_to, batches), "Computing", len(batches)):
+        pass
 
 
 def pickled_text(text):
@@ -1161,36 +1067,13 @@ def pickled_text(text):
     return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
 
 
-class BackgroundFile:
-    """Writes a binary file in another thread, while this thread makes the next bytes."""
-
-    def __init__(self, file):
-        self.file, self.offset = file, 0
-        self.pool, self.unfinished_writes = ThreadPoolExecutor(1), deque()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.pool.shutdown()
-        while self.unfinished_writes:
-            self.unfinished_writes.popleft().result()
-
-    def tell(self):
-        return self.offset
-
-    def write(self, content):
-        self.offset += len(content)
-        self.unfinished_writes.append(self.pool.submit(self.file.write, content))
-        if len(self.unfinished_writes) > 1:  # let at most one write wait, to save memory
-            self.unfinished_writes.popleft().result()
-
-
-def write_and_get_extent(file, content):
-    """Write content, bytes, into a BackgroundFile, and return its packed EXTENT."""
-    extent = EXTENT.pack(file.tell(), len(content), zlib.crc32(content))
-    file.write(content)
-    return extent
+def write_and_get_extent(file, *pieces):
+    """Write pieces, bytes or arrays, one after the other, and return their packed EXTENT."""
+    offset, crc = file.tell(), 0
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+        file.write(piece)
+    return EXTENT.pack(offset, file.tell() - offset, crc)
 
 
 def write_lookup_table(file, market, window=WINDOW):
@@ -1203,7 +1086,7 @@ def write_lookup_table(file, market, window=WINDOW):
         ├───────────────────────────────────────────────────────────────┤
         │ 3  the gaps of each ticker, then the directory of tickers     │ write_directory
         ├───────────────────────────────────────────────────────────────┤
-        │ 4  the index: window, directory, and each date's page         │ write_index
+        │ 4  the index: INDEX_HEADER, and an INDEX_DAY for each date    │ write_lookup_table
         ├───────────────────────────────────────────────────────────────┤
         │ FOOTER: the extent of the index, MAGIC                        │
         └───────────────────────────────────────────────────────────────┘
@@ -1212,12 +1095,11 @@ def write_lookup_table(file, market, window=WINDOW):
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
     pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format.
     """
-    with BackgroundFile(file) as output:
-        row_extents = write_pickle(output, market, window)
-        index_days = write_day_pages(output, market)
-        directory = write_directory(output, market, row_extents)
-        index = write_index(output, market, window, directory, index_days)
-        output.write(FOOTER.pack(index, MAGIC))
+    row_extents = write_pickle(file, market, window)
+    index_days = write_day_pages(file, market)
+    directory = write_directory(file, market, row_extents)
+    index = INDEX_HEADER.pack(window, len(market.tickers), directory) + b"".join(index_days)
+    file.write(FOOTER.pack(write_and_get_extent(file, index), MAGIC))
 
 
 def write_pickle(file, market, window):
@@ -1247,32 +1129,31 @@ def write_pickle(file, market, window):
     for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
         prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
-    extents = []
-    batches = market.batches()
-    for first, end in with_progress(batches, "Writing tickers", len(batches)):
-        rows = np.arange(market.starts[first], market.starts[end])
-        has_baseline = market.earlier_rows(first, end) >= window
-        short_rows = pickled_rows(market, rows[~has_baseline], FIELDS[:3])
-        full_rows = pickled_rows(market, rows[has_baseline], FIELDS)
-        pieces, offset = [], file.tell()
-        short = full = 0  # how many of short_rows and of full_rows are in pieces
-        lengths = np.diff(market.starts[first : end + 1]).tolist()
-        # A ticker's first rows, as many as window says, are short. The rest are full.
-        for ticker, length in zip(market.tickers[first:end], lengths):
-            short_end, full_end = short + min(length, window), full + max(length - window, 0)
-            key = pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK
-            pickled = short_rows[short:short_end].tobytes() + full_rows[full:full_end].tobytes()
-            pieces += key, pickled, pickle.SETITEMS
-            extents.append(EXTENT.pack(offset + len(key), len(pickled), zlib.crc32(pickled)))
-            offset += len(key) + len(pickled) + len(pickle.SETITEMS)
-            short, full = short_end, full_end
-        file.write(b"".join(pieces))
+    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
+    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
+
+    def pickle_batch(batch):
+        columns = {name: column[batch[1]] for name, column in market.columns.items()}
+        columns["date"] = slots[columns["day"]]
+        return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
+
+    extents, batches = [], market.batches()
+    pickled = in_threads(pickle_batch, batches)
+    pickled = with_progress(pickled, "Writing tickers", len(batches))
+    for (short_rows, full_rows), (tickers, rows) in zip(pickled, batches):
+        bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
+        for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
+            file.write(pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK)
+            full = min(start + window, end)  # a ticker's first rows have no baseline
+            content = short_rows[start:full].tobytes() + full_rows[full:end].tobytes()
+            extents.append(write_and_get_extent(file, content))
+            file.write(pickle.SETITEMS)
     file.write(pickle.SETITEMS + pickle.STOP)
     return extents
 
 
-def pickled_rows(market, rows, known_fields):
-    """The pickled rows of market at the indexes rows: a structured array with an element for each.
+def pickled_rows(columns, known_fields):
+    """The pickled rows of columns, {name: array}: a structured array with an element for each.
 
     write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
     are written as numbers, the rest of FIELDS as None.
@@ -1298,12 +1179,9 @@ def pickled_rows(market, rows, known_fields):
             "itemsize": len(template),
         }
     )
-    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
-    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
-    pickled = np.tile(np.frombuffer(template, "uint8"), len(rows)).view(layout)
-    pickled["date"] = slots[market.columns["day"][rows]]
-    for field in known_fields:
-        pickled[field] = market.columns[field][rows]
+    pickled = np.tile(np.frombuffer(template, "uint8"), len(columns["day"])).view(layout)
+    for name in offsets:
+        pickled[name] = columns[name]
     return pickled
 
 
@@ -1323,25 +1201,32 @@ def write_day_pages(file, market):
     For each day the index has the number of rows, the number of rows with a deviation above 0
     (with_deviation) and the number of anomalies.
     """
-    columns, starts = market.columns, market.starts[:-1]
-    tickers, day_of_row = np.array(market.tickers, object), columns["day"]
+    tickers = np.array(market.tickers, object)
+
+    def day_page(numbers_and_rows):
+        numbers, rows = numbers_and_rows
+        page = {name: market.columns[name][rows] for name in DAY_PAGE_COLUMNS}
+        return [*page.values(), "\n".join(tickers[numbers]).encode()], day_counts(page)
+
     index_days = []
-    next_row = starts.copy()  # the index of each ticker's next row to write
-    for day in with_progress(market.days, "Writing days", len(market.days)):
+    pages = in_threads(day_page, rows_by_day(market))
+    pages = with_progress(pages, "Writing days", len(market.days))
+    for (pieces, counts), day in zip(pages, market.days):
+        extent = write_and_get_extent(file, *pieces)
+        index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
+    return index_days
+
+
+def rows_by_day(market):
+    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
+    day_of_row, next_row = market.columns["day"], market.starts[:-1].copy()
+    for day in market.days:
         # The tickers that have rows left, and of these the ones whose next row is of this day.
         numbers = np.flatnonzero(next_row < market.starts[1:])
         numbers = numbers[day_of_row[next_row[numbers]] == day]
         rows = next_row[numbers]
         next_row[numbers] += 1
-        page = {name: columns[name][rows] for name in DAY_PAGE_COLUMNS if name != "earlier_rows"}
-        page["earlier_rows"] = rows - starts[numbers]
-        content = b"".join(
-            page[name].astype(dtype).tobytes() for name, dtype in DAY_PAGE_COLUMNS.items()
-        )
-        content += "\n".join(tickers[numbers]).encode()
-        extent = write_and_get_extent(file, content)
-        index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *day_counts(page)))
-    return index_days
+        yield numbers, rows
 
 
 def day_counts(page):
@@ -1360,25 +1245,10 @@ def write_directory(file, market, row_extents):
     for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
     these the tickers' names, joined by line feeds. row_extents is what write_pickle returns.
     """
-    gaps = market.columns["gap"].astype("<f8", copy=False)
-    offset, gap_extents = file.tell(), []
-    bounds = market.starts.tolist()
-    for start, end in zip(bounds, bounds[1:]):
-        crc = zlib.crc32(gaps[start:end])
-        gap_extents.append(EXTENT.pack(offset + 8 * start, 8 * (end - start), crc))
-    for first, end in market.batches():
-        file.write(gaps[bounds[first] : bounds[end]].tobytes())
-    extents = b"".join(of_rows + of_gaps for of_rows, of_gaps in zip(row_extents, gap_extents))
+    extents, gaps = b"", market.columns["gap"]
+    for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
+        extents += of_rows + write_and_get_extent(file, gaps[start:end])
     return write_and_get_extent(file, extents + "\n".join(market.tickers).encode())
-
-
-def write_index(file, market, window, directory, index_days):
-    """Write part 4, INDEX_HEADER and an INDEX_DAY for each date, and return its packed EXTENT.
-
-    directory is the packed EXTENT of the directory, index_days is what write_day_pages returns.
-    """
-    header = INDEX_HEADER.pack(window, len(market.tickers), directory)
-    return write_and_get_extent(file, header + b"".join(index_days))
 
 
 def write_json(file, market):
@@ -1397,46 +1267,38 @@ def write_json(file, market):
     file.write(b"\n}\n")
 
 
-class Stdout:
-    """Prints lines. If stdout fails, the build goes on without them, and error says why."""
-
-    error = None
-
-    def say(self, line):
-        try:
-            print(printable(line), flush=True)
-        except OSError as error:
-            self.error = error
-            silence(sys.stdout)
-
-
-def build(options, say):
-    """Build the table. Calls say with each line for stdout. Raises BuildError."""
-    check_output_path(options.output, options.data_dir)
+def build(options):
+    """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
+    outputs = [options.output]
+    check_output_path(options.output)
     if options.json:
-        json_output = options.output.with_suffix(".json")
-        check_output_path(json_output, options.data_dir, options.output)
+        outputs.append(options.output.with_suffix(".json"))
+        check_output_path(outputs[1], options.output)
     failed_days = 0
     if options.download is not None:
         first = None if options.download is True else options.download  # True: without FROM
         address = options.api_url or API_URL
-        failed_days = download_days(options.data_dir, first, options.until, address, say)
-    paths = find_flat_files(options.data_dir)
-    check_output_path(options.output, options.data_dir, *paths)  # again, now that these are known
+        failed_days = download_days(options.data_dir, first, options.until, address)
+    warnings = []
+    paths = find_flat_files(options.data_dir, warnings)
+    for output in outputs:
+        check_output_path(output, *paths)
     say("Starting to process files...")
-    market, warnings = read_market(paths, say)
+    market = read_market(paths, warnings)
     say("Finished processing files.")
     say("Building lookup table...")
     add_facts(market, options.window)
     say("Lookup table built successfully.")
-    with replacing(options.output) as file:
-        write_lookup_table(file, market, options.window)
-        size = file.tell()
-        if options.json:
-            with replacing(json_output) as json_file:
-                write_json(json_file, market)
-            say(f"Lookup table saved to '{json_output}'.")
-    say(f"Lookup table saved to '{options.output}'.")
+    with ExitStack() as stack:
+        if options.json:  # it replaces the old one after the table has done so
+            json_file = stack.enter_context(replacing(outputs[1]))
+            write_json(json_file, market)
+            json_file.flush()
+        with replacing(options.output) as file:
+            write_lookup_table(file, market, options.window)
+            size = file.tell()
+    for output in reversed(outputs):
+        say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
         print_to_stderr(f"warning: {warning}")
     print_to_stderr(
@@ -1447,34 +1309,6 @@ def build(options, say):
         raise BuildError(
             f"days that failed to download: {failed_days}; call --download again later"
         )
-
-
-def build_and_report(options):
-    """Build, and return the exit status. Print what went wrong as one line on stderr."""
-    stdout = Stdout()
-    with stopped_by_signals() as stop:
-        try:
-            build(options, stdout.say)
-        except BuildError as error:
-            print_to_stderr(error)
-            return error.status
-        except MemoryError:
-            print_to_stderr(f"{options.output} not written: not enough memory")
-            return 1
-        except KeyboardInterrupt:
-            return stop.status or 130
-        except RuntimeError as error:
-            if stop.status:  # KeyboardInterrupt in a thread pool's lock becomes a RuntimeError
-                return stop.status
-            if "thread" not in str(error):
-                raise
-            # The system allows no more threads.
-            print_to_stderr(f"{options.output} not written: {error}")
-            return 1
-    if stdout.error and not isinstance(stdout.error, BrokenPipeError):
-        print_to_stderr(f"{options.output} is written, but stdout failed: {stdout.error.strerror}")
-        return 1
-    return 0
 
 
 def window_argument(text):
@@ -1526,10 +1360,7 @@ def parse_arguments(argv):
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = f"where to download from (default {API_URL})"
     add("--api-url", type=url_argument, metavar="URL", help=url)
-    try:
-        options = parser.parse_args(argv)
-    except OSError:  # before Python 3.11, argparse raises it if --help cannot be printed
-        raise SystemExit(1) from None
+    options = parser.parse_args(argv)
     if options.download is None and (options.until is not None or options.api_url is not None):
         parser.error("--until and --api-url need --download")
     if options.json and options.output.suffix == ".json":
@@ -1537,59 +1368,29 @@ def parse_arguments(argv):
     return options
 
 
-@contextmanager
-def stopped_by_signals():
-    """In this context, the first signal that asks the script to end raises KeyboardInterrupt.
-
-    Yields an object with the attribute status: 0, or after such a signal the exit status for it.
-    Later signals do nothing, so that unfinished files are always removed.
-    """
-    stop = SimpleNamespace(status=0)
-
-    def handle(number, _):
-        if not stop.status:
-            stop.status = 128 + number
-            raise KeyboardInterrupt
-
-    names = "SIGINT", "SIGTERM", "SIGHUP"  # Windows has no SIGHUP
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in handlers.items():
-        # A signal that is ignored stays ignored: nohup ignores SIGHUP.
-        if handler in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def stdout_failed(error):
+    """The exit status after error, with which printing on stdout has failed. It is told here."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
+    if not isinstance(error, BrokenPipeError):
+        print_to_stderr(f"output not written: {error.strerror}")
+    return 1
 
 
 def main(argv=None):
-    return build_and_report(parse_arguments(argv))
-
-
-def exit_status_of(main):
-    """Run main and return the exit status, even if stdout or stderr is closed or full."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        else:
-            stream.reconfigure(errors="backslashreplace")
+    options = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        status = main()
-    except SystemExit as end:
-        status = end.code
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError as error:
-            silence(stream)
-            if not isinstance(error, BrokenPipeError):
-                status = status or 1
-    return status
+        build(options)
+        sys.stdout.flush()
+    except BuildError as error:
+        print_to_stderr(error)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # only stdout is left: files' errors are BuildErrors
+        return stdout_failed(error)
+    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_status_of(main))
+    raise SystemExit(main())
