@@ -25,19 +25,17 @@ import os
 import re
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import lru_cache, partial, wraps
+from functools import cache, lru_cache, partial, wraps
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 try:
@@ -87,6 +85,7 @@ BAR_FIELDS = {
     "vwap": "vw",
     "transactions": "n",
 }
+API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 NEW_YORK = ZoneInfo("America/New_York")
 MINUTE_IN_MS = 60_000
 LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
@@ -105,16 +104,21 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-# The querier, which alone reads tables. No import statement can name a file with hyphens.
+# The other two scripts: the querier alone reads tables, the builder alone knows Polygon.
 
-missing_parts = [
-    name for name in ("query-lookup-table.py", "templates") if not (HERE / name).exists()
-]
-if missing_parts and __name__ == "__main__":
-    raise SystemExit(f"{HERE / missing_parts[0]} not found: copy it there, beside this script")
-querier_spec = importlib.util.spec_from_file_location("querier", HERE / "query-lookup-table.py")
-querier = importlib.util.module_from_spec(querier_spec)
-querier_spec.loader.exec_module(querier)
+
+def load_script(name):
+    """The script called name as a module. No import statement can name a file with hyphens."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, HERE / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+for part in ("query-lookup-table.py", "build-lookup-table.py", "templates"):
+    if not (HERE / part).exists():
+        raise SystemExit(f"{HERE / part} not found: copy it there, beside this script")
+querier = load_script("query-lookup-table.py")
 
 
 def open_table(path):
@@ -556,32 +560,13 @@ def read_previous_close(table, ticker, date):
     return history["date"][i - 1], close if is_number(close) else None
 
 
-# How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
-API_URL = "https://api.polygon.io"
-NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
-WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
-NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
-TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
-NOT_IN_PLAN = "your Polygon plan does not include this"
-# A part of the text of a refusal, and what the user reads.
-REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
-RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
-SERVER_ERROR = "Polygon's server is in trouble: try again later"
-BAD_ANSWER = "Polygon's answer makes no sense: try again later"
-TIMEOUT = "Polygon did not answer in time: try again later"
-NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
-NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-BAD_CERTIFICATE = (
-    "Polygon's certificate is not trusted: if your network has certificates of its own, "
-    "name their file in SSL_CERT_FILE"
-)
+# Minute bars and headlines, from Polygon.
 
 
 class PolygonError(Exception):
-    """Why Polygon gave no answer, in a sentence for the user that never holds the key.
+    """Why Polygon gave no bars or headlines: a sentence, and the HTTP status that tells it.
 
-    status is the HTTP status with which the page says so; retry_after is in seconds, or None.
+    retry_after is how many seconds to wait before the next request, or None.
     """
 
     def __init__(self, sentence, status=502, retry_after=None):
@@ -589,129 +574,13 @@ class PolygonError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
-def polygon_client(api_url, connect, read):
-    """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
-
-    The client's own connections ignore the environment's proxy and the system's certificates, and
-    follow redirects, to which they would send the key. So it gets connections of ours. connect and
-    read are the most seconds for each. No request is repeated unless client.client.retries is set.
-    """
-    key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
-    if not key:
-        raise PolygonError(NO_KEY, 503)
-    if key[0] in "\"'":
-        raise PolygonError(QUOTED_KEY)
-    if not re.fullmatch("[!-~]+", key):
-        raise PolygonError(WRONG_KEY)
-    client = make_client(key, api_url)  # it needs urllib3, which is not looked for before
-    from urllib3 import Timeout, exceptions
-
-    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
-
-    def request(method, url, **options):
-        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
-        try:
-            response = connections.request(method, url, **options)
-        except exceptions.HTTPError as error:
-            raise as_polygon_error(error) from None
-        if response.status != 200:
-            raise refusal(response)
-        return response
-
-    client.client = SimpleNamespace(request=request, retries=False)
-    return client
-
-
-def make_client(key, api_url):
-    """A client of the package massive if it is installed, else of polygon. Raises PolygonError."""
-    # A mere folder of that name has no origin.
-    has_massive = getattr(importlib.util.find_spec("massive"), "origin", None)
-    name = "massive" if has_massive else "polygon"
+@cache
+def load_builder():
+    """build-lookup-table.py, which knows how Polygon is asked. Loaded when that is needed first."""
     try:
-        package = importlib.import_module(name)
-    except Exception as error:  # a broken package, or another one of that name, can raise anything
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "it is missing" if is_missing else error
-        sentence = f"cannot import {name}: {reason}: pip install -r requirements.txt"
-        raise PolygonError(sentence, 503) from None
-    try:
-        return package.RESTClient(key, base=api_url)
-    except (AttributeError, TypeError):  # another package, or version 0.2, which has no base
-        path = package.__file__ or next(iter(package.__path__))
-        sentence = f"{path} is not Polygon's client: remove it, or pip install -r requirements.txt"
-        raise PolygonError(sentence, 503) from None
-
-
-def open_connections(api_url):
-    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
-
-    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
-    """
-    import certifi
-    import urllib3
-
-    tls = ssl.create_default_context()
-    if "SSL_CERT_FILE" not in os.environ:
-        tls.load_verify_locations(certifi.where())
-    scheme, host = urlsplit(api_url)[:2]
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager(ssl_context=tls)
-    try:
-        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
-        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
-        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
-    except urllib3.exceptions.HTTPError:
-        raise PolygonError(NO_PROXY) from None
-
-
-def as_polygon_error(error):
-    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
-    from urllib3 import exceptions
-
-    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
-    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
-        return PolygonError(BAD_CERTIFICATE)
-    if isinstance(reason, exceptions.ProxyError):
-        return PolygonError(NO_PROXY)
-    if isinstance(reason, exceptions.DecodeError):
-        return PolygonError(BAD_ANSWER)
-    if isinstance(reason, exceptions.NewConnectionError):  # to urllib3 a kind of timeout
-        return PolygonError(NO_CONNECTION)
-    is_late = isinstance(reason, exceptions.TimeoutError)
-    return PolygonError(TIMEOUT, 504) if is_late else PolygonError(NO_CONNECTION)
-
-
-def refusal(response):
-    """The PolygonError for a urllib3 response whose status is not 200."""
-    status, words = response.status, response.data.decode(errors="replace")
-    if status == 429:
-        seconds = response.headers.get("Retry-After", "")
-        is_number = re.fullmatch("[0-9]{1,9}", seconds)
-        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
-    if status >= 500:
-        return PolygonError(SERVER_ERROR)
-    if status not in (401, 403):
-        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
-    known = (sentence for part, sentence in REFUSALS.items() if part in words)
-    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
-
-
-def results_of(response):
-    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
-    try:
-        # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
-        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-        results = answer.get("results", [] if "status" in answer else None)
-        if not isinstance(results, list) or (not results and answer.get("resultsCount")):
-            raise ValueError
-    except (ValueError, AttributeError, RecursionError):
-        raise PolygonError(BAD_ANSWER) from None
-    return results
-
-
-# Minute bars and headlines, from Polygon.
+        return load_script("build-lookup-table.py")
+    except SystemExit as error:  # one of its packages is missing
+        raise PolygonError(str(error), 503) from None
 
 
 class PolygonBars:
@@ -738,11 +607,14 @@ class PolygonBars:
 
     def fetch(self, question, *asked):
         """The JSON of what question(client, *asked) returns. Raises PolygonError."""
+        builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             raise PolygonError(BUSY, 503)
         try:
-            client = polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
+            client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
             return json.dumps(question(client, *asked))
+        except builder.PolygonError as error:
+            raise PolygonError(str(error), error.status, error.retry_after) from None
         finally:
             self.calls_left.release()
 
@@ -754,11 +626,11 @@ def minute_bars(client, ticker, date):
     """
     # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
     part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
-    bars = results_of(
+    bars = load_builder().results_of(
         client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
     )
     if not all(map(is_bar, bars)):
-        raise PolygonError(BAD_ANSWER)
+        raise PolygonError(load_builder().BAD_ANSWER)
     start, end = (utc_from_new_york(date, hour).timestamp() * 1000 for hour in (0, 24))
     # If several bars share a minute, the last is kept.
     minutes = {bar["t"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["t"] < end}
@@ -795,7 +667,8 @@ def headlines(client, ticker, start, end):
         limit=MOST_HEADLINES,
         raw=True,
     )
-    found = [as_headline(article) for article in results_of(response) if isinstance(article, dict)]
+    articles = load_builder().results_of(response)
+    found = [as_headline(article) for article in articles if isinstance(article, dict)]
     found = [
         headline
         for headline in found
