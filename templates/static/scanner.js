@@ -564,5 +564,5 @@ async function openFirstView() {
 }
 
 start();
-const [visit] = performance.getEntriesByType("navigation");
-if (find("#list") && location.pathname === "/" && !location.search && visit.type === "navigate") enqueue(openFirstView);
+const isFirstView = performance.getEntriesByType("navigation")[0]?.type !== "reload";
+if (find("#list") && location.pathname === "/" && !location.search && isFirstView) enqueue(openFirstView);

@@ -54,11 +54,14 @@ export function formValues(form) {
   return Object.fromEntries(fieldsOf(form).filter(isUsable).map((field) => [field.name, textOf(field)]));
 }
 
-/** Mark the fields that are not usable, but for one in use. Throws an InputError that says what to type. */
+/**
+ * Mark the fields that are not usable, but for a date that is being typed: it changes with each digit.
+ * Throws an InputError that says what to type.
+ */
 export function checkFields(form) {
   let problem = "";
   for (const field of form.querySelectorAll("[data-hint]")) {
-    const isFine = isUsable(field) || field === document.activeElement;
+    const isFine = isUsable(field) || (field.type === "date" && field === document.activeElement);
     field.ariaInvalid = String(!isFine);
     if (!isFine) problem = `${field.labels[0].textContent.trim()}: type ${field.dataset.hint}.`;
   }
