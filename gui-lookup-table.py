@@ -189,8 +189,8 @@ class Column(NamedTuple):
 
 
 def after_column(days, heading):
-    meaning = f"The change in percent from this day's close to the last close in the next {days} "
-    meaning += "trading days. With *, a split may lie in between."
+    span = "next trading day" if days == 1 else f"next {days} trading days"
+    meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
     return Column(f"after_{days}", heading, format_change, meaning)
 
 
