@@ -789,7 +789,9 @@ def violations(page):
 STATES = {
     "a day": lambda v: v.open(),
     "a ticker": lambda v: v.open(f"{DAY}&ticker=BIVI"),
-    "all of the history": lambda v: v.open(f"{DAY}&ticker=VTAK").page.click("[data-sessions=all]"),
+    "all of the history": lambda v: v.open(f"{DAY}&ticker=VTAK").page.click(
+        "[data-sessions=all], [data-value=all]"
+    ),
     "headlines": lambda v: v.open(f"{DAY}&ticker=VTAK").page.click(".headlines-button"),
     "an empty filter": lambda v: v.open(f"{DAY}&filter=zzz"),
     "an error": lambda v: v.open(f"{DAY}&threshold=much"),
@@ -1062,6 +1064,7 @@ def test_the_further_filters_stay_until_they_are_cleared(visitor, sample_table):
     for count, (name, value) in enumerate(wanted, 1):
         set_filter(visitor, name, value)
         visitor.expect("#filters-summary").to_have_text(f"More filters: {count}")
+    visitor.press("Escape")
     options = ["--min-price", "2", "--skip", "split,thin"]
     visitor.page.locator('th[data-sort="record"]').click()
     visitor.expect_sorted("record")

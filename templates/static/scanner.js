@@ -79,11 +79,12 @@ function setAddress(address, method) {
 async function showView(address, method = "pushState") {
   choosing.abort();
   const oldStates = fieldStates(find("#settings"));
-  const withRow = withChosenTicker(location.href).href;
+  const hasPendingRow = chosenRow() && chosenRow().dataset.ticker !== tickerInAddress();
+  const withPendingRow = withChosenTicker(location.href);
   const view = await fetchView(address);
   choosing.abort(); // a row that was chosen while the view loaded belongs to the old list
-  // Back shall lead to the chosen row, also if its detail had not arrived.
-  if (method === "pushState" && chosenRow() && withRow !== location.href) setAddress(withRow, method);
+  // Back leads to the chosen row, even if its detail had not arrived.
+  if (method === "pushState" && hasPendingRow) setAddress(withPendingRow, method);
   const oldParameters = new URL(shownAddress).searchParams;
   setAddress(address, method);
   if (method) rememberSettings(oldParameters, currentAddress().searchParams);
@@ -441,8 +442,9 @@ KEYS.k = KEYS.ArrowUp;
 
 /** Leave a field for the list, where the arrow keys choose rows. */
 function focusList() {
-  const stop = find("#anomalies tbody a[tabindex='0']") ?? find("#list") ?? document.activeElement;
-  stop.focus({ preventScroll: true });
+  const stop = find("#anomalies tbody a[tabindex='0']") ?? find("#list");
+  document.activeElement.blur(); // on a ticker's own page there is no list
+  stop?.focus({ preventScroll: true });
 }
 
 const FIELD_KEYS = {
@@ -549,15 +551,19 @@ function start() {
   enableFiles(run);
 }
 
+/** Show the view at an address in place of this one, as if the user had come there by Back. */
+function replaceAddress(address) {
+  history.replaceState(null, "", address);
+  return showView(location.href, null);
+}
+
 /** At an address without parameters, show the list with the remembered settings, and its first row. */
 async function openFirstView() {
   const address = rememberedAddress(find("#settings"));
-  if (address.search) {
-    await showView(address, "replaceState");
-    if (find("main.error")) {
-      forgetSettings();
-      await showView("/", "replaceState");
-    }
+  if (address.search) await replaceAddress(address);
+  if (find("main.error")) {
+    forgetSettings();
+    await replaceAddress("/");
   }
   const row = listRows()[0];
   if (row && !tickerInAddress()) chooseRow(row, "replaceState");
