@@ -266,6 +266,11 @@ def cell_class(row, column):
     return "times_normal anomaly" if column.field == "times_normal" and is_anomaly else column.field
 
 
+def cells(row, columns):
+    """(CSS classes, text) of a row in each of the columns. The template calls this once a row."""
+    return [(cell_class(row, column), cell(row, column)) for column in columns]
+
+
 def bar_percent(times_normal):
     """The length of the bar behind "times normal": logarithmic, 100 from 1,000 times on."""
     if not is_number(times_normal) or times_normal <= 1:
@@ -1419,8 +1424,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         list_columns=list_columns,
         optional_columns=[SORT_COLUMNS[field] for field in OPTIONAL_COLUMNS],
         after_columns=AFTER_COLUMNS,
-        cell=cell,
-        cell_class=cell_class,
+        cells=cells,
         bar_percent=bar_percent,
         direction=direction,
         address=address_of,
