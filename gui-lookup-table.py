@@ -142,7 +142,12 @@ def is_number(value):
     return value is not None and isfinite(value)
 
 
-format_count, format_change = "{:,.0f}".format, "{:+,.2f}".format
+format_count = "{:,.0f}".format
+
+
+def format_change(value):
+    """A change in percent with its sign: +1.50, -0.25; 0.00 has none."""
+    return f"{value:+,.2f}" if direction(value) else "0.00"
 
 
 def format_figure(value):
@@ -164,8 +169,8 @@ def or_dash(value, format_number):
 
 
 def direction(value):
-    """The CSS class of a change: "up" or "down", or empty if there is none."""
-    if not value or not is_number(value):
+    """The CSS class of a change in percent: "up" or "down"; empty if none is shown."""
+    if not is_number(value) or not round(value, 2):
         return ""
     return "up" if value > 0 else "down"
 
@@ -176,35 +181,98 @@ class Column(NamedTuple):
     field: str  # of a row
     heading: str
     format: Callable  # from the field's value to its text
+    meaning: str
     order: str = "desc"  # in which the list is first sorted by this column
+
+
+def after_column(days, heading):
+    span = "next trading day" if days == 1 else f"next {days} trading days"
+    meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
+    return Column(f"after_{days}", heading, format_change, meaning)
 
 
 SORT_COLUMNS = {
     column.field: column
     for column in [
-        Column("ticker", "Ticker", str, "asc"),
-        Column("trades", "Trades", format_count),
-        Column("avg_trades", "Avg trades", format_figure),
-        Column("std_trades", "Std dev", format_figure),
-        Column("z_score", "Z-score", "{:,.2f}".format),
-        Column("times_normal", "Times normal", "{:,.1f}".format),
-        Column("record", "Record", format_count),
-        Column("close_price", "Close", format_price),
-        Column("price_diff", "Price diff %", format_change),
-        Column("gap", "Gap %", format_change),
+        Column("ticker", "Ticker", str, "A stock's short name.", "asc"),
+        Column("trades", "Trades", format_count, "How many times it was traded on this day."),
+        Column("avg_trades", "Avg trades", format_figure, "The average trades of its baseline."),
+        Column("std_trades", "Std dev", format_figure, "The deviation of its baseline's trades."),
+        Column(
+            "z_score",
+            "Z-score",
+            "{:,.2f}".format,
+            "How many standard deviations the trades are above the average.",
+        ),
+        Column("times_normal", "Times normal", "{:,.1f}".format, "Trades divided by the average."),
+        Column(
+            "record",
+            "Record",
+            format_count,
+            "How many of its rows directly before had fewer trades. All: every row it has.",
+        ),
+        Column("close_price", "Close", format_price, "The last price of the day."),
+        Column(
+            "price_diff",
+            "Price diff %",
+            format_change,
+            "The change in percent from its close before.",
+        ),
+        Column(
+            "gap", "Gap %", format_change, "The open, in percent above or below its close before."
+        ),
+        after_column(1, "After 1 %"),
+        after_column(5, "After 5 %"),
+        after_column(20, "After 20 %"),
     ]
 }
-# The list can be sorted by gap, but does not show it.
-LIST_COLUMNS = [column for column in SORT_COLUMNS.values() if column.field != "gap"]
+AFTER_COLUMNS = {"after_1", "after_5", "after_20"}  # these are read from later day pages
+OPTIONAL_COLUMNS = [field for field in SORT_COLUMNS if field in {"gap", *AFTER_COLUMNS}]
+
+
+def list_columns(options):
+    """The list's columns: an optional one is there if options name it or sort by it."""
+    wanted = {*options.columns, options.sort}
+    return [
+        column
+        for field, column in SORT_COLUMNS.items()
+        if field not in OPTIONAL_COLUMNS or field in wanted
+    ]
 
 
 def cell(row, column):
     """The text of a row in a column. A record is "all 116" if all 116 earlier rows had fewer."""
-    value = row[column.field]
-    if column.field == "ticker":
+    field = column.field
+    value = row[field]
+    if field == "ticker":
         return value
-    is_most_ever = column.field == "record" and value == row["earlier_rows"]
-    return ("all " if is_most_ever else "") + or_dash(value, column.format)
+    text = or_dash(value, column.format)
+    if field == "record" and value == row["earlier_rows"]:
+        return f"all {text}"
+    if field in AFTER_COLUMNS and is_number(value):
+        days = int(field.removeprefix("after_"))
+        return text + ("*" if row["split_after"] and row["split_after"] <= days else "")
+    return text
+
+
+def cell_class(row, column):
+    """The CSS classes of a row's cell in a column."""
+    if column.format is format_change:
+        return f"{column.field} {direction(row[column.field])}".strip()
+    is_anomaly = row["z_score"] > querier.Z_THRESHOLD
+    return "times_normal anomaly" if column.field == "times_normal" and is_anomaly else column.field
+
+
+def cells(row, columns):
+    """(CSS classes, text) of a row in each of the columns. The template calls this once a row."""
+    return [(cell_class(row, column), cell(row, column)) for column in columns]
+
+
+def bar_percent(times_normal):
+    """The length of the bar behind "times normal": logarithmic, 100 from 1,000 times on."""
+    if not is_number(times_normal) or times_normal <= 1:
+        return 0
+    return min(100, round(log10(times_normal) * 100 / 3))
 
 
 def trades_text(row, window):
@@ -341,6 +409,7 @@ class Options(NamedTuple):
     min_trades: int = 0
     min_record: int = 0
     skip: frozenset = frozenset()  # of the querier's MARKS
+    columns: frozenset = frozenset()  # of OPTIONAL_COLUMNS
 
 
 def neighbours(items, item):
@@ -409,6 +478,13 @@ def find_ticker(tickers, text):
     return text.upper() if text.upper() in alike else None
 
 
+def busiest_with_prefix(page, text):
+    """The ticker of a day page with the most trades whose name begins with text, or None."""
+    start = text.casefold()
+    alike = [i for i, ticker in enumerate(page["ticker"]) if ticker.casefold().startswith(start)]
+    return page["ticker"][max(alike, key=lambda i: page["trades"][i])] if alike else None
+
+
 def read_day_view(table, options, needs_after=False):
     """What a view of a day shows, as options ask for it: a dict of these names.
 
@@ -438,6 +514,9 @@ def read_day_view(table, options, needs_after=False):
     tickers = page["ticker"]
     anomalies = find_anomalies(page, session, table.window, options.threshold, after)
     rows = select_and_sort(anomalies, options)
+    filtered_ticker = find_ticker(tickers, options.filter)  # it need not be an anomaly
+    if options.filter and not filtered_ticker and not rows:
+        filtered_ticker = busiest_with_prefix(page, options.filter)
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return {
         **view,
@@ -449,7 +528,7 @@ def read_day_view(table, options, needs_after=False):
         "share": querier.anomaly_share(table, session),
         "previous_ticker": previous_ticker,  # the one in rows before that of options, or None
         "next_ticker": next_ticker,  # the first in rows if they lack the ticker of options
-        "filtered_ticker": find_ticker(tickers, options.filter),  # it need not be an anomaly
+        "filtered_ticker": filtered_ticker,
     }
 
 
@@ -752,6 +831,19 @@ def skip_text(marks):
     return ",".join(mark.rstrip("?") for mark in querier.MARKS if mark in marks)
 
 
+def optional_columns(text):
+    """The set of optional columns that text names, separated by commas. Raises ValueError."""
+    fields = text.split(",")
+    if set(fields) - set(OPTIONAL_COLUMNS):
+        raise ValueError(f"each must be one of {', '.join(OPTIONAL_COLUMNS)}")
+    return frozenset(fields)
+
+
+def columns_text(columns):
+    """A set of optional columns as an address writes it: "gap,after_1"."""
+    return ",".join(field for field in OPTIONAL_COLUMNS if field in columns)
+
+
 def requested_options():
     """The Options in the request's address."""
     sort = parameter("sort", one_of(SORT_COLUMNS), "trades")
@@ -767,6 +859,7 @@ def requested_options():
         min_trades=parameter("min_trades", count, 0),
         min_record=parameter("min_record", count, 0),
         skip=parameter("skip", querier.marks_argument, frozenset()),
+        columns=parameter("columns", optional_columns, frozenset()),
     )
 
 
@@ -779,6 +872,8 @@ def address_of(options, route="scanner", **changes):
     }
     if options.skip:
         parameters["skip"] = skip_text(options.skip)
+    if options.columns:
+        parameters["columns"] = columns_text(options.columns)
     return url_for(route, **parameters)
 
 
@@ -807,7 +902,7 @@ def in_day_reader(view):
 
 
 @in_day_reader
-def render_view(template, options, allows_problem=False):
+def render_view(template, options, allows_problem=False, needs_after=False):
     """(HTML, status) of a template, filled with the day and the ticker that options ask for.
 
     If the table lacks the date or the ticker, this raises NoDataError. With allows_problem the view
@@ -817,7 +912,7 @@ def render_view(template, options, allows_problem=False):
     # its script will find that there is a new table.
     version = table_version(sources().table_path)
     with open_table(sources().table_path) as table:
-        day = read_day_view(table, options)
+        day = read_day_view(table, options, needs_after)
         if not allows_problem:
             raise_problem(day)
         heading = f"{options.ticker} on {day['date']}" if options.ticker else day["date"]
@@ -838,7 +933,9 @@ def render_view(template, options, allows_problem=False):
 
 def scanner():
     """The view of a day; 400, or 404 if the table does not have the date."""
-    return render_view("scanner.html", requested_options(), allows_problem=True)
+    options = requested_options()
+    needs_after = bool(AFTER_COLUMNS & {*options.columns, options.sort})
+    return render_view("scanner.html", options, True, needs_after)
 
 
 def chart():
@@ -846,7 +943,7 @@ def chart():
     options = requested_options()
     # Here both are required, so they have no default.
     options = options._replace(date=date_parameter(), ticker=parameter("ticker"))
-    return render_view("chart.html", options)
+    return render_view("chart.html", options, needs_after=options.sort in AFTER_COLUMNS)
 
 
 @in_day_reader
@@ -1025,7 +1122,10 @@ def error_response(error):
     if request.path.startswith("/api/"):
         return answer, status, headers
     nearest = getattr(error, "nearest", None)
-    return render_template("error.html", sentence=answer["error"], nearest=nearest), status, headers
+    html = render_template(
+        "error.html", sentence=answer["error"], nearest=nearest, awaits_table=status == 503
+    )
+    return html, status, headers
 
 
 # The app, the server and the command line.
@@ -1057,8 +1157,11 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals.update(
-        columns=LIST_COLUMNS,
-        cell=cell,
+        list_columns=list_columns,
+        optional_columns=[SORT_COLUMNS[field] for field in OPTIONAL_COLUMNS],
+        after_columns=AFTER_COLUMNS,
+        cells=cells,
+        bar_percent=bar_percent,
         direction=direction,
         address=address_of,
         chart_address=partial(address_of, route="chart"),

@@ -611,3 +611,5 @@ function redrawCharts() {
 for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
   matchMedia(query).addEventListener("change", redrawCharts);
 }
+
+export const closeCharts = () => {};

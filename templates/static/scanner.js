@@ -4,28 +4,41 @@
 
 import { showAfter } from "./after.js";
 import { fetchJson, fetchText, NO_SENSE, ServerError } from "./answers.js";
-import { drawnCharts, keepOldCharts, loadPlotly, showCharts } from "./charts.js";
+import { closeCharts, showCharts } from "./charts.js";
 import { enableHeadlinesButton } from "./headlines.js";
+import { addToDetail, enableFiles, showInList, toggle } from "./notebook.js";
+import {
+  checkFields, fieldStates, forgetSettings, formValues, InputError, rememberedAddress, rememberSettings, updateFields,
+} from "./settings.js";
 
 const PARTS = ["steps", "summary", "csv", "filters-summary", "clear-filters", "list", "detail"];
 const LOOK_FOR_NEW_TABLE_EVERY = 30_000; // ms
+const STAY = 1000; // ms: a row that was shown for longer is one that Back leads to
 const htmlFromServer = new Map(); // a part's id: its HTML as the server sent it
 
 const find = (selector, root = document) => root.querySelector(selector);
-const listRows = () => [...document.querySelectorAll("#anomalies tbody tr")];
+const listRows = () => [...document.querySelectorAll("#anomalies tbody tr:not([hidden])")];
 const chosenRow = () => find('#anomalies tr[aria-selected="true"]');
 const rowOf = (ticker) => listRows().find((row) => row.dataset.ticker === ticker);
 const currentAddress = () => new URL(location.href);
 const tickerInAddress = () => currentAddress().searchParams.get("ticker");
+const shownTicker = () => chosenRow()?.dataset.ticker ?? find("#detail")?.dataset.ticker;
 
 let shownAddress = location.href; // the address of the view that is shown
+let shownSince = 0; // by performance.now()
 let lastTicker = tickerInAddress(); // the one chosen last: the arrow keys go on from its row
 let choosing = new AbortController(); // aborts the request for the detail of a row chosen before
+let starredRow = null; // { row, above, below }: a starred row has moved, but the arrow keys go on from here
 
 // Actions run one after the other, so that three quick presses of a key go on by three days.
 
 let lastAction = Promise.resolve();
-const enqueue = (action) => (lastAction = lastAction.then(() => run(action)));
+let waiting = 0; // how many actions have not ended
+
+function enqueue(action) {
+  waiting += 1;
+  lastAction = lastAction.then(() => run(action)).finally(() => (waiting -= 1));
+}
 
 /** Run an action. If it fails, say why. */
 async function run(action) {
@@ -35,7 +48,7 @@ async function run(action) {
   } catch (error) {
     if (error.name === "AbortError") return;
     notice = error.message;
-    if (!(error instanceof ServerError)) {
+    if (!(error instanceof ServerError || error instanceof InputError)) {
       reportError(error); // writes it to the browser's console
       notice = `This page has an error (${error.message}): reload it.`;
     }
@@ -59,22 +72,29 @@ async function fetchView(address, signal) {
 function setAddress(address, method) {
   if (method) history[method](null, "", address);
   shownAddress = location.href;
+  shownSince = performance.now();
 }
 
 /** Show the view at an address. method is that of setAddress. */
 async function showView(address, method = "pushState") {
   choosing.abort();
-  const oldValues = fieldValues();
+  const oldStates = fieldStates(find("#settings"));
+  const hasPendingRow = chosenRow() && chosenRow().dataset.ticker !== tickerInAddress();
+  const withPendingRow = withChosenTicker(location.href);
   const view = await fetchView(address);
   choosing.abort(); // a row that was chosen while the view loaded belongs to the old list
+  // Back leads to the chosen row, even if its detail had not arrived.
+  if (method === "pushState" && hasPendingRow) setAddress(withPendingRow, method);
   const oldParameters = new URL(shownAddress).searchParams;
   setAddress(address, method);
+  if (method) rememberSettings(oldParameters, currentAddress().searchParams);
   document.title = view.title;
   const version = find("main").dataset.tableVersion;
   const hasSameParts = PARTS.every((id) => !find(`#${id}`) === !find(`#${id}`, view));
   if (hasSameParts) {
-    replaceParts(view, oldParameters, oldValues, method ? document.activeElement : null);
+    replaceParts(view, oldParameters, oldStates, method ? document.activeElement : null);
   } else {
+    closeCharts();
     find("main").replaceWith(find("main", view));
     htmlFromServer.clear();
     start();
@@ -83,46 +103,19 @@ async function showView(address, method = "pushState") {
 }
 
 /**
- * Replace the parts that differ in a view. oldParameters are those of the address shown before. oldValues
+ * Replace the parts that differ in a view. oldParameters are those of the address shown before. oldStates
  * and typedInto are those of updateFields.
  */
-function replaceParts(view, oldParameters, oldValues, typedInto) {
+function replaceParts(view, oldParameters, oldStates, typedInto) {
   const list = find("#list");
   const oldDate = list?.dataset.date;
   const focused = document.activeElement;
   const selector = selectorOf(focused);
   lastTicker = tickerInAddress() ?? lastTicker;
   PARTS.forEach((id) => replacePart(id, view));
-  updateFields(view, oldValues, typedInto);
+  if (list) updateFields(find("#settings"), find("#settings", view), oldStates, typedInto);
   if (list) scrollList(list, oldDate, oldParameters);
   if (!focused.isConnected) (find(selector) ?? list)?.focus({ preventScroll: true });
-}
-
-const FIELDS = "#settings :is(input, select)[id]";
-const valueOf = (field) => (field.type === "checkbox" ? field.checked : field.value);
-const fieldValues = () => new Map([...document.querySelectorAll(FIELDS)].map((field) => [field.id, valueOf(field)]));
-
-/**
- * Give the settings' fields the values that they have in a view, except those that the user changed
- * after oldValues were read, and the input that is typed into, if any.
- */
-function updateFields(view, oldValues, typedInto) {
-  for (const newField of view.querySelectorAll(FIELDS)) {
-    const field = find(`#${newField.id}`);
-    if (newField.min) [field.min, field.max] = [newField.min, newField.max];
-    if (valueOf(field) !== oldValues.get(field.id)) continue;
-    if (field.type === "checkbox") field.checked = newField.checked;
-    else if (field.options) copySelect(newField, field);
-    else if (field !== typedInto) field.value = newField.value;
-  }
-}
-
-/** Give a select element the options and the value of another. */
-function copySelect(from, to) {
-  const { value, options } = from;
-  const texts = (select) => Array.from(select.options, ({ text }) => text).join();
-  if (texts(to) !== texts(from)) to.replaceChildren(...options);
-  to.value = value; // Chromium has chosen one of the new options by itself
 }
 
 /** Scroll to the top if the day or order changed; then to the chosen row if the order did not. */
@@ -153,21 +146,28 @@ function replacePart(id, view) {
   if (!newPart || newPart.outerHTML === htmlFromServer.get(id)) return;
   htmlFromServer.set(id, newPart.outerHTML);
   const part = find(`#${id}`);
-  const oldCharts = id === "detail" ? drawnCharts(part) : [];
+  if (id === "detail") closeCharts();
   for (const { name } of [...part.attributes]) part.removeAttribute(name);
   for (const { name, value } of newPart.attributes) part.setAttribute(name, value);
   part.replaceChildren(...newPart.childNodes);
-  if (id === "list") setTabStop();
-  if (id === "detail") activateDetail(oldCharts);
+  if (id === "list") activateList();
+  if (id === "detail") activateDetail();
+}
+
+/** Show in the list what the server does not know. */
+function activateList() {
+  starredRow = null;
+  showInList();
+  setTabStop();
 }
 
 /** Load what the server leaves out of the detail, and make its buttons and links work. */
-function activateDetail(oldCharts) {
+function activateDetail() {
   const detail = find("#detail");
-  keepOldCharts(oldCharts, detail);
   // The server makes these links lead to the list. On a ticker's own page, make them stay there.
   for (const link of detail.querySelectorAll(".anomaly-days a")) link.pathname = location.pathname;
   enableCopyButton(detail);
+  addToDetail(detail, run);
   enableHeadlinesButton(detail);
   showCharts(detail, goToDay);
   showAfter(detail);
@@ -214,19 +214,22 @@ function goToDay(date) {
   if (date !== find("#detail").dataset.date) enqueue(() => showView(address));
 }
 
-/** Mark a row at once; show its detail and change the address once the server has answered. */
-function chooseRow(row, isClick = false) {
+/**
+ * Mark a row at once; show its detail and change the address once the server has answered. method is that
+ * of setAddress: by default, Back leads to a row that was shown for a while.
+ */
+function chooseRow(row, method) {
   const { ticker } = row.dataset;
   choosing.abort();
   choosing = new AbortController();
   const { signal } = choosing;
+  method ??= !tickerInAddress() || performance.now() - shownSince > STAY ? "pushState" : "replaceState";
   lastTicker = ticker;
   markChosen(row);
   row.scrollIntoView({ block: "nearest" });
-  find("a", row).focus({ preventScroll: true });
   run(async () => {
     try {
-      await showDetail(ticker, find("a", row).href, isClick, signal);
+      await showDetail(ticker, find("a", row).href, method, signal);
     } catch (error) {
       if (!signal.aborted) markChosen(rowOf(tickerInAddress()));
       throw error;
@@ -234,9 +237,14 @@ function chooseRow(row, isClick = false) {
   });
 }
 
-/** Show a ticker's detail beside the list. Only a click, or the first choice, adds an entry for Back. */
-async function showDetail(ticker, address, isClick, signal) {
-  const addsEntry = isClick || !tickerInAddress();
+/** Choose a row as the user's click or key says, and give it the focus. */
+function goToRow(row, method) {
+  chooseRow(row, method);
+  find("a", row).focus({ preventScroll: true });
+}
+
+/** Show a ticker's detail beside the list. method is that of setAddress. */
+async function showDetail(ticker, address, method, signal) {
   const shown = find("#detail").dataset;
   if (shown.ticker === ticker && shown.date === find("#list").dataset.date) return;
   const chartAddress = new URL(address);
@@ -248,10 +256,10 @@ async function showDetail(ticker, address, isClick, signal) {
     enqueue(() => showView(location.href, "replaceState"));
     return;
   }
-  setAddress(address, addsEntry ? "pushState" : "replaceState");
+  setAddress(address, method);
   document.title = view.title;
   replacePart("detail", view);
-  if (addsEntry && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
+  if (method === "pushState" && matchMedia("(max-width: 859px)").matches) find("#detail").scrollIntoView();
 }
 
 /**
@@ -260,23 +268,26 @@ async function showDetail(ticker, address, isClick, signal) {
  */
 function moveChoice(offset) {
   const rows = listRows();
-  const index = rows.indexOf(chosenRow() ?? rowOf(lastTicker));
-  const row = rows[index < 0 ? (offset > 0 ? 0 : rows.length - 1) : index + offset];
-  if (row) chooseRow(row);
+  const chosen = chosenRow() ?? rowOf(lastTicker);
+  let row = rows.at(offset > 0 ? 0 : -1);
+  if (chosen && chosen === starredRow?.row) row = offset > 0 ? starredRow.below : starredRow.above;
+  else if (rows.includes(chosen)) row = rows[rows.indexOf(chosen) + offset];
+  starredRow = null;
+  if (row) goToRow(row);
 }
 
 /** Choose the row at an index of the list; -1 is the last. */
 function chooseRowAt(index) {
   const row = listRows().at(index);
-  if (row) chooseRow(row);
+  if (row) goToRow(row);
 }
 
-/** Choose the ticker that the filter names, an anomaly or not; if it names none, the first row. */
+/** Choose the ticker that the filter names or begins, an anomaly or not; or else the first row. */
 function chooseFiltered() {
   const { filteredTicker } = find("#list").dataset;
   const row = filteredTicker ? rowOf(filteredTicker) : listRows()[0];
   if (row) {
-    chooseRow(row);
+    goToRow(row);
   } else if (filteredTicker) {
     const address = currentAddress();
     address.searchParams.set("ticker", filteredTicker);
@@ -287,20 +298,11 @@ function chooseFiltered() {
 
 // Settings and links.
 
-/** { name: text } of the settings. A default is the empty text. Half-typed fields are left out. */
-function settings() {
-  // A date outside the table is invalid but complete; while its year is typed, it starts with a 0.
-  const isComplete = ({ id, value, validity }) => validity.valid || (id === "date" && value >= "1000");
-  const fields = [...document.querySelectorAll(`${FIELDS}:not([type=checkbox])`)].filter(isComplete);
-  const skip = [...document.querySelectorAll("#filters [name=skip]:checked")].map(({ value }) => value).join();
-  return { ...Object.fromEntries(fields.map(({ id, value, dataset }) => [id, value === dataset.default ? "" : value])), skip };
-}
-
-/** Show the view that the settings ask for. Typing further letters of a filter adds no entry for Back. */
-function applySettings() {
+/** Show the view that the form asks for. Typing further letters of a filter adds no entry for Back. */
+async function applySettings() {
   const address = withChosenTicker(location.href);
   let isChanged = false, addsEntry = false;
-  for (const [name, after] of Object.entries(settings())) {
+  for (const [name, after] of Object.entries(formValues(find("#settings")))) {
     const isShownDate = name === "date" && after === find("#list").dataset.date;
     const before = address.searchParams.getAll(name).join() || (isShownDate ? after : "");
     if (before === after) continue;
@@ -309,7 +311,8 @@ function applySettings() {
     if (after) address.searchParams.set(name, after);
     else address.searchParams.delete(name);
   }
-  return isChanged ? showView(address, addsEntry ? "pushState" : "replaceState") : null;
+  if (isChanged) await showView(address, addsEntry ? "pushState" : "replaceState");
+  checkFields(find("#settings"));
 }
 
 /** Show the view that a link leads to. The chosen ticker stays if the link only changes the list or its day. */
@@ -334,8 +337,11 @@ function refresh() {
   return showView(address, "replaceState");
 }
 
-/** Leave a ticker's own page, or close the detail beside the list, or else clear the filter. */
-function goBackOneLevel() {
+/** Close what was opened last: a panel, the headlines, a ticker's own page, the detail, the filter. */
+function closeLast() {
+  const headlines = find('.headlines-button[aria-expanded="true"]');
+  if (openMenu()) return closeMenu();
+  if (headlines) return headlines.click();
   const linkToList = find("#back-to-list");
   if (linkToList) enqueue(() => follow(linkToList));
   choosing.abort();
@@ -350,13 +356,36 @@ function goBackOneLevel() {
   }
 }
 
+// Stars, hidden tickers and notes.
+
+function toggleStar() {
+  const rows = listRows();
+  const row = chosenRow();
+  const i = rows.indexOf(row);
+  toggle("stars", shownTicker());
+  if (row) starredRow = { row, above: rows[i - 1], below: rows[i + 1] };
+}
+
+/** Hide the ticker that is shown, and choose the row below it, or show it again. */
+function toggleHidden() {
+  const rows = listRows();
+  const row = chosenRow();
+  toggle("hidden", shownTicker());
+  if (!row?.hidden) return;
+  const i = rows.indexOf(row);
+  const next = rows[i + 1] ?? rows[i - 1];
+  if (next) goToRow(next);
+}
+
 // A new table.
 
 async function lookForNewTable() {
-  const { tableVersion } = find("main").dataset;
-  if (document.hidden || !tableVersion) return;
+  const { tableVersion, awaitsTable } = find("main").dataset;
+  if (document.hidden || (!tableVersion && awaitsTable === undefined)) return;
   const { version } = await fetchJson(document.body.dataset.tableUrl).catch(() => ({}));
-  if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
+  if (!version) return;
+  if (find("main").dataset.awaitsTable !== undefined) enqueue(() => showView(location.href, "replaceState"));
+  else if (version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
 /** Tell the user if a view's table is not the one shown before, whose version is oldVersion. */
@@ -386,6 +415,9 @@ function linkToDay(date) {
 
 // Keys, clicks and fields.
 
+const clickIfShown = (selector) => find(`${selector}:not([hidden])`)?.click();
+const forTicker = (action) => () => shownTicker() && enqueue(action);
+
 const KEYS = {
   ArrowLeft: () => enqueue(() => followDayLink("previous-day")),
   ArrowRight: () => enqueue(() => followDayLink("next-day")),
@@ -395,42 +427,80 @@ const KEYS = {
   End: () => enqueue(() => chooseRowAt(-1)),
   p: () => enqueue(() => follow(find("#previous-anomaly"))),
   n: () => enqueue(() => follow(find("#next-anomaly"))),
+  s: forTicker(toggleStar),
+  x: forTicker(toggleHidden),
+  e: () => find("#detail input.note")?.select(),
+  h: () => clickIfShown(".headlines-button"),
+  c: () => clickIfShown(".copy"),
+  z: () => clickIfShown(".whole-day"),
   "/": () => find("#filter")?.select(),
-  Escape: goBackOneLevel,
+  "?": () => find("#help")?.showPopover(),
+  Escape: closeLast,
 };
 KEYS.j = KEYS.ArrowDown;
 KEYS.k = KEYS.ArrowUp;
 
+/** Leave a field for the list, where the arrow keys choose rows. */
+function focusList() {
+  const stop = find("#anomalies tbody a[tabindex='0']") ?? find("#list");
+  document.activeElement.blur(); // on a ticker's own page there is no list
+  stop?.focus({ preventScroll: true });
+}
+
+const FIELD_KEYS = {
+  Enter: () => {
+    focusList();
+    enqueue(applySettings);
+  },
+  Escape: focusList,
+};
+
 const FILTER_KEYS = {
   Enter: () => {
-    find("#filter").blur();
+    focusList();
     enqueue(applySettings);
     enqueue(chooseFiltered);
   },
   ArrowDown: () => {
-    find("#filter").blur();
+    focusList();
     enqueue(() => moveChoice(1));
   },
   Escape: () => {
+    if (openMenu()) return closeMenu();
     find("#filter").value = "";
-    find("#filter").blur();
+    focusList();
     enqueue(applySettings);
   },
 };
 
-/** Close the panel of further filters. If it has the focus, the button that opened it gets the focus. */
-function closeFilters() {
-  if (find("#filters").contains(document.activeElement)) find("#filters-summary").focus();
-  find("#filters").open = false;
+const NOTE_KEYS = {
+  Enter: focusList,
+  Escape: () => {
+    const field = document.activeElement;
+    field.value = field.defaultValue;
+    focusList();
+  },
+};
+
+const openMenu = () => find("details.menu[open]");
+
+/** Close the open panel. If it has the focus, the button that opened it gets the focus. */
+function closeMenu() {
+  const menu = openMenu();
+  if (menu.contains(document.activeElement)) find("summary", menu).focus();
+  menu.open = false;
 }
 
-const PANEL_KEYS = { Escape: closeFilters };
+const PANEL_KEYS = { Escape: closeMenu };
+const HELP_KEYS = Object.fromEntries(["Escape", "?"].map((key) => [key, () => find("#help").hidePopover()]));
 
 /** The keys that do something while an element has the focus: { key: action }. */
 function keysAt(element) {
-  if (element.closest("#filters[open]")) return PANEL_KEYS;
+  if (find("#help:popover-open")) return HELP_KEYS;
+  if (element.closest("details.menu[open]")) return PANEL_KEYS;
   if (!element.closest("input")) return KEYS;
-  return element.id === "filter" ? FILTER_KEYS : {};
+  if (element.matches("input.note")) return NOTE_KEYS;
+  return { filter: FILTER_KEYS, date: FIELD_KEYS, threshold: FIELD_KEYS }[element.id] ?? {};
 }
 
 document.addEventListener("keydown", (event) => {
@@ -438,17 +508,17 @@ document.addEventListener("keydown", (event) => {
   const keys = keysAt(event.target);
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
-  keys[event.key]();
+  if (!(event.repeat && waiting)) keys[event.key](); // a key that is held down waits for each view
 });
 
 document.addEventListener("click", (event) => {
-  if (find("#filters[open]") && !event.target.closest("#filters")) closeFilters();
+  if (openMenu() && !openMenu().contains(event.target)) openMenu().open = false;
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   const row = event.target.closest("#anomalies tbody tr");
   const link = event.target.closest("a[href]");
   if (row) {
     event.preventDefault();
-    chooseRow(row, true);
+    goToRow(row, "pushState");
   } else if (link && isLinkToView(link)) {
     event.preventDefault();
     enqueue(() => (/^(previous|next)-day$/.test(link.id) ? followDayLink(link.id) : follow(link)));
@@ -475,11 +545,30 @@ setInterval(lookForNewTable, LOOK_FOR_NEW_TABLE_EVERY);
 /** Make a view work after it has been shown as a whole. */
 function start() {
   for (const id of PARTS) if (find(`#${id}`)) htmlFromServer.set(id, find(`#${id}`).outerHTML);
-  setTabStop();
+  if (find("#list")) activateList();
   chosenRow()?.scrollIntoView({ block: "nearest" });
-  if (find(".chart-box")) activateDetail([]);
+  if (find("#detail")) activateDetail();
+  enableFiles(run);
+}
+
+/** Show the view at an address in place of this one, as if the user had come there by Back. */
+function replaceAddress(address) {
+  history.replaceState(null, "", address);
+  return showView(location.href, null);
+}
+
+/** At an address without parameters, show the list with the remembered settings, and its first row. */
+async function openFirstView() {
+  const address = rememberedAddress(find("#settings"));
+  if (address.search) await replaceAddress(address);
+  if (find("main.error")) {
+    forgetSettings();
+    await replaceAddress("/");
+  }
+  const row = listRows()[0];
+  if (row && !tickerInAddress()) chooseRow(row, "replaceState");
 }
 
 start();
-// Show the list first, and load plotly.js before the first chart needs it.
-setTimeout(() => loadPlotly().catch(() => {}), 50);
+const isFirstView = performance.getEntriesByType("navigation")[0]?.type !== "reload";
+if (find("#list") && location.pathname === "/" && !location.search && isFirstView) enqueue(openFirstView);
