@@ -34,6 +34,7 @@ import zlib
 from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
@@ -87,6 +88,8 @@ THREADS = 8  # of the server
 # The most calls to Polygon that run at once, and the most threads that wait for Polygon. It is less
 # than THREADS, so that the other threads can answer other requests.
 CALLS_AT_ONCE = 6
+# The SHA-256 of lightweight-charts.js 5.1.0, as npm and the Python package litecharts 0.2.0 have it.
+CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 M_ARENA_MAX = -8  # as in glibc's malloc.h
 
 NO_KEY = (
@@ -108,10 +111,9 @@ SERVER_ERROR = "Polygon's server is in trouble: try again later."
 BAD_ANSWER = "Polygon's answer makes no sense: try again later."
 BUSY = "Polygon has not answered the requests before this one: try again in a moment."
 
-# plotly.js sets inline styles. A chart that is saved as a picture is first a data: or blob: URL.
+# The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
@@ -1071,7 +1073,7 @@ def address_of(options, route="scanner", **changes):
 
 
 def sources():
-    """What create_app gave the app: table_path, bars, headlines, hosts and plotly (a path)."""
+    """What create_app gave the app: table_path, bars, headlines, hosts and chart_library (a path)."""
     return current_app.extensions["sources"]
 
 
@@ -1161,9 +1163,9 @@ def api_history():
     """A ticker's rows around a date; 400, 404."""
     ticker, date, threshold = parameter("ticker"), date_parameter(), threshold_parameter()
     most_rows = sys.maxsize
-    if request.args.get("sessions") != "all":
+    if request.args.get("rows") != "all":
         row_count = querier.whole_number(1, MOST_HISTORY_ROWS)
-        most_rows = parameter("sessions", row_count, HISTORY_ROWS)
+        most_rows = parameter("rows", row_count, HISTORY_ROWS)
     with open_table(sources().table_path) as table:
         rows = read_rows_around(table, ticker, date, most_rows, threshold)
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
@@ -1207,9 +1209,20 @@ def json_response(head, name, text):
     return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
 
 
-def plotly_js():
-    """The JavaScript in the Python package plotly; 404 if that is not installed."""
-    path = sources().plotly
+def find_chart_library():
+    """The path of lightweight-charts.js in the Python package litecharts.
+
+    None if the package is not installed, or if its file is not the official build of version 5.1.0.
+    """
+    package = importlib.util.find_spec("litecharts")  # this does not import it
+    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
+    is_known = path and path.is_file() and sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY
+    return path if is_known else None
+
+
+def lightweight_charts_js():
+    """The library that draws the charts; 404 if find_chart_library does not find it."""
+    path = sources().chart_library
     if not path:
         raise NotFound
     return send_from_directory(path.parent, path.name, max_age=365 * 86_400)
@@ -1226,7 +1239,7 @@ ROUTES = {
     "/api/after": api_after,
     "/api/bars": api_bars,
     "/api/headlines": api_headlines,
-    "/plotly.min.js": plotly_js,
+    "/lightweight-charts.js": lightweight_charts_js,
 }
 
 
@@ -1297,15 +1310,13 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
     app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
-    # find_spec does not import plotly, which would take a second.
-    package, waiters_left = importlib.util.find_spec("plotly"), BoundedSemaphore(CALLS_AT_ONCE)
-    plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
+    waiters_left = BoundedSemaphore(CALLS_AT_ONCE)
     app.extensions["sources"] = SimpleNamespace(
         table_path=table_path,
         bars=AnswerCache(polygon.fetch_minute_bars, waiters_left),
         headlines=AnswerCache(polygon.fetch_headlines, waiters_left),
         hosts=hosts,
-        plotly=plotly,
+        chart_library=find_chart_library(),
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
@@ -1325,7 +1336,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         skip_text=skip_text,
         mark_reasons=MARK_REASONS,
         z_threshold=querier.Z_THRESHOLD,
-        plotly_version=plotly and plotly.exists() and plotly.stat().st_mtime_ns,
+        chart_library_version=CHART_LIBRARY[:8],
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
     return app

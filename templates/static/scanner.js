@@ -4,7 +4,7 @@
 
 import { showAfter } from "./after.js";
 import { fetchJson, fetchText, NO_SENSE, ServerError } from "./answers.js";
-import { drawnCharts, keepOldCharts, loadPlotly, showCharts } from "./charts.js";
+import { showCharts } from "./charts.js";
 import { enableHeadlinesButton } from "./headlines.js";
 
 const PARTS = ["steps", "summary", "csv", "filters-summary", "clear-filters", "list", "detail"];
@@ -153,18 +153,16 @@ function replacePart(id, view) {
   if (!newPart || newPart.outerHTML === htmlFromServer.get(id)) return;
   htmlFromServer.set(id, newPart.outerHTML);
   const part = find(`#${id}`);
-  const oldCharts = id === "detail" ? drawnCharts(part) : [];
   for (const { name } of [...part.attributes]) part.removeAttribute(name);
   for (const { name, value } of newPart.attributes) part.setAttribute(name, value);
   part.replaceChildren(...newPart.childNodes);
   if (id === "list") setTabStop();
-  if (id === "detail") activateDetail(oldCharts);
+  if (id === "detail") activateDetail();
 }
 
 /** Load what the server leaves out of the detail, and make its buttons and links work. */
-function activateDetail(oldCharts) {
+function activateDetail() {
   const detail = find("#detail");
-  keepOldCharts(oldCharts, detail);
   // The server makes these links lead to the list. On a ticker's own page, make them stay there.
   for (const link of detail.querySelectorAll(".anomaly-days a")) link.pathname = location.pathname;
   enableCopyButton(detail);
@@ -477,9 +475,7 @@ function start() {
   for (const id of PARTS) if (find(`#${id}`)) htmlFromServer.set(id, find(`#${id}`).outerHTML);
   setTabStop();
   chosenRow()?.scrollIntoView({ block: "nearest" });
-  if (find(".chart-box")) activateDetail([]);
+  if (find(".chart-box")) activateDetail();
 }
 
 start();
-// Show the list first, and load plotly.js before the first chart needs it.
-setTimeout(() => loadPlotly().catch(() => {}), 50);
