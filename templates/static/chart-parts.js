@@ -1,6 +1,8 @@
 // What the two charts share: colours, the options of the library that draws them
 // (lightweight-charts, which sets window.LightweightCharts), and what it cannot draw by itself.
 
+import { formatCount } from "./answers.js";
+
 /** The colours of style.css by name, as the library understands them. */
 export function styleSheetColors() {
   const probe = document.createElement("span");
@@ -19,6 +21,7 @@ export const fontFamily = getComputedStyle(document.body).fontFamily;
 
 /** The options of a chart in these colours. A swipe up or down is left to the page, which scrolls. */
 export function chartOptions(color) {
+  const { CrosshairMode } = window.LightweightCharts;
   const crosshairLine = { color: color.muted, labelBackgroundColor: color.muted };
   return {
     layout: {
@@ -30,8 +33,14 @@ export function chartOptions(color) {
     },
     grid: { vertLines: { color: color.line }, horzLines: { color: color.line } },
     rightPriceScale: { borderColor: color.line, scaleMargins: { top: 0.12, bottom: 0.04 } },
-    timeScale: { borderColor: color.line, fixLeftEdge: true, fixRightEdge: true, lockVisibleTimeRangeOnResize: true, minBarSpacing: 0.1 },
-    crosshair: { mode: window.LightweightCharts.CrosshairMode.Normal, vertLine: crosshairLine, horzLine: crosshairLine },
+    timeScale: {
+      borderColor: color.line,
+      fixLeftEdge: true,
+      fixRightEdge: true,
+      lockVisibleTimeRangeOnResize: true,
+      minBarSpacing: 0.1, // pixels: so 1,710 days and more fit
+    },
+    crosshair: { mode: CrosshairMode.Normal, vertLine: crosshairLine, horzLine: crosshairLine },
     handleScroll: { vertTouchDrag: false },
     localization: { locale: "en-US", dateFormat: "yyyy-MM-dd" },
   };
@@ -40,15 +49,28 @@ export function chartOptions(color) {
 /** The options of a series without the marks that the library adds to its last value. */
 export const PLAIN = { priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
 
-/** The options that write a series' values with format, in steps of minMove. */
-export const written = (format, minMove) => ({ priceFormat: { type: "custom", formatter: format, minMove } });
+/** The option of a series that counts something. */
+export const WHOLE_NUMBERS = { priceFormat: { type: "custom", formatter: formatCount, minMove: 1 } };
 
-/** What stands behind a pane's series, to which it is attached: its name, and bands from top to bottom. */
+/** The option of a series of prices: with as many decimals as tell the lowest from the next ones. */
+export function priceFormat(prices) {
+  const lowest = Math.min(...prices.filter((price) => price > 0));
+  const decimals = lowest < 1 ? Math.min(3 - Math.floor(Math.log10(lowest)), 10) : 2;
+  const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+  const formatter = (price) => price.toLocaleString("en-US", digits);
+  return { priceFormat: { type: "custom", formatter, minMove: 10 ** -decimals } };
+}
+
+/** What stands behind a series in its pane: the pane's name, and bands from top to bottom. */
 export class PaneGround {
   name = "";
-  bands = []; // of { from, to, color, label }: the indexes of their first and last point; a label stands on the time axis
-  leastWidth = 0; // of a band, in pixels
   text = ""; // the colour of the name
+  bands = []; // of { from, to, color, label }: indexes of points; the label stands on the time axis
+  leastWidth = 0; // of a band, in pixels
+
+  constructor(series) {
+    series.attachPrimitive(this);
+  }
 
   attached({ chart, requestUpdate }) {
     this.timeScale = chart.timeScale();
@@ -61,14 +83,14 @@ export class PaneGround {
   }
 
   paneViews() {
-    const renderer = { draw() {}, drawBackground: (target) => target.useMediaCoordinateSpace((space) => this.draw(space)) };
-    return [{ zOrder: () => "bottom", renderer: () => renderer }];
+    const drawBackground = (target) => target.useMediaCoordinateSpace((space) => this.draw(space));
+    return [{ zOrder: () => "bottom", renderer: () => ({ draw() {}, drawBackground }) }];
   }
 
   draw({ context, mediaSize }) {
     const { barSpacing } = this.timeScale.options();
     for (const { from, to, color } of this.bands) {
-      const left = this.timeScale.logicalToCoordinate(from), right = this.timeScale.logicalToCoordinate(to);
+      const [left, right] = [from, to].map((index) => this.timeScale.logicalToCoordinate(index));
       const width = Math.max(right - left + barSpacing, this.leastWidth);
       context.fillStyle = color;
       context.fillRect((left + right - width) / 2, 0, width, mediaSize.height);
@@ -79,16 +101,13 @@ export class PaneGround {
   }
 
   timeAxisViews() {
-    return this.bands.filter(({ label }) => label).map(({ from, color, label }) => ({
-      coordinate: () => this.timeScale.logicalToCoordinate(from),
-      text: () => label,
-      textColor: () => this.text,
-      backColor: () => color,
-      visible: () => {
-        const x = this.timeScale.logicalToCoordinate(from);
-        return x >= 0 && x <= this.timeScale.width();
-      },
-    }));
+    return this.bands.filter(({ label }) => label).map(({ from, color, label }) => {
+      const x = this.timeScale.logicalToCoordinate(from);
+      const isInSight = x >= 0 && x <= this.timeScale.width();
+      return {
+        coordinate: () => x, text: () => label, textColor: () => this.text, backColor: () => color, visible: () => isInSight,
+      };
+    });
   }
 }
 
@@ -97,11 +116,8 @@ export class Steps {
   priceValueBuilder = ({ value }) => [value];
   isWhitespace = ({ value }) => value === undefined;
   defaultOptions = () => ({ ...window.LightweightCharts.customSeriesDefaultOptions, dash: [] });
+  update = (view, options) => Object.assign(this, { view, options });
   renderer = () => ({ draw: (target, toY) => target.useMediaCoordinateSpace((space) => this.draw(space, toY)) });
-
-  update(view, options) {
-    Object.assign(this, { view, options });
-  }
 
   draw({ context }, toY) {
     const { bars, barSpacing, visibleRange } = this.view;

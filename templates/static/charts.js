@@ -1,12 +1,13 @@
 // Loads the two charts of a ticker's day, and the figures, choices and messages around them.
 //
-// Many functions take a box, an element of the class chart-box: it holds the choices, the chart, the readout (a line
-// with the figures of the minute or day under the pointer), and the message shown while the chart loads or if that fails.
+// Many functions take a box, an element of the class chart-box: it holds the choices, the chart, the
+// readout (a line with the figures of the minute or day under the pointer), and the message shown while
+// the chart loads or if that fails.
 
 import { fetchJson, ServerError } from "./answers.js";
 import { bringIntoSight, fontFamily, styleSheetColors } from "./chart-parts.js";
-import { createDayChart } from "./day-chart.js";
-import { createHistoryChart } from "./history-chart.js";
+import { createDayChart, drawDay } from "./day-chart.js";
+import { createHistoryChart, drawHistory } from "./history-chart.js";
 
 const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
 // How many ms a box waits before it fetches its chart while the user is passing rows. Polygon allows few
@@ -15,6 +16,10 @@ const WAIT_WHILE_PASSING = { "day-chart-box": 500, "history-chart-box": 60 };
 const WAIT_AFTER_LIMIT = 1000; // ms: once Polygon has refused a request, each day chart waits this long
 const BLANK_AFTER = 300; // ms: so long the chart of the last ticker may stand under the name of the next one
 const CREATE = { "day-chart-box": createDayChart, "history-chart-box": createHistoryChart };
+const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
+const NO_LIBRARY = "The charts need litecharts: pip install -r requirements.txt, then start the server again.";
+const NO_KEY = "Candles and headlines need a key of Polygon in POLYGON_API_KEY. Then start the server again.";
+const FROM_ELSEWHERE = "Another site led here: the candles are loaded when you ask for them.";
 
 let lastChoice = -Infinity; // when charts were last asked for, in ms
 let limitWasReached = false; // whether Polygon has refused a request with a 429
@@ -23,8 +28,9 @@ let goToDay = () => {}; // goToDay(date) shows another day of the ticker
 const loads = new Map(); // a box's id: the AbortController of what was last loaded for its chart
 
 /**
- * A box's id: its chart, which moves from detail to detail. Each has the element it is drawn in, the library's chart
- * and series, draw(answer, choices), the answer that it shows, and the drawing that draw returned:
+ * A box's id: its chart, which moves from detail to detail. Each has the library's chart and series, the element
+ * it is drawn in, the answer that it shows, and the drawing of it:
+ *
  * length, shown  how many minutes or days the readout can show, and the one it shows while none is pointed at
  * figures(i)     what it says of the i-th: for each figure [name, text, class or nothing, short name or nothing]
  * indexAt(n)     the one that the n-th point of the time axis stands for; logicalOf(i) is the reverse
@@ -42,15 +48,23 @@ export function showCharts(detail, onDay) {
   for (const box of detail.querySelectorAll(".chart-box")) {
     if (charts.has(box.id)) moveChart(charts.get(box.id), box);
     let wait = isPassing ? WAIT_WHILE_PASSING[box.id] : 0;
-    if (limitWasReached && box.id === "day-chart-box") wait = WAIT_AFTER_LIMIT;
+    if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
     box.querySelector(".save").onclick = () => savePicture(box);
     enableChoices(box);
-    loadChart(box, wait);
+    if (isDay(box) && keyIsMissing) showNoKey(box);
+    else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
+    else loadChart(box, wait);
   }
   const wholeDay = detail.querySelector(".whole-day");
   if (wholeDay) wholeDay.onclick = showWholeDay;
 }
+
+const isDay = (box) => box.id === "day-chart-box";
+
+/** Whether another site opened this view. It costs none of the user's requests to Polygon before a click. */
+const isFromElsewhere = () => "openedByOtherSite" in document.body.dataset;
+document.addEventListener("click", () => delete document.body.dataset.openedByOtherSite, { capture: true });
 
 /** Undo the zoom of the chart of the day. */
 export function showWholeDay() {
@@ -72,20 +86,16 @@ async function loadChart(box, wait = 0) {
   const load = new AbortController();
   const { signal } = load;
   loads.set(box.id, load);
-  const isDay = box.id === "day-chart-box";
-  if (isDay && keyIsMissing) return showMissingKey(box);
-  if (isDay && "openedByOtherSite" in document.body.dataset) return offerCandles(box);
   showLoading(box);
   await new Promise((resolve) => setTimeout(resolve, wait));
-  if (signal.aborted) return null;
+  if (signal.aborted) return;
   try {
-    if (!window.LightweightCharts) throw new ServerError("The charts need litecharts: pip install -r requirements.txt, then start the server again");
-    const answer = await fetchJson(isDay ? box.dataset.url : `${box.dataset.url}&rows=${choices.rows}`, signal);
+    if (!window.LightweightCharts) throw new ServerError(NO_LIBRARY);
+    const answer = await fetchJson(box.dataset.url + (isDay(box) ? "" : `&rows=${choices.rows}`), signal);
     if (!signal.aborted) drawChart(box, answer);
   } catch (error) {
     if (!signal.aborted) showFailure(box, error, signal);
   }
-  return null;
 }
 
 /** Draw a box's chart from an answer of the server. */
@@ -97,55 +107,58 @@ function drawChart(box, answer) {
   }
   const kept = charts.get(box.id);
   kept.answer = answer;
-  kept.drawing = kept.draw(answer, choices);
+  kept.drawing = DRAW[box.id](kept, answer, choices);
   clearTimeout(kept.blanking);
   kept.blanking = null;
   kept.element.classList.remove("old", "blank");
-  kept.element.dataset.ticker = answer.ticker;
-  kept.element.dataset.date = answer.date;
+  Object.assign(kept.element.dataset, { ticker: answer.ticker, date: answer.date });
   hideMessage(box);
   if (kept.drawing.length) enableReadout(box, kept);
   else emptyReadout(box, kept.drawing.nothing);
 }
 
 function listenToChart(kept) {
-  const readout = () => kept.answer && kept.element.parentElement.querySelector(".readout");
   kept.chart.subscribeCrosshairMove(({ logical }) => {
-    if (readout()?.show) readout().show(logical === undefined ? kept.drawing.shown : kept.drawing.indexAt(logical));
+    const readout = kept.element.parentElement?.querySelector(".readout");
+    const { drawing } = kept;
+    readout?.show?.(logical === undefined ? drawing.shown : drawing.indexAt(logical));
   });
   kept.chart.subscribeClick(({ logical }) => {
-    if (kept.answer && logical !== undefined && kept.drawing.dayAt) goToDay(kept.drawing.dayAt(kept.drawing.indexAt(logical)));
+    const { answer, drawing } = kept;
+    if (answer && drawing.dayAt && logical !== undefined) goToDay(drawing.dayAt(drawing.indexAt(logical)));
   });
 }
 
 // The message of a box, shown while its chart loads or if that fails.
 
-/** Show a sentence in a box; kind, "loading" or "message", is its class. button: the text of its button, if it has one. */
-function showMessage(box, kind, sentence, button = "") {
+/**
+ * Show a sentence in a box; kind, "loading" or "message", is its class. A message stands there instead of the
+ * chart, with a button that has this text.
+ */
+function showMessage(box, kind, sentence, button) {
   const message = box.querySelector(".instead-of-chart");
   message.hidden = false;
   message.className = `instead-of-chart ${kind}`;
   message.querySelector(".sentence").textContent = sentence;
   message.querySelector(".countdown").textContent = "";
-  if (!button) return;
-  const retryButton = message.querySelector(".retry");
-  Object.assign(retryButton, { hidden: false, ariaDisabled: "false", textContent: button });
+  box.querySelector(".chart").setAttribute("aria-busy", kind === "loading");
+  if (kind === "loading") return;
+  box.querySelector(".chart").classList.add("blank");
+  emptyReadout(box);
+  Object.assign(box.querySelector(".retry"), { hidden: false, ariaDisabled: "false", textContent: button });
 }
 
-/** Show that a box's chart loads. A chart that shows something else goes away soon. */
+/** Show that a box's chart loads. What it still shows of another ticker goes away soon. */
 function showLoading(box) {
-  const chart = box.querySelector(".chart");
-  chart.setAttribute("aria-busy", "true");
   const kept = charts.get(box.id);
-  if (kept) kept.blanking ??= setTimeout(() => chart.classList.add("blank"), BLANK_AFTER);
-  box.classList.remove("without-key");
+  if (kept) kept.blanking ??= setTimeout(() => kept.element.classList.add("blank"), BLANK_AFTER);
   showMessage(box, "loading", "Loading …");
 }
 
 function hideMessage(box) {
   const message = box.querySelector(".instead-of-chart");
   const hadFocus = message.contains(document.activeElement);
-  box.querySelector(".chart").removeAttribute("aria-busy");
+  box.querySelector(".chart").setAttribute("aria-busy", "false");
   box.querySelector(".retry").hidden = true;
   message.className = "instead-of-chart";
   message.hidden = true;
@@ -154,39 +167,21 @@ function hideMessage(box) {
 
 /** Show an error instead of a box's chart, and try again after its retryAfter, if it has one. */
 function showFailure(box, error, signal) {
-  if (box.id === "day-chart-box" && error.status === 503 && error.message.includes("POLYGON_API_KEY")) {
-    keyIsMissing = true;
-    showMissingKey(box, error.message);
-    return;
-  }
-  showInsteadOfChart(box, error.message, "Try again");
-  if (error.retryAfter) {
+  keyIsMissing ||= isDay(box) && error.status === 503 && error.message.includes("POLYGON_API_KEY");
+  showMessage(box, "message", error.message, "Try again");
+  if (isDay(box) && keyIsMissing) {
+    showNoKey(box);
+  } else if (error.retryAfter) {
     limitWasReached ||= error.status === 429;
     countDown(box, Date.now() + error.retryAfter * 1000, signal);
   }
 }
 
-/** Show a sentence and a button instead of a chart. */
-function showInsteadOfChart(box, sentence, button) {
-  const chart = box.querySelector(".chart");
-  chart.classList.add("blank");
-  chart.removeAttribute("aria-busy");
-  emptyReadout(box);
-  showMessage(box, "message", sentence, button);
-}
-
-/** Leave the room of the candles to the history: without a key there are none. */
-function showMissingKey(box) {
+/** Without a key there are no candles: leave their room to the history. */
+function showNoKey(box) {
   box.classList.add("without-key");
-  showInsteadOfChart(box, "Candles and headlines need a key of Polygon in POLYGON_API_KEY. Then start the server again.", "Try again");
+  showMessage(box, "message", NO_KEY, "Try again");
 }
-
-/** A view that another site opened costs none of the user's requests to Polygon before a click. */
-function offerCandles(box) {
-  showInsteadOfChart(box, "Another site led here: the candles are loaded when you ask for them.", "Show the candles");
-}
-
-document.addEventListener("click", () => delete document.body.dataset.openedByOtherSite, { capture: true });
 
 /** Load a box's chart again. The button stays in sight, so that it keeps the focus. */
 function retry(box) {
@@ -194,6 +189,7 @@ function retry(box) {
   if (button.ariaDisabled === "true") return;
   button.ariaDisabled = "true";
   keyIsMissing = false;
+  box.classList.remove("without-key");
   loadChart(box);
 }
 
@@ -211,7 +207,9 @@ function countDown(box, time, signal) {
 
 // The readout. It is a slider, so that the keyboard reaches each minute or day as the pointer does.
 
-const READOUT_STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity };
+const READOUT_STEPS = {
+  ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity,
+};
 
 /** Fill a box's readout from its chart's drawing, and let the keyboard move it. */
 function enableReadout(box, { chart, drawing }) {
@@ -225,7 +223,8 @@ function enableReadout(box, { chart, drawing }) {
     readout.setAttribute("aria-valuenow", index);
     readout.setAttribute("aria-valuetext", figures.map(([name, text]) => `${name} ${text}`.trim()).join(", "));
   };
-  Object.assign(readout, { role: "slider", tabIndex: 0, ariaLabel: readout.dataset.label, ariaValueMin: 0, ariaValueMax: length - 1 });
+  Object.assign(readout, { role: "slider", tabIndex: 0, ariaLabel: readout.dataset.label });
+  Object.assign(readout, { ariaValueMin: 0, ariaValueMax: length - 1 });
   readout.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (Object.hasOwn(READOUT_STEPS, event.key)) {
@@ -267,46 +266,38 @@ function figureElement([name, text, className = "", shortName = name]) {
 
 // What the user chooses for all tickers. The browser remembers it.
 
+const storage = localStorageOrNull();
 const choices = { minutes: "1", hours: "extended", rows: "60", scale: "linear" };
 
 /** Make the buttons of a box's choices work. */
 function enableChoices(box) {
   for (const button of box.querySelectorAll(".chart-head button")) button.hidden = false;
   for (const group of box.querySelectorAll(".choices")) {
-    const { choice } = group.dataset, key = `chart-${choice}`;
+    const { choice } = group.dataset;
     const buttons = [...group.querySelectorAll("button")];
-    const choose = (value) => {
-      choices[choice] = value;
-      for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.value === value);
-    };
+    const press = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.value === choices[choice]));
     for (const button of buttons) {
       button.onclick = () => {
-        choose(button.dataset.value);
-        store(key, button.dataset.value);
+        choices[choice] = button.dataset.value;
+        storage?.setItem(`chart-${choice}`, choices[choice]);
+        press();
         if (choice === "rows") loadChart(box);
         else redraw(box.id);
       };
     }
-    const remembered = stored(key);
-    choose(buttons.some((button) => button.dataset.value === remembered) ? remembered : choices[choice]);
+    const stored = storage?.getItem(`chart-${choice}`);
+    if (buttons.some((button) => button.dataset.value === stored)) choices[choice] = stored;
+    press();
     group.hidden = false;
   }
 }
 
-/** What this browser stores under a name, or null. */
-function stored(name) {
+/** What the browser stores for this page; null if the user has forbidden it to store anything. */
+function localStorageOrNull() {
   try {
-    return localStorage.getItem(name);
+    return localStorage;
   } catch {
     return null;
-  }
-}
-
-function store(name, value) {
-  try {
-    localStorage.setItem(name, value);
-  } catch {
-    // The browser stores nothing, so the choice is forgotten when the page is reloaded.
   }
 }
 
@@ -326,20 +317,22 @@ for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"])
 function savePicture(box) {
   const { chart, element, answer } = charts.get(box.id) ?? {};
   if (!answer) return;
-  const { ticker, date } = element.dataset;
+  const { ticker, date } = answer;
   const picture = chart.takeScreenshot(true);
   const ratio = picture.width / element.clientWidth, head = Math.round(28 * ratio);
-  const canvas = Object.assign(document.createElement("canvas"), { width: picture.width, height: picture.height + head });
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: picture.width, height: picture.height + head });
   const context = canvas.getContext("2d"), color = styleSheetColors();
   context.fillStyle = color.ground;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.fillStyle = color.text;
   context.font = `600 ${13 * ratio}px ${fontFamily}`;
-  context.fillText(`${ticker} · ${date} · ${box.querySelector("h3").textContent}`, 8 * ratio, 19 * ratio);
+  const heading = box.querySelector("h3").textContent;
+  context.fillText(`${ticker} · ${date} · ${heading}`, 8 * ratio, 19 * ratio);
   context.drawImage(picture, 0, head);
   canvas.toBlob((blob) => {
     const link = document.createElement("a");
-    link.download = `${ticker}-${date}${box.id === "day-chart-box" ? "" : "-history"}.png`;
+    link.download = `${ticker}-${date}${isDay(box) ? "" : "-history"}.png`;
     link.href = URL.createObjectURL(blob);
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

@@ -1,12 +1,12 @@
 // The chart of a day: candles with VWAP and the previous close; below them volume and trades.
 
 import { changeClass, formatAveragePrice, formatCount, formatPercent, formatPrice, newYorkTime } from "./answers.js";
-import { chartOptions, PaneGround, PLAIN, styleSheetColors, written } from "./chart-parts.js";
+import { chartOptions, PaneGround, PLAIN, priceFormat, styleSheetColors, WHOLE_NUMBERS } from "./chart-parts.js";
 
 const MINUTE = 60; // seconds, in which the library counts
 const FIRST_MINUTE = 4 * 60, LAST_MINUTE = 20 * 60; // of early and of late trading, counted from midnight
 
-/** The chart of a day in an element: { chart, series, draw }. */
+/** An empty chart of a day in an element, for drawDay. */
 export function createDayChart(element) {
   const { createChart, CandlestickSeries, HistogramSeries, LineSeries } = window.LightweightCharts;
   const chart = createChart(element, {
@@ -14,52 +14,36 @@ export function createDayChart(element) {
     timeScale: { timeVisible: true, secondsVisible: false, tickMarkFormatter: clockText },
     localization: { timeFormatter: clockText },
   });
-  const candles = chart.addSeries(CandlestickSeries, PLAIN);
+  const counts = { ...PLAIN, ...WHOLE_NUMBERS };
   const series = {
-    candles,
+    candles: chart.addSeries(CandlestickSeries, PLAIN),
     vwap: chart.addSeries(LineSeries, { ...PLAIN, lineWidth: 1 }),
-    volume: chart.addSeries(HistogramSeries, { ...PLAIN, ...written(formatCount, 1) }, 1),
-    trades: chart.addSeries(HistogramSeries, { ...PLAIN, ...written(formatCount, 1) }, 2),
+    volume: chart.addSeries(HistogramSeries, counts, 1),
+    trades: chart.addSeries(HistogramSeries, counts, 2),
   };
   chart.panes()[0].setStretchFactor(3);
-  const grounds = [candles, series.volume, series.trades].map((one) => {
-    const ground = new PaneGround();
-    one.attachPrimitive(ground);
-    return ground;
-  });
-  const previousClose = candles.createPriceLine({ price: 0, lineWidth: 1, title: "previous close" });
-  const shown = {}; // date and times of what is drawn
-  return { chart, series, draw: (answer, choices) => drawDay({ chart, series, grounds, previousClose, shown }, answer, choices) };
+  return {
+    chart, series,
+    grounds: [series.candles, series.volume, series.trades].map((one) => new PaneGround(one)),
+    closeLine: series.candles.createPriceLine({ price: 0, lineWidth: 1 }),
+  };
 }
 
-/** Draw an answer of /api/bars. Returns a drawing, as charts.js describes it. */
-function drawDay({ chart, series, grounds, previousClose, shown }, answer, choices) {
-  const { date, previous_close: close } = answer;
+/** Draw an answer of /api/bars into such a chart. Returns a drawing, as charts.js describes it. */
+export function drawDay(kept, answer, choices) {
+  const { chart, series, grounds } = kept;
+  const { date, previous_close: previousClose } = answer;
   const color = styleSheetColors();
   const { times, opening, closing } = timesOfDay(answer, choices);
-  const bars = barsAt(times, answer, Number(choices.minutes));
-  const range = shown.date === date ? visibleTimes(chart, shown.times) : null;
+  const bars = barsAt(times, answer, choices.minutes);
+  const zoom = chart.timeScale().getVisibleRange();
   chart.applyOptions(chartOptions(color));
-  const decimals = decimalsOf(bars, close);
-  series.candles.applyOptions({
-    upColor: color.ground, borderUpColor: color.up, wickUpColor: color.up,
-    downColor: color.down, borderDownColor: color.down, wickDownColor: color.down,
-    ...written((price) => price.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }), 10 ** -decimals),
-    autoscaleInfoProvider: (original) => withPreviousClose(original(), close),
-  });
-  series.vwap.applyOptions({ color: color.accent });
-  previousClose.applyOptions({ price: close ?? 0, color: color.muted, lineVisible: close !== null, axisLabelVisible: close !== null, title: close === null ? "" : "previous close" });
-  const isAt = new Map(bars.map((bar) => [bar.time, bar]));
-  const points = (values) => times.map((time) => (isAt.has(time) ? { time, ...values(isAt.get(time)) } : { time }));
-  series.candles.setData(points(({ open, high, low, close: last }) => ({ open, high, low, close: last })));
-  series.vwap.setData(bars.filter((bar) => bar.runningVwap !== null).map((bar) => ({ time: bar.time, value: bar.runningVwap })));
-  series.volume.setData(points((bar) => ({ value: bar.volume, color: bar.close < bar.open ? color.down : color.up })));
-  series.trades.setData(points((bar) => ({ value: bar.transactions ?? 0, color: color.trades })));
+  setStyles(kept, bars, previousClose, color);
+  setBars(series, times, bars, color);
   const shade = (from, to) => ({ from, to, color: color.shade });
   const bands = [shade(0, opening - 1), shade(closing, times.length - 1)].filter(({ from, to }) => from <= to);
   ["", "volume", "trades"].forEach((name, i) => grounds[i].change({ name, bands, text: color.muted }));
-  Object.assign(shown, { date, times });
-  showTimes(chart, times, range);
+  keepZoom(kept, zoom, date, times);
   return {
     length: bars.length,
     shown: bars.length - 1,
@@ -67,18 +51,57 @@ function drawDay({ chart, series, grounds, previousClose, shown }, answer, choic
     logicalOf: (i) => times.indexOf(bars[i].time),
     pointAt: (i) => [bars[i].close, bars[i].time, series.candles],
     nothing: "No trades in regular hours: choose Extended.",
-    figures: (i) => figuresOf(bars[i], close),
+    figures: (i) => figuresOf(bars[i], previousClose),
   };
+}
+
+/** Like a trader's candles: hollow where the price rose, filled where it fell. */
+function setStyles({ series, closeLine }, bars, previousClose, color) {
+  const hasClose = previousClose !== null;
+  series.candles.applyOptions({
+    upColor: color.ground, borderUpColor: color.up, wickUpColor: color.up,
+    downColor: color.down, borderDownColor: color.down, wickDownColor: color.down,
+    ...priceFormat([...bars.map((bar) => bar.low), previousClose]),
+    autoscaleInfoProvider: (original) => withPreviousClose(original(), previousClose),
+  });
+  series.vwap.applyOptions({ color: color.accent });
+  closeLine.applyOptions({
+    price: previousClose ?? 0, color: color.muted, lineVisible: hasClose, axisLabelVisible: hasClose,
+    title: hasClose ? "previous close" : "",
+  });
+}
+
+/** Give the series their points. A time without a bar is an empty point, so that time runs evenly. */
+function setBars(series, times, bars, color) {
+  const barAt = new Map(bars.map((bar) => [bar.time, bar]));
+  const points = (values) => times.map((time) => (barAt.has(time) ? { time, ...values(barAt.get(time)) } : { time }));
+  series.candles.setData(points(({ open, high, low, close }) => ({ open, high, low, close })));
+  series.vwap.setData(bars.filter(({ vwap }) => vwap !== null).map(({ time, vwap }) => ({ time, value: vwap })));
+  series.volume.setData(points((bar) => ({ value: bar.volume, color: bar.close < bar.open ? color.down : color.up })));
+  series.trades.setData(points((bar) => ({ value: bar.transactions ?? 0, color: color.trades })));
+}
+
+/** Show the same hours of a day as before, which zoom has; of another day, show all of times. */
+function keepZoom(kept, zoom, date, times) {
+  const before = kept.times ?? times, timeScale = kept.chart.timeScale();
+  const isZoomed = kept.date === date && zoom && (zoom.from > before[0] || zoom.to < before.at(-1));
+  if (!isZoomed) timeScale.fitContent();
+  else if (before.length !== times.length) timeScale.setVisibleRange(zoom);
+  Object.assign(kept, { date, times });
 }
 
 function figuresOf(bar, previousClose) {
   const change = previousClose ? (bar.close / previousClose - 1) * 100 : NaN;
   return [
     ["", clockText(bar.time)],
-    ["open", formatPrice(bar.open), "", "O"], ["high", formatPrice(bar.high), "", "H"], ["low", formatPrice(bar.low), "", "L"],
-    ["close", formatPrice(bar.close), changeClass(change), "C"], ["change", formatPercent(change), changeClass(change), ""],
-    ["VWAP", formatAveragePrice(bar.runningVwap), "vwap"],
-    ["volume", formatCount(bar.volume), "", "Vol"], ["trades", formatCount(bar.transactions), "", "Trades"],
+    ["open", formatPrice(bar.open), "lesser", "O"],
+    ["high", formatPrice(bar.high), "lesser", "H"],
+    ["low", formatPrice(bar.low), "lesser", "L"],
+    ["close", formatPrice(bar.close), changeClass(change), "C"],
+    ["change", formatPercent(change), changeClass(change), ""],
+    ["VWAP", formatAveragePrice(bar.vwap), "vwap"],
+    ["volume", formatCount(bar.volume), "", "Vol"],
+    ["trades", formatCount(bar.transactions), "lesser", "Trades"],
   ];
 }
 
@@ -92,21 +115,22 @@ function clockOffset({ hours, session }) {
   return (Date.parse(`${newYorkTime(open).replace(" ", "T")}Z`) - open) / 1000;
 }
 
-/** The times of the chart's candles, and the indexes of the first one in regular hours and of the first after them. */
+/** The times of the chart's candles; the indexes of the first in regular hours, and of the first after them. */
 function timesOfDay(answer, { hours, minutes }) {
   const { open, close } = answer.hours ?? answer.session;
   const offset = clockOffset(answer), midnight = Date.parse(`${answer.date}T00:00Z`) / 1000;
   const [opening, closing] = [open, close].map((time) => time / 1000 + offset);
-  const [from, to] = hours === "regular" ? [opening, closing] : [midnight + FIRST_MINUTE * MINUTE, midnight + LAST_MINUTE * MINUTE];
+  const wholeDay = [FIRST_MINUTE, LAST_MINUTE].map((minute) => midnight + minute * MINUTE);
+  const [from, to] = hours === "regular" ? [opening, closing] : wholeDay;
   const step = minutes * MINUTE;
   const times = Array.from({ length: Math.ceil((to - from) / step) }, (_, i) => from + i * step);
   return { times, opening: (opening - from) / step, closing: (closing - from) / step };
 }
 
 /**
- * An answer's bars, put together to bars of so many minutes; those outside of times are left out. runningVwap is
- * the volume-weighted average price since the first of them. If a bar has no vwap of its own, the mean of its high,
- * low and close stands for it.
+ * An answer's bars, put together to bars of so many minutes; those outside of times are left out. vwap
+ * is the volume-weighted average price since the first of them: where a minute has none of its own, the mean of its
+ * high, low and close stands for it.
  */
 function barsAt(times, answer, minutes) {
   const offset = clockOffset(answer), step = minutes * MINUTE, bars = new Map();
@@ -127,7 +151,7 @@ function barsAt(times, answer, minutes) {
       close: bar.close,
       volume: sum("volume"),
       transactions: sum("transactions"),
-      runningVwap: volume ? dollars / volume : null,
+      vwap: volume ? dollars / volume : null,
     });
   }
   return [...bars.values()];
@@ -140,12 +164,6 @@ function nearest(bars, time) {
   return bars[after].time - time <= time - bars[after - 1].time ? after : after - 1;
 }
 
-/** How many decimals the price axis has: as many as its lowest price needs to be told from the next. */
-function decimalsOf(bars, previousClose) {
-  const low = Math.min(...bars.map((bar) => bar.low), previousClose ?? Infinity);
-  return low > 0 && low < 1 ? Math.min(3 - Math.floor(Math.log10(low)), 10) : 2;
-}
-
 /** The prices that the axis shows, with the previous close if it is near them. */
 function withPreviousClose(info, previousClose) {
   if (!info || previousClose === null) return info;
@@ -153,22 +171,4 @@ function withPreviousClose(info, previousClose) {
   const most = (maxValue - minValue) / 2;
   if (previousClose < minValue - most || previousClose > maxValue + most) return info;
   return { ...info, priceRange: { minValue: Math.min(minValue, previousClose), maxValue: Math.max(maxValue, previousClose) } };
-}
-
-// The zoom. It is kept as times, because the same time has another index in candles of other minutes.
-
-/** [from, to]: the times at the edges of a chart that shows times; null if the whole day is in sight. */
-function visibleTimes(chart, times) {
-  const { from, to } = chart.timeScale().getVisibleLogicalRange() ?? { from: 0, to: Infinity };
-  if (from < 0.5 && to > times.length - 1.5) return null;
-  const step = times[1] - times[0];
-  return [from, to].map((logical) => times[0] + logical * step);
-}
-
-/** Show the times of a range that visibleTimes returned, or all of times. */
-function showTimes(chart, times, range) {
-  if (!range || range[1] < times[0] || range[0] > times.at(-1)) return chart.timeScale().fitContent();
-  const step = times[1] - times[0];
-  const [from, to] = range.map((time) => (time - times[0]) / step);
-  return chart.timeScale().setVisibleLogicalRange({ from, to });
 }
