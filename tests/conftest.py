@@ -14,6 +14,8 @@ from helpers.flat_files import write_flat_files
 from helpers.markets import MARKET, SAMPLE_MARKET, rows_by_day
 from helpers.scripts import build_table
 
+pytest_plugins = ["helpers.browser"]
+
 # A shell has its background processes ignore Ctrl-C, and the scripts would then ignore it too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

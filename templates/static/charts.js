@@ -39,9 +39,13 @@ const loads = new Map(); // a box's id: the AbortController of what was last loa
  */
 export const charts = new Map();
 
+/** Stop what loads for the detail that is shown. Its charts are kept for the next one. */
+export function closeCharts() {
+  for (const load of loads.values()) load.abort();
+}
+
 /** Load and draw the charts of a detail. onDay(date) is called when the user chooses another day. */
 export function showCharts(detail, onDay) {
-  for (const load of loads.values()) load.abort();
   goToDay = onDay;
   const isPassing = performance.now() - lastChoice < PASSING_TIME;
   lastChoice = performance.now();

@@ -4,7 +4,7 @@
 
 import { showAfter } from "./after.js";
 import { fetchJson, fetchText, NO_SENSE, ServerError } from "./answers.js";
-import { showCharts } from "./charts.js";
+import { closeCharts, showCharts } from "./charts.js";
 import { enableHeadlinesButton } from "./headlines.js";
 
 const PARTS = ["steps", "summary", "csv", "filters-summary", "clear-filters", "list", "detail"];
@@ -75,6 +75,7 @@ async function showView(address, method = "pushState") {
   if (hasSameParts) {
     replaceParts(view, oldParameters, oldValues, method ? document.activeElement : null);
   } else {
+    closeCharts();
     find("main").replaceWith(find("main", view));
     htmlFromServer.clear();
     start();
@@ -153,6 +154,7 @@ function replacePart(id, view) {
   if (!newPart || newPart.outerHTML === htmlFromServer.get(id)) return;
   htmlFromServer.set(id, newPart.outerHTML);
   const part = find(`#${id}`);
+  if (id === "detail") closeCharts();
   for (const { name } of [...part.attributes]) part.removeAttribute(name);
   for (const { name, value } of newPart.attributes) part.setAttribute(name, value);
   part.replaceChildren(...newPart.childNodes);

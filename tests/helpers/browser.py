@@ -1,0 +1,221 @@
+"""A person with a browser on the GUI: Playwright drives Debian's Chromium, against the real server.
+
+The fixtures here are a plugin of pytest, which conftest.py names.
+"""
+
+import os
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fakes.polygon import FakePolygon
+from tools.make_screenshot import find_chromium, launch_chromium
+
+from helpers.gui import running_gui
+from helpers.markets import SAMPLE_MARKET
+from helpers.scripts import KEY
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    sync_playwright = None
+else:
+    expect.set_options(timeout=15_000)
+
+VIEWPORT = {"width": 1280, "height": 800}
+POINTS = """async ([id, series]) => {
+    const { charts } = await import("/static/charts.js");
+    return charts.get(id).series[series].data().map((point) => ({ ...point }));
+}"""
+
+
+class Visitor:
+    """A person with a browser on the GUI.
+
+    requests    the addresses that the browser asked for
+    refusals    the paths that were answered with a status of 400 or more
+    complaints  what must not happen: messages on the console, dialogs, requests to other servers
+    """
+
+    def __init__(self, context, url):
+        self.url, self.requests, self.refusals, self.complaints = url, [], [], []
+        self.context, self.page = context, context.new_page()
+        self.page.on("console", self.hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("request", self.see_request)
+        self.page.on("response", self.see_response)
+
+    def hear(self, message):
+        # The browser also reports each refused request: refusals has it.
+        if not message.text.startswith("Failed to load resource: the server responded"):
+            self.complaints.append(message.text)
+
+    def see_request(self, request):
+        self.requests.append(request.url)
+        if not request.url.startswith((f"{self.url}/", "data:", "blob:")):
+            self.complaints.append(f"asked for {request.url}")
+
+    def see_response(self, response):
+        if response.status >= 400:
+            self.refusals.append(urlsplit(response.url).path)
+
+    def assert_refused(self, *paths):
+        """Nothing but paths was refused, and the test meant that to happen."""
+        assert self.refusals == [*paths]
+        self.refusals.clear()
+
+    def tickers_asked_for(self, path):
+        """The tickers of the requests for path, such as /api/bars, so far."""
+        return [parameters(url)["ticker"] for url in self.requests if urlsplit(url).path == path]
+
+    def open(self, path="/"):
+        self.page.goto(self.url + path)
+        return self
+
+    def resize(self, width, height=VIEWPORT["height"]):
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def choose(self, ticker):
+        self.page.locator(f'tr[data-ticker="{ticker}"] td').nth(1).click()
+        return self.expect_detail(ticker)
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def evaluate(self, script, argument=None):
+        return self.page.evaluate(script, argument)
+
+    def expect(self, selector):
+        return expect(self.page.locator(selector))
+
+    def expect_detail(self, ticker):
+        self.expect("#detail h2").to_have_text(ticker)
+        return self
+
+    def expect_day(self, date):
+        self.expect("h1").to_contain_text(date)
+        return self
+
+    def expect_tickers(self, tickers):
+        self.expect("#anomalies tr[data-ticker] td:first-child").to_have_text(tickers)
+
+    def query(self):
+        return parameters(self.page.url)
+
+    def chosen(self):
+        return self.page.locator('tr[aria-selected="true"]').evaluate_all(
+            "rows => rows.map((row) => row.dataset.ticker)"
+        )
+
+    def expect_chart(self, chart_id):
+        """Wait until a chart shows the ticker and day of the detail, no longer those before."""
+        shown = self.page.locator("#detail[data-ticker]")
+        for name in ("data-ticker", "data-date"):
+            value = shown.get_attribute(name)
+            self.expect(f"#{chart_id}").to_have_attribute(name, value)
+        return self
+
+    def readout(self, chart_id):
+        return self.page.locator(f"#{chart_id}-box .readout")
+
+    def points(self, chart_id, series):
+        """The points of a chart's series, once the chart shows the ticker and day of the detail."""
+        self.expect_chart(chart_id)
+        return self.evaluate(POINTS, [f"{chart_id}-box", series])
+
+    def values(self, chart_id, series):
+        """The values of the points that have one."""
+        return [point["value"] for point in self.points(chart_id, series) if "value" in point]
+
+    def bars_message(self):
+        """The sentence that is shown instead of the candles; waits until there is one."""
+        message = self.page.locator("#day-chart-box .message")
+        expect(message).to_be_visible()
+        expect(message.locator("button.retry")).to_be_visible()
+        return message.locator(".sentence").inner_text()
+
+
+def parameters(address):
+    """The parameters in an address's query, by name."""
+    return {name: text for name, (text,) in parse_qs(urlsplit(address).query).items()}
+
+
+def missing():
+    """A sentence that says what these tests need and lack, or None."""
+    if sync_playwright is None:
+        return "playwright is missing: pip install -r tests/requirements.txt"
+    install = "apt-get install chromium-headless-shell"
+    return None if find_chromium() else f"Chromium is missing: {install}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if missing() and os.environ.get("CI"):
+        pytest.fail(missing())
+    elif missing():
+        pytest.skip(missing())
+    with sync_playwright() as playwright:
+        chromium = launch_chromium(playwright)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def running_polygon():
+    with FakePolygon(SAMPLE_MARKET) as polygon:
+        yield polygon
+
+
+@pytest.fixture
+def polygon(running_polygon):
+    """The stand-in for Polygon: it answers with bars, and so far nobody has asked it anything."""
+    running_polygon.answer, running_polygon.articles = None, {}
+    running_polygon.answering.set()
+    running_polygon.bars.clear()
+    running_polygon.requests.clear()
+    yield running_polygon
+    running_polygon.answering.set()
+
+
+@pytest.fixture(scope="module")
+def served(browser, sample_table, running_polygon):
+    """The GUI on the sample market, started once. It keeps the bars that it has fetched."""
+    with running_gui(sample_table, running_polygon.url, POLYGON_API_KEY=KEY) as gui:
+        yield gui
+
+
+@pytest.fixture
+def visitors(browser):
+    """A function that makes visitors with a browser context each. None may complain in the end."""
+    all_of_them = []
+
+    def visitor(url, **options):
+        context = browser.new_context(**{"viewport": VIEWPORT, **options})
+        all_of_them.append(Visitor(context, url))
+        return all_of_them[-1]
+
+    yield visitor
+    for one in all_of_them:
+        one.context.close()
+    for one in all_of_them:
+        assert (one.complaints, one.refusals) == ([], [])
+
+
+@pytest.fixture(scope="module")
+def shared_tab(browser, served):
+    """A tab on the GUI that stays open, so that its scripts are compiled once and not in each test."""
+    tab = browser.new_context(viewport=VIEWPORT).new_page()
+    tab.goto(f"{served.url}/static/style.css")
+    yield tab
+    tab.context.close()
+
+
+@pytest.fixture
+def visitor(shared_tab, served, polygon):
+    """A visitor in a new tab. Tests that change the browser's clock need one of visitors."""
+    shared_tab.evaluate("localStorage.clear()")
+    one = Visitor(shared_tab.context, served.url)
+    yield one
+    one.page.close()
+    assert (one.complaints, one.refusals) == ([], [])
