@@ -88,7 +88,7 @@ THREADS = 8  # of the server
 # The most calls to Polygon that run at once, and the most threads that wait for Polygon. It is less
 # than THREADS, so that the other threads can answer other requests.
 CALLS_AT_ONCE = 6
-# The SHA-256 of lightweight-charts.js 5.1.0, as npm and the Python package litecharts 0.2.0 have it.
+# The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
 CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 M_ARENA_MAX = -8  # as in glibc's malloc.h
 
@@ -1073,7 +1073,7 @@ def address_of(options, route="scanner", **changes):
 
 
 def sources():
-    """What create_app gave the app: table_path, bars, headlines, hosts and chart_library (a path)."""
+    """What create_app gave the app: table_path, bars, headlines, hosts, chart_library (a path)."""
     return current_app.extensions["sources"]
 
 
@@ -1310,13 +1310,13 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
     app = Flask(__name__, static_folder="templates/static", static_url_path="/static")
-    waiters_left = BoundedSemaphore(CALLS_AT_ONCE)
+    waiters_left, chart_library = BoundedSemaphore(CALLS_AT_ONCE), find_chart_library()
     app.extensions["sources"] = SimpleNamespace(
         table_path=table_path,
         bars=AnswerCache(polygon.fetch_minute_bars, waiters_left),
         headlines=AnswerCache(polygon.fetch_headlines, waiters_left),
         hosts=hosts,
-        chart_library=find_chart_library(),
+        chart_library=chart_library,
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
@@ -1336,7 +1336,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         skip_text=skip_text,
         mark_reasons=MARK_REASONS,
         z_threshold=querier.Z_THRESHOLD,
-        chart_library_version=CHART_LIBRARY[:8],
+        chart_library_version=chart_library and CHART_LIBRARY[:8],
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
     return app

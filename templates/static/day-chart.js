@@ -78,7 +78,9 @@ function setBars(series, times, bars, color) {
   series.candles.setData(points(({ open, high, low, close }) => ({ open, high, low, close })));
   series.vwap.setData(bars.filter(({ vwap }) => vwap !== null).map(({ time, vwap }) => ({ time, value: vwap })));
   series.volume.setData(points((bar) => ({ value: bar.volume, color: bar.close < bar.open ? color.down : color.up })));
-  series.trades.setData(points((bar) => ({ value: bar.transactions ?? 0, color: color.trades })));
+  // The library ends the time axis at the last point with a value: so this series has one at each time.
+  const trades = (time) => barAt.get(time)?.transactions ?? 0;
+  series.trades.setData(times.map((time) => ({ time, value: trades(time), color: trades(time) ? color.trades : "transparent" })));
 }
 
 /** Show the same hours of a day as before, which zoom has; of another day, show all of times. */

@@ -204,7 +204,7 @@ def visitors(browser):
 
 @pytest.fixture(scope="module")
 def shared_tab(browser, served):
-    """A tab on the GUI that stays open, so that its scripts are compiled once and not in each test."""
+    """A tab on the GUI that stays open, so that its scripts are compiled once for all tests."""
     tab = browser.new_context(viewport=VIEWPORT).new_page()
     tab.goto(f"{served.url}/static/style.css")
     yield tab
