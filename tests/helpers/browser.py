@@ -22,10 +22,6 @@ else:
     expect.set_options(timeout=15_000)
 
 VIEWPORT = {"width": 1280, "height": 800}
-POINTS = """async ([id, series]) => {
-    const { charts } = await import("/static/charts.js");
-    return charts.get(id).series[series].data().map((point) => ({ ...point }));
-}"""
 
 
 class Visitor:
@@ -119,10 +115,21 @@ class Visitor:
     def readout(self, chart_id):
         return self.page.locator(f"#{chart_id}-box .readout")
 
+    def in_chart(self, chart_id, expression, value=None):
+        """What a JavaScript expression of chart, series, element and value is for a chart."""
+        script = f"""async ([id, value]) => {{
+            const {{ charts }} = await import("/static/charts.js");
+            const {{ chart, series, element }} = charts.get(id);
+            return {expression};
+        }}"""
+        return self.evaluate(script, [f"{chart_id}-box", value])
+
     def points(self, chart_id, series):
         """The points of a chart's series, once the chart shows the ticker and day of the detail."""
         self.expect_chart(chart_id)
-        return self.evaluate(POINTS, [f"{chart_id}-box", series])
+        return self.in_chart(
+            chart_id, "series[value].data().map((point) => ({ ...point }))", series
+        )
 
     def values(self, chart_id, series):
         """The values of the points that have one."""
