@@ -3,13 +3,17 @@
 
 import { formatCount } from "./answers.js";
 
+const COLOR_NAMES = [
+  "ground", "line", "text", "muted", "accent", "chosen", "up", "down", "anomaly", "trades", "shade",
+];
+
 /** The colours of style.css by name, as the library understands them. */
 export function styleSheetColors() {
   const probe = document.createElement("span");
   probe.style.forcedColorAdjust = "none";
   document.body.append(probe);
   const colors = {};
-  for (const name of ["ground", "line", "text", "muted", "accent", "chosen", "up", "down", "anomaly", "trades", "shade"]) {
+  for (const name of COLOR_NAMES) {
     probe.style.color = `var(--${name})`;
     colors[name] = getComputedStyle(probe).color;
   }
@@ -104,9 +108,8 @@ export class PaneGround {
     return this.bands.filter(({ label }) => label).map(({ from, color, label }) => {
       const x = this.timeScale.logicalToCoordinate(from);
       const isInSight = x >= 0 && x <= this.timeScale.width();
-      return {
-        coordinate: () => x, text: () => label, textColor: () => this.text, backColor: () => color, visible: () => isInSight,
-      };
+      const colors = { textColor: () => this.text, backColor: () => color };
+      return { ...colors, coordinate: () => x, text: () => label, visible: () => isInSight };
     });
   }
 }

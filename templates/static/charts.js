@@ -55,13 +55,12 @@ export function showCharts(detail, onDay) {
     if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
     box.querySelector(".save").onclick = () => savePicture(box);
+    box.querySelector(".whole").onclick = () => charts.get(box.id)?.chart.timeScale().fitContent();
     enableChoices(box);
     if (isDay(box) && keyIsMissing) showNoKey(box);
     else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
     else loadChart(box, wait);
   }
-  const wholeDay = detail.querySelector(".whole-day");
-  if (wholeDay) wholeDay.onclick = showWholeDay;
 }
 
 const isDay = (box) => box.id === "day-chart-box";
@@ -69,11 +68,6 @@ const isDay = (box) => box.id === "day-chart-box";
 /** Whether another site opened this view. It costs none of the user's requests to Polygon before a click. */
 const isFromElsewhere = () => "openedByOtherSite" in document.body.dataset;
 document.addEventListener("click", () => delete document.body.dataset.openedByOtherSite, { capture: true });
-
-/** Undo the zoom of the chart of the day. */
-export function showWholeDay() {
-  charts.get("day-chart-box")?.chart.timeScale().fitContent();
-}
 
 /** Put a chart into a new box in place of the empty element there. */
 function moveChart(kept, box) {
@@ -254,6 +248,7 @@ function enableReadout(box, { chart, drawing }) {
 function emptyReadout(box, text = "") {
   const readout = box.querySelector(".readout");
   readout.textContent = text;
+  for (const name of readout.getAttributeNames()) if (name.startsWith("aria-")) readout.removeAttribute(name);
   Object.assign(readout, { role: null, tabIndex: -1, show: null, onkeydown: null, onblur: null });
 }
 
@@ -279,7 +274,9 @@ function enableChoices(box) {
   for (const group of box.querySelectorAll(".choices")) {
     const { choice } = group.dataset;
     const buttons = [...group.querySelectorAll("button")];
-    const press = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.value === choices[choice]));
+    const press = () => {
+      for (const button of buttons) button.ariaPressed = String(button.dataset.value === choices[choice]);
+    };
     for (const button of buttons) {
       button.onclick = () => {
         choices[choice] = button.dataset.value;

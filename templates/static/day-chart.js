@@ -79,8 +79,10 @@ function setBars(series, times, bars, color) {
   series.vwap.setData(bars.filter(({ vwap }) => vwap !== null).map(({ time, vwap }) => ({ time, value: vwap })));
   series.volume.setData(points((bar) => ({ value: bar.volume, color: bar.close < bar.open ? color.down : color.up })));
   // The library ends the time axis at the last point with a value: so this series has one at each time.
-  const trades = (time) => barAt.get(time)?.transactions ?? 0;
-  series.trades.setData(times.map((time) => ({ time, value: trades(time), color: trades(time) ? color.trades : "transparent" })));
+  series.trades.setData(times.map((time) => {
+    const trades = barAt.get(time)?.transactions ?? 0;
+    return { time, value: trades, color: trades ? color.trades : "transparent" };
+  }));
 }
 
 /** Show the same hours of a day as before, which zoom has; of another day, show all of times. */
@@ -172,5 +174,6 @@ function withPreviousClose(info, previousClose) {
   const { minValue, maxValue } = info.priceRange;
   const most = (maxValue - minValue) / 2;
   if (previousClose < minValue - most || previousClose > maxValue + most) return info;
-  return { ...info, priceRange: { minValue: Math.min(minValue, previousClose), maxValue: Math.max(maxValue, previousClose) } };
+  const priceRange = { minValue: Math.min(minValue, previousClose), maxValue: Math.max(maxValue, previousClose) };
+  return { ...info, priceRange };
 }

@@ -1,7 +1,9 @@
 // The chart of a ticker's history: trades of each day with the baseline that they are compared with; below, the close.
 
 import { changeClass, formatCount, formatFigure, formatPercent, formatPrice, formatZScore } from "./answers.js";
-import { bringIntoSight, chartOptions, PaneGround, PLAIN, priceFormat, Steps, styleSheetColors, WHOLE_NUMBERS } from "./chart-parts.js";
+import {
+  bringIntoSight, chartOptions, PaneGround, PLAIN, priceFormat, Steps, styleSheetColors, WHOLE_NUMBERS,
+} from "./chart-parts.js";
 
 const Z_THRESHOLD = 3; // the bound that is drawn where the list has none, because its threshold is below 0
 
