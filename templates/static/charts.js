@@ -18,7 +18,7 @@ const BLANK_AFTER = 300; // ms: so long the chart of the last ticker may stand u
 const CREATE = { "day-chart-box": createDayChart, "history-chart-box": createHistoryChart };
 const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
 const NO_LIBRARY = "The charts need litecharts: pip install -r requirements.txt, then start the server again.";
-const NO_KEY = "Candles need a key from Polygon: set POLYGON_API_KEY, start the server again.";
+const NO_KEY = "Candles need a key from Polygon in POLYGON_API_KEY.";
 const FROM_ELSEWHERE = "Another site led here: the candles are loaded when you ask for them.";
 
 let lastChoice = -Infinity; // when charts were last asked for, in ms
