@@ -114,6 +114,7 @@ BUSY = "Polygon has not answered the requests before this one: try again in a mo
 # The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 

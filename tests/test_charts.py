@@ -524,7 +524,7 @@ def test_another_tickers_candles_go_away_while_the_next_ones_are_awaited(visitor
     visitor.open(f"/?date={QUIET_DAY}&threshold=-99").choose("AVGO").expect_chart("day-chart")
     polygon.answering.clear()
     visitor.choose("GOOG")
-    wait_until(lambda: visitor.tickers_asked_for("/api/bars")[-1:] == ["GOOG"])
+    wait_until(lambda: any("/GOOG/" in request.path for request in polygon.requests))
     visitor.choose("INTC").expect_chart("history-chart")
     visitor.expect("#day-chart-box .loading").to_be_visible()
     visitor.expect("#day-chart").to_be_hidden(timeout=2000)
