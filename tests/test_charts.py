@@ -239,7 +239,7 @@ def test_pointer_and_keyboard_show_the_figures_of_a_candle(visitor, polygon):
         change = f"change {(bar['c'] / previous_close - 1) * 100:+,.2f} %"
         figures = [times[index], *prices, change, f"VWAP {two_digits(vwaps[index])}", *counts]
         expect(readout).to_have_attribute("aria-valuetext", ", ".join(figures))
-        for text in (times[index], price(bar["c"]), f"{bar['n']:,}"):
+        for text in (times[index], price(bar["c"]), f"{bar['v']:,.0f}"):
             expect(readout).to_contain_text(text)
 
     expect_figures(-1)

@@ -105,7 +105,7 @@ function figuresOf(bar, previousClose) {
     ["change", formatPercent(change), changeClass(change), ""],
     ["VWAP", formatAveragePrice(bar.vwap), "vwap"],
     ["volume", formatCount(bar.volume), "", "Vol"],
-    ["trades", formatCount(bar.transactions), "lesser", "Trades"],
+    ["trades", formatCount(bar.transactions), "least", "Trades"],
   ];
 }
 
