@@ -88,6 +88,7 @@ THREADS = 8  # of the server
 # The most calls to Polygon that run at once, and the most threads that wait for Polygon. It is less
 # than THREADS, so that the other threads can answer other requests.
 CALLS_AT_ONCE = 6
+LEAST_RECORD = 20  # rows: a shorter record is no news, and is not put into words
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
 CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 M_ARENA_MAX = -8  # as in glibc's malloc.h
@@ -249,13 +250,13 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence: in how many rows this is the most trades; empty if record is 0."""
+    """A sentence: than how many rows before it has more trades; empty below LEAST_RECORD."""
     record = row["record"]
-    if not record:
+    if not record or record < LEAST_RECORD:
         return ""
     if record == row["earlier_rows"]:
-        return f"The most trades of all its {record + 1:,} rows so far."
-    return f"The most trades in its last {record + 1:,} rows."
+        return f"More trades than in each of its {record:,} earlier rows."
+    return f"More trades than in each of the {record:,} rows before."
 
 
 def share_text(share):
@@ -596,7 +597,7 @@ def read_ticker_view(table, options, day):
     previous_day, next_day = neighbours(dates, day.date)
     return TickerView(
         price=or_dash(row["close_price"], format_price),
-        change=f"{or_dash(row['price_diff'], format_change)} %",
+        change=or_dash(row["price_diff"], lambda change: f"{format_change(change)} %"),
         words=f"{trades_text(row, table.window)} {record_text(row)}".strip(),
         previous_anomaly=previous_anomaly,
         next_anomaly=next_anomaly,

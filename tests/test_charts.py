@@ -51,11 +51,7 @@ GROUND = """(() => {
     const colors = [...new Uint32Array(pixels.buffer)].sort();
     return colors[Math.floor(colors.length / 2)];
 })()"""
-ANOMALY_COLOR = """() => {
-    const probe = document.createElement("i");
-    probe.style.color = "var(--anomaly)";
-    return getComputedStyle(document.body.appendChild(probe)).color;
-}"""
+ANOMALY_COLOR = "rgb(217, 122, 0)"  # as --anomaly in style.css
 # How many pixels of a PNG's uppermost rows have another colour than its corner.
 WRITING = """async ([png, rows]) => {
     const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
@@ -219,6 +215,8 @@ def test_one_candle_below_a_cent_stands_at_its_time_in_new_york(visitors, odd_gu
         trades = visitor.values("day-chart", "trades")
         assert (len(trades), [i for i, count in enumerate(trades) if count]) == (960, [330])
         assert visible(visitor, "day-chart") == pytest.approx([0, 959], abs=0.6)
+    visitor.open("/chart?ticker=TINY&date=2024-01-12")  # its first row, which has no change
+    visitor.expect("#detail .price").to_have_text(re.compile(r"^\s*0\.000086\s+—\s*$"))
     for chart, series in (("day-chart", "candles"), ("history-chart", "close")):
         axis = "series[value].priceFormatter().format(0.000086)"
         assert visitor.expect_chart(chart).in_chart(chart, axis, series) == "0.00008600"
@@ -341,9 +339,8 @@ def test_the_days_above_the_threshold_are_orange(visitor, threshold, drawn):
     columns = visitor.points("history-chart", "trades")
     limits = bounds(trades, drawn)
     assert visitor.values("history-chart", "bound") == pytest.approx(limits)
-    orange = visitor.evaluate(ANOMALY_COLOR)
     above = [False] * 5 + [count > limit for count, limit in zip(trades[5:], limits)]
-    assert [column["color"] == orange for column in columns] == above
+    assert [column["color"] == ANOMALY_COLOR for column in columns] == above
     assert any(above)
 
 
@@ -451,6 +448,20 @@ def test_numbers_are_written_with_as_many_digits_as_they_need(visitor):
     changes = [-0.001, 0.001, -9.65, 0, None]
     assert written("formatPercent", changes) == ["0.00 %", "0.00 %", "-9.65 %", "0.00 %", "—"]
     assert written("changeClass", changes[:4]) == ["", "", "down", ""]
+
+
+# CVS's record is 11 rows. AAA's is 24, so that its 24 rows before had fewer trades.
+@pytest.mark.parametrize(
+    "ticker, words",
+    [
+        ("VTAK", "each of its 55 earlier rows."),
+        ("AAA", "each of the 24 rows before."),
+        ("CVS", "it."),
+    ],
+)
+def test_a_record_from_20_rows_on_is_put_into_words(visitor, ticker, words):
+    visitor.open().choose(ticker)
+    visitor.expect("#detail .words").to_have_text(re.compile(f"{re.escape(words)}$"))
 
 
 # Where the charts stand.
