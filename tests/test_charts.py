@@ -241,6 +241,9 @@ def test_pointer_and_keyboard_show_the_figures_of_a_candle(visitor, polygon):
             expect(readout).to_contain_text(text)
 
     expect_figures(-1)
+    line = "series.candles.priceLines()[0].options()"
+    assert visitor.in_chart("day-chart", f"{line}.price") == previous_close
+    assert visitor.in_chart("day-chart", f"{line}.title") == "previous close"
     index = times.index("12:00")
     visitor.page.mouse.move(*position(visitor, "day-chart", 480))
     expect_figures(index)
@@ -444,6 +447,7 @@ def test_numbers_are_written_with_as_many_digits_as_they_need(visitor):
 
     assert written("formatPrice", prices) == [*texts, "0.00003457", "0.00"]
     assert written("formatAveragePrice", prices[:2]) == ["1,234.57", "12.35"]
+    assert written("formatFigure", [6.4, 8.0432, 660.8]) == ["6.4", "8.04", "661"]
     assert written("formatZScore", [-0.001, -3.456]) == ["0.00", "-3.46"]
     changes = [-0.001, 0.001, -9.65, 0, None]
     assert written("formatPercent", changes) == ["0.00 %", "0.00 %", "-9.65 %", "0.00 %", "—"]
