@@ -30,6 +30,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache, lru_cache, partial, wraps
+from hashlib import sha256
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -95,8 +96,11 @@ MOST_LETTERS = 500  # of a headline
 KEPT_ANSWERS = 128
 CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
+LEAST_RECORD = 20  # rows: a shorter record is no news, and is not put into words
+# The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
+CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 
-# plotly.js sets inline styles. A chart that is saved as a picture is first a data: or blob: URL.
+# The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; "
@@ -294,13 +298,13 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence: in how many rows this is the most trades; empty if record is 0."""
+    """A sentence: than how many rows before it has more trades; empty below LEAST_RECORD."""
     record = row["record"]
-    if not record:
+    if not record or record < LEAST_RECORD:
         return ""
     if record == row["earlier_rows"]:
-        return f"The most trades of all its {record + 1:,} rows so far."
-    return f"The most trades in its last {record + 1:,} rows."
+        return f"More trades than in each of its {record:,} earlier rows."
+    return f"More trades than in each of the {record:,} rows before."
 
 
 def after_text(horizons):
@@ -566,7 +570,7 @@ def read_ticker_view(table, options, day):
     previous_day, next_day = neighbours(dates, day["date"])
     return {
         "price": or_dash(row["close_price"], format_price),
-        "change": f"{or_dash(row['price_diff'], format_change)} %",
+        "change": or_dash(row["price_diff"], lambda change: f"{format_change(change)} %"),
         "words": f"{trades_text(row, table.window)} {record_text(row)}".strip(),
         "previous_anomaly": previous_anomaly,  # the date of its last one before this day, or None
         "next_anomaly": next_anomaly,
@@ -881,7 +885,7 @@ def address_of(options, route="scanner", **changes):
 
 
 def sources():
-    """What create_app gave the app: table_path, polygon, hosts and plotly (a path)."""
+    """What create_app gave the app: table_path, polygon, hosts, chart_library (a path)."""
     return current_app.extensions["sources"]
 
 
@@ -1039,9 +1043,20 @@ def json_response(head, name, text):
     return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
 
 
-def plotly_js():
-    """The JavaScript in the Python package plotly; 404 if that is not installed."""
-    path = sources().plotly
+def find_chart_library():
+    """The path of lightweight-charts.js in the Python package litecharts.
+
+    None if the package is not installed, or if its file is not the official build of version 5.1.0.
+    """
+    package = importlib.util.find_spec("litecharts")  # this does not import it
+    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
+    is_known = path and path.is_file() and sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY
+    return path if is_known else None
+
+
+def lightweight_charts_js():
+    """The library that draws the charts; 404 if find_chart_library does not find it."""
+    path = sources().chart_library
     if not path:
         raise NotFound
     return send_from_directory(path.parent, path.name, max_age=365 * 86_400)
@@ -1058,7 +1073,7 @@ ROUTES = {
     "/api/after": api_after,
     "/api/bars": api_bars,
     "/api/headlines": api_headlines,
-    "/plotly.min.js": plotly_js,
+    "/lightweight-charts.js": lightweight_charts_js,
 }
 
 
@@ -1139,14 +1154,12 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     app = Flask(
         __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
     )
-    # find_spec does not import plotly, which would take a second.
-    package = importlib.util.find_spec("plotly")
-    plotly = package and Path(package.origin).parent / "package_data" / "plotly.min.js"
+    chart_library = find_chart_library()
     app.extensions["sources"] = SimpleNamespace(
         table_path=table_path,
         polygon=polygon,
         hosts=hosts,
-        plotly=plotly,
+        chart_library=chart_library,
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
@@ -1169,7 +1182,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         skip_text=skip_text,
         mark_reasons=MARK_REASONS,
         z_threshold=querier.Z_THRESHOLD,
-        plotly_version=plotly and plotly.exists() and plotly.stat().st_mtime_ns,
+        chart_library_version=chart_library and CHART_LIBRARY[:8],
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
     return app

@@ -3,12 +3,14 @@
 /** What is wrong with the server or its answer: a sentence for the user. */
 export class ServerError extends Error {}
 
+const WAIT_AFTER_STATUS = { 429: 60, 503: 5 }; // seconds, if the server does not say how long
 export const NO_SENSE = "The server's answer makes no sense.";
 
 /** The response at a URL, and its text. Throws a ServerError, or an AbortError. */
 export async function fetchText(url, signal) {
   try {
-    const response = await fetch(url, { signal });
+    // The header tells the server that one of its own views asks: no other site can send it.
+    const response = await fetch(url, { signal, headers: { "X-Lookup-Table-Page": "1" } });
     return [response, await response.text()];
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -17,8 +19,8 @@ export async function fetchText(url, signal) {
 }
 
 /**
- * The JSON at a URL. Throws a ServerError, or an AbortError. Where the server says when to try again
- * (status 429), the ServerError's retryAfter says in how many seconds.
+ * The JSON at a URL. Throws a ServerError, or an AbortError. The ServerError has the answer's status, and if
+ * it is worth to try again by itself (status 429, or 503 while others wait), retryAfter, in seconds.
  */
 export async function fetchJson(url, signal) {
   const [response, text] = await fetchText(url, signal);
@@ -30,7 +32,8 @@ export async function fetchJson(url, signal) {
     // It was cut off, or it is no JSON.
   }
   const error = new ServerError(json.error ?? NO_SENSE);
-  if (response.status === 429) error.retryAfter = json.retry_after ?? 60;
+  error.status = response.status;
+  error.retryAfter = json.retry_after ?? WAIT_AFTER_STATUS[response.status];
   throw error;
 }
 
@@ -46,19 +49,28 @@ export function newYorkTime(timestamp) {
 }
 
 const COUNT = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
-const TWO_DECIMALS = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const TWO_DECIMALS = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "negative" });
 const SIGNED = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "exceptZero" });
 
 const orDash = (format) => (value) => (Number.isFinite(value) ? format(value) : "—");
+const priceWith = (decimals) => (value) => {
+  const most = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : decimals;
+  return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: most });
+};
 export const formatCount = orDash((value) => COUNT.format(value));
 /** A price with two to four decimals; below 1 with up to four significant digits, as in the list. */
-export const formatPrice = orDash((value) => {
-  const decimals = value > 0 && value < 1 ? Math.min(3 - Math.floor(Math.log10(value)), 20) : 4;
-  return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: decimals });
-});
+export const formatPrice = orDash(priceWith(4));
+/** An average price: likewise, but from 1 on with two decimals. */
+export const formatAveragePrice = orDash(priceWith(2));
 /** An average or a bound: whole from 100 on, else at most three significant digits, as in the list. */
 export const formatFigure = orDash((value) => (
   Math.abs(value) >= 99.95 ? COUNT.format(value) : value.toLocaleString("en-US", { maximumSignificantDigits: 3 })
 ));
 export const formatZScore = orDash((value) => TWO_DECIMALS.format(value));
 export const formatPercent = orDash((value) => `${SIGNED.format(value)} %`);
+
+/** The class, hence the colour, of a change in percent as it is written: "up", "down", or none. */
+export function changeClass(change) {
+  const written = Math.round(change * 100);
+  return written > 0 ? "up" : written < 0 ? "down" : "";
+}

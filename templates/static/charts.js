@@ -1,76 +1,81 @@
-// The two charts of a ticker's day, drawn by plotly.js from this server's JSON. Above each chart
-// stands its readout, a line with the figures of the minute or day under the pointer.
+// Loads the two charts of a ticker's day, and the figures, choices and messages around them.
 //
-// Many functions take a box, an element of the class chart-box: it holds a heading, the readout, the
-// chart, and the message shown while the chart loads or if that fails.
+// Many functions take a box, an element of the class chart-box: it holds the choices, the chart, the
+// readout (a line with the figures of the minute or day under the pointer), and the message shown while
+// the chart loads or if that fails.
 
-import { fetchJson, formatCount, formatFigure, formatPercent, formatPrice, formatZScore, newYorkTime } from "./answers.js";
+import { fetchJson, ServerError } from "./answers.js";
+import { bringIntoSight, fontFamily, styleSheetColors } from "./chart-parts.js";
+import { createDayChart, drawDay } from "./day-chart.js";
+import { createHistoryChart, drawHistory } from "./history-chart.js";
 
-const MINUTE = 60_000; // ms
 const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
 // How many ms a box waits before it fetches its chart while the user is passing rows. Polygon allows few
 // requests a minute: a row that is only passed must cost none.
 const WAIT_WHILE_PASSING = { "day-chart-box": 500, "history-chart-box": 60 };
 const WAIT_AFTER_LIMIT = 1000; // ms: once Polygon has refused a request, each day chart waits this long
-// How each box's chart is drawn: functions that return a drawing, as drawChart describes it.
-const DRAWINGS = { "day-chart-box": dayDrawing, "history-chart-box": historyDrawing };
+const BLANK_AFTER = 300; // ms: so long the chart of the last ticker may stand under the name of the next one
+const CREATE = { "day-chart-box": createDayChart, "history-chart-box": createHistoryChart };
+const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
+const NO_LIBRARY = "The charts need litecharts: pip install -r requirements.txt, then start the server again.";
+const NO_KEY = "Candles need a key from Polygon in POLYGON_API_KEY.";
+const FROM_ELSEWHERE = "Another site led here: the candles are loaded when you ask for them.";
 
-let plotly; // the promise of loadPlotly
 let lastChoice = -Infinity; // when charts were last asked for, in ms
 let limitWasReached = false; // whether Polygon has refused a request with a 429
+let keyIsMissing = false; // whether the server has no key for Polygon
 let goToDay = () => {}; // goToDay(date) shows another day of the ticker
-let zoom = null; // { date, range }: the times of the day that the user zoomed to
-const answers = new Map(); // a box's id: the JSON that its chart shows
 const loads = new Map(); // a box's id: the AbortController of what was last loaded for its chart
 
-/** Load plotly.js once; window.Plotly is there when the promise is fulfilled. */
-export function loadPlotly() {
-  plotly ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = document.body.dataset.plotly;
-    script.onload = resolve;
-    script.onerror = () => {
-      plotly = undefined;
-      reject(new Error("The charts need plotly: pip install -r requirements.txt, then start the server again"));
-    };
-    document.head.append(script);
-  });
-  return plotly;
-}
+/**
+ * A box's id: its chart, which moves from detail to detail. Each has the library's chart and series, the element
+ * it is drawn in, the answer that it shows, and the drawing of it:
+ *
+ * length, shown  how many minutes or days the readout can show, and the one it shows while none is pointed at
+ * figures(i)     what it says of the i-th: for each figure [name, text, class or nothing, short name or nothing]
+ * indexAt(n)     the one that the n-th point of the time axis stands for; logicalOf(i) is the reverse
+ * pointAt(i)     [price, time, series] of its point
+ * dayAt(i)       the day that a click on it, or Enter, leads to; if any
+ */
+export const charts = new Map();
 
-/** The charts that are drawn in a detail, an element. */
-export function drawnCharts(detail) {
-  return [...detail.querySelectorAll(".chart.js-plotly-plot")];
-}
-
-/** Show old charts in a new detail until its own are drawn; purge those that it has no box for. */
-export function keepOldCharts(charts, detail) {
-  for (const chart of charts) {
-    const empty = detail.querySelector(`#${chart.id}`);
-    if (empty) {
-      chart.setAttribute("aria-label", empty.getAttribute("aria-label"));
-      empty.replaceWith(chart);
-      chart.classList.add("old");
-    } else {
-      window.Plotly.purge(chart);
-    }
-  }
+/** Stop what loads for the detail that is shown. Its charts are kept for the next one. */
+export function closeCharts() {
+  for (const load of loads.values()) load.abort();
 }
 
 /** Load and draw the charts of a detail. onDay(date) is called when the user chooses another day. */
 export function showCharts(detail, onDay) {
-  for (const load of loads.values()) load.abort();
   goToDay = onDay;
   const isPassing = performance.now() - lastChoice < PASSING_TIME;
   lastChoice = performance.now();
   for (const box of detail.querySelectorAll(".chart-box")) {
-    answers.delete(box.id);
+    if (charts.has(box.id)) moveChart(charts.get(box.id), box);
     let wait = isPassing ? WAIT_WHILE_PASSING[box.id] : 0;
-    if (limitWasReached && box.id === "day-chart-box") wait = WAIT_AFTER_LIMIT;
+    if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
-    loadChart(box, wait);
+    box.querySelector(".save").onclick = () => savePicture(box);
+    box.querySelector(".whole").onclick = () => charts.get(box.id)?.chart.timeScale().fitContent();
+    enableChoices(box);
+    if (isDay(box) && keyIsMissing) showNoKey(box);
+    else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
+    else loadChart(box, wait);
   }
-  enableHistoryLengths(detail.querySelector(".history-lengths"));
+}
+
+const isDay = (box) => box.id === "day-chart-box";
+
+/** Whether another site opened this view. It costs none of the user's requests to Polygon before a click. */
+const isFromElsewhere = () => "openedByOtherSite" in document.body.dataset;
+document.addEventListener("click", () => delete document.body.dataset.openedByOtherSite, { capture: true });
+
+/** Put a chart into a new box in place of the empty element there. */
+function moveChart(kept, box) {
+  const empty = box.querySelector(".chart");
+  kept.element.setAttribute("aria-label", empty.getAttribute("aria-label"));
+  kept.element.classList.add("old");
+  kept.answer = null;
+  empty.replaceWith(kept.element);
 }
 
 /** After wait ms, load and draw a box's chart. This ends what is loading for the box already. */
@@ -83,71 +88,75 @@ async function loadChart(box, wait = 0) {
   await new Promise((resolve) => setTimeout(resolve, wait));
   if (signal.aborted) return;
   try {
-    const url = box.id === "history-chart-box" ? `${box.dataset.url}&sessions=${historyLength}` : box.dataset.url;
-    const [answer] = await Promise.all([fetchJson(url, signal), loadPlotly()]);
-    if (signal.aborted) return;
-    answers.set(box.id, answer);
-    await drawChart(box);
-    hideMessage(box);
+    if (!window.LightweightCharts) throw new ServerError(NO_LIBRARY);
+    const answer = await fetchJson(box.dataset.url + (isDay(box) ? "" : `&rows=${choices.rows}`), signal);
+    if (!signal.aborted) drawChart(box, answer);
   } catch (error) {
     if (!signal.aborted) showFailure(box, error, signal);
   }
 }
 
-/**
- * Draw a box's chart from its answer. The drawing holds traces, layout and config for plotly, and
- * length      how many minutes or days the chart shows
- * figures(i)  what the readout says of the i-th: for each figure [name, text, class or nothing]
- * shown       the index of the minute or day that the readout shows while none is pointed at
- * hoverTrace  the name of the trace that has a point for each minute or day
- * onEnter(i)  what the Enter key does in the readout; optional
- */
-async function drawChart(box) {
-  const chart = box.querySelector(".chart");
-  const answer = answers.get(box.id);
-  const isNew = !chart.classList.contains("js-plotly-plot");
-  const drawing = DRAWINGS[box.id](answer, chart);
-  await window.Plotly.react(chart, drawing.traces, drawing.layout, drawing.config);
-  chart.classList.remove("old");
-  chart.dataset.ticker = answer.ticker;
-  chart.dataset.date = answer.date;
-  if (isNew) listenToChart(chart);
-  enableReadout(box, drawing);
+/** Draw a box's chart from an answer of the server. */
+function drawChart(box, answer) {
+  if (!charts.has(box.id)) {
+    const element = box.querySelector(".chart");
+    charts.set(box.id, { element, ...CREATE[box.id](element) });
+    listenToChart(charts.get(box.id));
+  }
+  const kept = charts.get(box.id);
+  kept.answer = answer;
+  kept.drawing = DRAW[box.id](kept, answer, choices);
+  clearTimeout(kept.blanking);
+  kept.blanking = null;
+  kept.element.classList.remove("old", "blank");
+  Object.assign(kept.element.dataset, { ticker: answer.ticker, date: answer.date });
+  hideMessage(box);
+  if (kept.drawing.length) enableReadout(box, kept);
+  else emptyReadout(box, kept.drawing.nothing);
 }
 
-function listenToChart(chart) {
-  // Look the box up each time: keepOldCharts moves a chart to another one.
-  const readout = () => readouts.get(chart.closest(".chart-box"));
-  chart.on("plotly_hover", ({ points }) => readout()?.show(points[0].pointIndex ?? points[0].pointNumber));
-  chart.on("plotly_unhover", () => readout()?.reset());
-  if (chart.id === "day-chart") {
-    chart.on("plotly_relayout", (change) => fitToZoom(chart, change));
-    chart.on("plotly_doubleclick", () => showWholeDay(chart));
-  } else {
-    chart.on("plotly_click", ({ points }) => goToDay(points[0].x));
-  }
+function listenToChart(kept) {
+  kept.chart.subscribeCrosshairMove(({ logical }) => {
+    const readout = kept.element.parentElement?.querySelector(".readout");
+    const { drawing } = kept;
+    readout?.show?.(logical === undefined ? drawing.shown : drawing.indexAt(logical));
+  });
+  kept.chart.subscribeClick(({ logical }) => {
+    const { answer, drawing } = kept;
+    if (answer && drawing.dayAt && logical !== undefined) goToDay(drawing.dayAt(drawing.indexAt(logical)));
+  });
 }
 
 // The message of a box, shown while its chart loads or if that fails.
 
-/** Show a sentence in a box; kind, "loading" or "message", is its class. */
-function showMessage(box, kind, sentence) {
+/**
+ * Show a sentence in a box; kind, "loading" or "message", is its class. A message stands there instead of the
+ * chart, with a button that has this text.
+ */
+function showMessage(box, kind, sentence, button) {
   const message = box.querySelector(".instead-of-chart");
   message.hidden = false;
   message.className = `instead-of-chart ${kind}`;
   message.querySelector(".sentence").textContent = sentence;
   message.querySelector(".countdown").textContent = "";
+  box.querySelector(".chart").setAttribute("aria-busy", kind === "loading");
+  if (kind === "loading") return;
+  box.querySelector(".chart").classList.add("blank");
+  emptyReadout(box);
+  Object.assign(box.querySelector(".retry"), { hidden: false, ariaDisabled: "false", textContent: button });
 }
 
+/** Show that a box's chart loads. What it still shows of another ticker goes away soon. */
 function showLoading(box) {
-  box.querySelector(".chart").setAttribute("aria-busy", "true");
+  const kept = charts.get(box.id);
+  if (kept) kept.blanking ??= setTimeout(() => kept.element.classList.add("blank"), BLANK_AFTER);
   showMessage(box, "loading", "Loading …");
 }
 
 function hideMessage(box) {
   const message = box.querySelector(".instead-of-chart");
   const hadFocus = message.contains(document.activeElement);
-  box.querySelector(".chart").removeAttribute("aria-busy");
+  box.querySelector(".chart").setAttribute("aria-busy", "false");
   box.querySelector(".retry").hidden = true;
   message.className = "instead-of-chart";
   message.hidden = true;
@@ -156,22 +165,20 @@ function hideMessage(box) {
 
 /** Show an error instead of a box's chart, and try again after its retryAfter, if it has one. */
 function showFailure(box, error, signal) {
-  const chart = box.querySelector(".chart");
-  if (chart.classList.contains("js-plotly-plot")) {
-    const empty = chart.cloneNode(false);
-    empty.className = "chart";
-    window.Plotly.purge(chart);
-    chart.replaceWith(empty);
-  }
-  box.querySelector(".chart").removeAttribute("aria-busy");
-  showMessage(box, "message", error.message);
-  const button = box.querySelector(".retry");
-  button.hidden = false;
-  button.ariaDisabled = "false";
-  if (error.retryAfter) {
-    limitWasReached = true;
+  keyIsMissing ||= isDay(box) && error.status === 503 && error.message.includes("POLYGON_API_KEY");
+  showMessage(box, "message", error.message, "Try again");
+  if (isDay(box) && keyIsMissing) {
+    showNoKey(box);
+  } else if (error.retryAfter) {
+    limitWasReached ||= error.status === 429;
     countDown(box, Date.now() + error.retryAfter * 1000, signal);
   }
+}
+
+/** Without a key there are no candles: leave their room to the history. */
+function showNoKey(box) {
+  box.classList.add("without-key");
+  showMessage(box, "message", NO_KEY, "Try again");
 }
 
 /** Load a box's chart again. The button stays in sight, so that it keeps the focus. */
@@ -179,6 +186,8 @@ function retry(box) {
   const button = box.querySelector(".retry");
   if (button.ariaDisabled === "true") return;
   button.ariaDisabled = "true";
+  keyIsMissing = false;
+  box.classList.remove("without-key");
   loadChart(box);
 }
 
@@ -196,33 +205,32 @@ function countDown(box, time, signal) {
 
 // The readout. It is a slider, so that the keyboard reaches each minute or day as the pointer does.
 
-const readouts = new WeakMap(); // a box: { show(index), reset() }
+const READOUT_STEPS = {
+  ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity,
+};
 
-const READOUT_STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -Infinity, End: Infinity };
-
-/** Fill a box's readout from a drawing, and let the keyboard move it. */
-function enableReadout(box, drawing) {
-  const { traces, length, shown, hoverTrace, onEnter } = drawing;
-  const curveNumber = traces.findIndex(({ name }) => name === hoverTrace);
+/** Fill a box's readout from its chart's drawing, and let the keyboard move it. */
+function enableReadout(box, { chart, drawing }) {
+  const { length, shown, dayAt } = drawing;
   const readout = box.querySelector(".readout");
-  const chart = box.querySelector(".chart");
   let index = shown;
-  const show = (i) => {
+  readout.show = (i) => {
     index = Math.min(Math.max(i, 0), length - 1);
     const figures = drawing.figures(index);
-    readout.replaceChildren(...figures.map(([name, text, className]) => figureElement(name, text, className)));
+    readout.replaceChildren(...figures.map(figureElement));
     readout.setAttribute("aria-valuenow", index);
     readout.setAttribute("aria-valuetext", figures.map(([name, text]) => `${name} ${text}`.trim()).join(", "));
   };
-  const reset = () => show(shown);
-  Object.assign(readout, { role: "slider", tabIndex: 0, ariaLabel: readout.dataset.label, ariaValueMin: 0, ariaValueMax: length - 1 });
+  Object.assign(readout, { role: "slider", tabIndex: 0, ariaLabel: readout.dataset.label });
+  Object.assign(readout, { ariaValueMin: 0, ariaValueMax: length - 1 });
   readout.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (Object.hasOwn(READOUT_STEPS, event.key)) {
-      show(index + READOUT_STEPS[event.key]);
-      window.Plotly.Fx.hover(chart, [{ curveNumber, pointNumber: index }]);
-    } else if (event.key === "Enter" && onEnter) {
-      onEnter(index);
+      readout.show(index + READOUT_STEPS[event.key]);
+      bringIntoSight(chart, drawing.logicalOf(index));
+      chart.setCrosshairPosition(...drawing.pointAt(index));
+    } else if (event.key === "Enter" && dayAt) {
+      goToDay(dayAt(index));
     } else {
       return;
     }
@@ -230,386 +238,106 @@ function enableReadout(box, drawing) {
     event.stopPropagation();
   };
   readout.onblur = () => {
-    window.Plotly.Fx.unhover(chart);
-    reset();
+    chart.clearCrosshairPosition();
+    readout.show(shown);
   };
-  readouts.set(box, { show, reset });
-  reset();
+  readout.show(shown);
 }
 
-function figureElement(name, text, className = "") {
+/** Let a readout show a text only, and nothing to the keyboard. */
+function emptyReadout(box, text = "") {
+  const readout = box.querySelector(".readout");
+  readout.textContent = text;
+  for (const name of readout.getAttributeNames()) if (name.startsWith("aria-")) readout.removeAttribute(name);
+  Object.assign(readout, { role: null, tabIndex: -1, show: null, onkeydown: null, onblur: null });
+}
+
+function figureElement([name, text, className = "", shortName = name]) {
   const element = document.createElement("span");
   const label = document.createElement("i");
-  label.textContent = name;
+  label.textContent = shortName;
   const figure = document.createElement("b");
   figure.textContent = text;
-  figure.className = className;
-  element.append(...(name ? [label, " "] : []), figure);
+  element.className = className;
+  element.append(...(shortName ? [label, " "] : []), figure);
   return element;
 }
 
-// The chart of the day: candles, volume and trades of each minute.
+// What the user chooses for all tickers. The browser remembers it.
 
-/** The times at which the chart of a day begins and ends. Late trading may end sooner. */
-const wholeDay = (date) => [`${date} 04:00`, `${date} 20:00`];
+const storage = localStorageOrNull();
+const choices = { minutes: "1", hours: "extended", rows: "60", scale: "linear" };
 
-/**
- * For each bar, the volume-weighted average price (VWAP) since the day's first bar. If a bar has no vwap
- * of its own, the mean of its high, low and close stands for it.
- */
-function runningVwap(bars) {
-  let volume = 0, dollars = 0;
-  return bars.map((bar) => {
-    volume += bar.volume;
-    dollars += bar.volume * (bar.vwap ?? (bar.high + bar.low + bar.close) / 3);
-    return volume ? dollars / volume : null;
-  });
-}
-
-function dayDrawing(answer, chart) {
-  const { ticker, date, bars, previous_close: previousClose } = answer;
-  const color = styleSheetColors();
-  const times = bars.map((bar) => newYorkTime(bar.timestamp));
-  const vwap = runningVwap(bars);
-  if (zoom?.date !== date) zoom = null;
-  const range = zoom?.range ?? wholeDay(date);
-  return {
-    traces: dayTraces(answer, times, vwap, color),
-    layout: dayLayout(answer, times, range, color),
-    config: chartConfig(`${ticker}-${date}`, ["zoom2d", "pan2d", wholeDayButton(chart), "toImage"], true),
-    length: bars.length,
-    shown: bars.length - 1,
-    hoverTrace: "VWAP",
-    figures: (i) => {
-      const bar = bars[i];
-      return [
-        ["", times[i].slice(11)],
-        ["open", formatPrice(bar.open)], ["high", formatPrice(bar.high)],
-        ["low", formatPrice(bar.low)], ["close", formatPrice(bar.close), bar.close < bar.open ? "down" : "up"],
-        ["change", formatPercent(previousClose ? (bar.close / previousClose - 1) * 100 : NaN)],
-        ["VWAP", formatPrice(vwap[i])],
-        ["volume", formatCount(bar.volume)], ["trades", formatCount(bar.transactions)],
-      ];
-    },
-  };
-}
-
-function dayTraces({ date, bars, previous_close: previousClose }, times, vwap, color) {
-  const values = (name) => bars.map((bar) => bar[name]);
-  // A bar's timestamp is the start of its minute: have plotly draw it in the minute's middle.
-  const minute = { x: times, xperiod: MINUTE, xperiodalignment: "middle" };
-  const columnStyle = { ...minute, type: "bar", width: MINUTE, hoverinfo: "none", showlegend: false };
-  const traces = [
-    {
-      ...minute, type: "candlestick", name: "price", hoverinfo: "none", showlegend: false,
-      open: values("open"), high: values("high"), low: values("low"), close: values("close"),
-      increasing: { line: { color: color.up, width: 1 }, fillcolor: color.ground },
-      decreasing: { line: { color: color.down, width: 1 }, fillcolor: color.down },
-    },
-    {
-      ...columnStyle, name: "volume", y: values("volume"), yaxis: "y2",
-      // Like the candles: hollow where the price rose, filled where it fell.
-      marker: {
-        color: bars.map((bar) => (bar.close < bar.open ? color.down : color.ground)),
-        line: { width: 1, color: bars.map((bar) => (bar.close < bar.open ? color.down : color.up)) },
-      },
-    },
-    { ...columnStyle, name: "trades", y: values("transactions"), yaxis: "y3", marker: { color: color.trades, line: { width: 0 } } },
-    {
-      type: "scatter", mode: "lines", name: "VWAP", x: times.map((time) => `${time}:30`), y: vwap, hoverinfo: "none",
-      line: { color: color.accent, width: 1.5 },
-    },
-    oneMinuteCandles(times[0]),
-  ];
-  if (previousClose !== null) {
-    traces.push({
-      type: "scatter", mode: "lines", name: `previous close ${formatPrice(previousClose)}`, hoverinfo: "skip",
-      x: wholeDay(date), y: [previousClose, previousClose], line: { color: color.text, width: 1, dash: "dash" },
-    });
-  }
-  return traces;
-}
-
-/**
- * Two empty candles, a minute apart, the first at time. plotly makes all candles as wide as the
- * smallest gap between two of them: without these, a day of two bars would have candles hours wide.
- */
-function oneMinuteCandles(time) {
-  const next = new Date(Date.parse(`${time.replace(" ", "T")}:00Z`) + MINUTE).toISOString().slice(0, 16).replace("T", " ");
-  const nothing = [null, null];
-  return {
-    type: "candlestick", name: "one minute", x: [time, next], xperiod: MINUTE, xperiodalignment: "middle",
-    open: nothing, high: nothing, low: nothing, close: nothing, hoverinfo: "skip", showlegend: false,
-  };
-}
-
-function dayLayout(answer, times, range, color) {
-  const { date, session } = answer;
-  const [start, end] = wholeDay(date);
-  const shade = (from, to) => ({
-    type: "rect", xref: "x", x0: from, x1: to, yref: "paper", y0: 0, y1: 1,
-    fillcolor: color.shade, line: { width: 0 }, layer: "below",
-  });
-  const ranges = fittingRanges(answer, times, range);
-  const verticalAxis = { ...axisStyle(color), fixedrange: true, automargin: true };
-  const title = (text) => ({ text, font: { size: 10 } });
-  return {
-    ...commonLayout(color),
-    xaxis: {
-      ...axisStyle(color), type: "date", range, minallowed: start, maxallowed: end, rangeslider: { visible: false },
-      tickformat: "%H:%M", anchor: "y3", ...cursorLine(color),
-    },
-    yaxis: {
-      ...verticalAxis, range: ranges.price, domain: [0.48, 1], title: title("price, $"),
-      ...cursorLine(color), spikesnap: "cursor",
-    },
-    yaxis2: { ...verticalAxis, range: ranges.volume, domain: [0.24, 0.44], nticks: 3, title: title("volume") },
-    yaxis3: { ...verticalAxis, range: ranges.trades, domain: [0, 0.2], nticks: 3, title: title("trades") },
-    bargap: 0,
-    boxgap: 0.2,
-    boxmode: "overlay",
-    // Wherever the pointer is, plotly finds the nearest point of a line, but a candle or column only
-    // when the pointer is on it. So VWAP, which is a line, finds the minute for the whole chart.
-    hoversubplots: "axis",
-    hoverdistance: 1000,
-    spikedistance: -1,
-    shapes: [shade(start, newYorkTime(session.open)), shade(newYorkTime(session.close), end)],
-  };
-}
-
-/**
- * The ranges of the three vertical axes that fit the bars between two times. The prices include the
- * previous close if it is near them and the range begins where the day begins.
- */
-function fittingRanges({ date, bars, previous_close: previousClose }, times, [from, to]) {
-  // Times as texts compare like times. A minute that begins before from may reach into the range.
-  const isVisible = (time) => `${time}:59` >= from && time <= to;
-  const visible = bars.filter((_, i) => isVisible(times[i]));
-  const fitted = visible.length ? visible : bars;
-  let low = Math.min(...fitted.map((bar) => bar.low));
-  let high = Math.max(...fitted.map((bar) => bar.high));
-  const height = high - low;
-  const isNear = previousClose !== null && previousClose > low - height / 2 && previousClose < high + height / 2;
-  if (isNear && from <= wholeDay(date)[0]) {
-    low = Math.min(low, previousClose);
-    high = Math.max(high, previousClose);
-  }
-  const margin = (high - low) * 0.04 || high * 0.01 || 1;
-  const top = (name) => Math.max(...fitted.map((bar) => bar[name] ?? 0)) * 1.06 || 1;
-  return { price: [low - margin, high + margin], volume: [0, top("volume")], trades: [0, top("transactions")] };
-}
-
-/** After a zoom in time: remember it, and fit the vertical axes. change is plotly's. */
-function fitToZoom(chart, change) {
-  const isZoom = Object.keys(change).some((name) => name.startsWith("xaxis.range"));
-  const answer = answers.get("day-chart-box");
-  if (!isZoom || !answer) return;
-  const range = chart.layout.xaxis.range.map(String);
-  const [start, end] = wholeDay(answer.date);
-  // A beginning within a second of start counts as start.
-  zoom = range[0] > `${start}:01` || range[1] < end ? { date: answer.date, range } : null;
-  const { price, volume, trades } = fittingRanges(answer, answer.bars.map((bar) => newYorkTime(bar.timestamp)), range);
-  window.Plotly.relayout(chart, { "yaxis.range": price, "yaxis2.range": volume, "yaxis3.range": trades });
-}
-
-function showWholeDay(chart) {
-  const answer = answers.get("day-chart-box");
-  if (answer) window.Plotly.relayout(chart, { "xaxis.range": wholeDay(answer.date) });
-}
-
-const wholeDayButton = (chart) => ({
-  name: "wholeDay", title: "Whole day", icon: window.Plotly.Icons.home, click: () => showWholeDay(chart),
-});
-
-// The chart of the history: trades of each day, with the baseline that they are compared with.
-
-const HISTORY_LENGTH_KEY = "history-sessions"; // under which the browser stores the length
-let historyLength = storedHistoryLength() ?? "60"; // how many of the ticker's rows the chart shows, or "all"
-
-/** Make the buttons work that choose the length of the history. */
-function enableHistoryLengths(group) {
-  if (!group) return;
-  group.hidden = false;
-  const buttons = [...group.querySelectorAll("button")];
-  const markPressed = () => buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.sessions === historyLength));
-  for (const button of buttons) {
-    button.onclick = () => {
-      historyLength = button.dataset.sessions;
-      storeHistoryLength();
-      markPressed();
-      loadChart(group.closest(".chart-box"));
+/** Make the buttons of a box's choices work. */
+function enableChoices(box) {
+  for (const button of box.querySelectorAll(".chart-head button")) button.hidden = false;
+  for (const group of box.querySelectorAll(".choices")) {
+    const { choice } = group.dataset;
+    const buttons = [...group.querySelectorAll("button")];
+    const press = () => {
+      for (const button of buttons) button.ariaPressed = String(button.dataset.value === choices[choice]);
     };
+    for (const button of buttons) {
+      button.onclick = () => {
+        choices[choice] = button.dataset.value;
+        storage?.setItem(`chart-${choice}`, choices[choice]);
+        press();
+        if (choice === "rows") loadChart(box);
+        else redraw(box.id);
+      };
+    }
+    const stored = storage?.getItem(`chart-${choice}`);
+    if (buttons.some((button) => button.dataset.value === stored)) choices[choice] = stored;
+    press();
+    group.hidden = false;
   }
-  markPressed();
 }
 
-/** The length that this browser stores, or null. */
-function storedHistoryLength() {
+/** What the browser stores for this page; null if the user has forbidden it to store anything. */
+function localStorageOrNull() {
   try {
-    const stored = localStorage.getItem(HISTORY_LENGTH_KEY);
-    return /^(\d{1,3}|all)$/.test(stored) ? stored : null;
+    return localStorage;
   } catch {
     return null;
   }
 }
 
-function storeHistoryLength() {
-  try {
-    localStorage.setItem(HISTORY_LENGTH_KEY, historyLength);
-  } catch {
-    // The browser stores nothing, so the choice is forgotten when the page is reloaded.
-  }
-}
-
-function historyDrawing({ ticker, date, threshold, rows }) {
-  const color = styleSheetColors();
-  const days = rows.map((row) => row.date);
-  const bounds = rows.map((row) => (row.std_trades === null ? null : row.avg_trades + threshold * row.std_trades));
-  return {
-    traces: historyTraces(rows, days, bounds, threshold, color),
-    layout: historyLayout(rows, days, date, color),
-    config: chartConfig(`${ticker}-${date}-history`, ["toImage"], false),
-    length: rows.length,
-    shown: days.indexOf(date),
-    hoverTrace: "trades",
-    onEnter: (i) => goToDay(days[i]),
-    figures: (i) => {
-      const row = rows[i];
-      return [
-        ["", row.date], ["trades", formatCount(row.trades)], ["z-score", formatZScore(row.z_score), row.anomaly ? "anomaly" : ""],
-        ["average", formatFigure(row.avg_trades)], [`average + ${threshold} std dev`, formatFigure(bounds[i])],
-        ["close", formatPrice(row.close_price)],
-        ["change", formatPercent(row.price_diff), row.price_diff > 0 ? "up" : row.price_diff < 0 ? "down" : ""],
-      ];
-    },
-  };
-}
-
-/** bounds: for each row, average + threshold * standard deviation; null without a baseline. */
-function historyTraces(rows, days, bounds, threshold, color) {
-  const values = (name) => rows.map((row) => row[name]);
-  const stepLine = (name, y, dash) => ({
-    type: "scatter", mode: "lines", name, x: days, y, hoverinfo: "skip",
-    line: { shape: "hvh", color: color.text, width: 1.2, dash },
-  });
-  const anomalies = rows.filter((row) => row.anomaly);
-  return [
-    {
-      type: "bar", name: "trades", x: days, y: values("trades"), hoverinfo: "none", showlegend: false,
-      marker: { color: rows.map((row) => (row.anomaly ? color.anomaly : color.trades)), line: { width: 0 } },
-    },
-    {
-      type: "scatter", mode: "markers", name: "anomaly", x: anomalies.map((row) => row.date),
-      y: anomalies.map((row) => row.trades), hoverinfo: "skip", cliponaxis: false,
-      marker: { symbol: "triangle-down", size: 9, color: color.anomaly, line: { color: color.ground, width: 1 } },
-    },
-    stepLine("average", values("avg_trades"), "solid"),
-    stepLine(`average + ${threshold} std dev`, bounds, "dot"),
-    {
-      type: "scatter", mode: "lines", name: "close", x: days, y: values("close_price"), yaxis: "y2", hoverinfo: "skip",
-      line: { color: color.accent, width: 1.5 },
-    },
-  ];
-}
-
-function historyLayout(rows, days, date, color) {
-  const index = days.indexOf(date);
-  // Some nine dates fit below the chart. The chosen one is always among them.
-  const every = Math.ceil(days.length / 9);
-  const ticks = days.filter((_, i) => (i - index) % every === 0);
-  const withYear = days[0].slice(0, 4) !== days.at(-1).slice(0, 4);
-  return {
-    ...commonLayout(color),
-    dragmode: false,
-    xaxis: {
-      ...axisStyle(color), type: "category", range: [-0.6, days.length - 0.4], showgrid: false, fixedrange: true,
-      tickmode: "array", tickvals: ticks, ticktext: ticks.map((day) => (withYear ? day.slice(2) : day.slice(5))),
-      ...cursorLine(color),
-    },
-    yaxis: { ...axisStyle(color), ...tradesScale(rows), automargin: true, fixedrange: true },
-    yaxis2: {
-      ...axisStyle(color), overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false,
-      automargin: true, fixedrange: true, title: { text: "close, $" },
-    },
-    bargap: 0.25,
-    hoverdistance: 1000,
-    spikedistance: -1,
-    shapes: [{
-      type: "rect", xref: "x", x0: index - 0.5, x1: index + 0.5, yref: "paper", y0: 0, y1: 1,
-      fillcolor: color.chosen, line: { width: 0 }, layer: "below",
-    }],
-  };
-}
-
-/** The scale of the trades: logarithmic if a linear one would flatten all days but the highest. */
-function tradesScale(rows) {
-  const trades = rows.map((row) => row.trades).filter((n) => n > 0).sort((a, b) => a - b);
-  const most = trades.at(-1);
-  const median = trades[Math.floor(trades.length / 2)];
-  if (most > 20 * median) {
-    const range = [Math.log10(trades[0] / 2), Math.log10(most * 1.5)];
-    return { type: "log", dtick: 1, range, title: { text: "trades, log scale" } };
-  }
-  return { rangemode: "tozero", title: { text: "trades" } };
-}
-
-// What both charts share.
-
-/** The colours of style.css by name, as plotly understands them. */
-function styleSheetColors() {
-  const probe = document.createElement("span");
-  probe.style.forcedColorAdjust = "none";
-  document.body.append(probe);
-  const colors = {};
-  for (const name of ["ground", "line", "text", "muted", "accent", "chosen", "up", "down", "anomaly", "trades", "shade"]) {
-    probe.style.color = `var(--${name})`;
-    colors[name] = getComputedStyle(probe).color;
-  }
-  probe.remove();
-  return colors;
-}
-
-/** The settings of an axis that has a dotted line through the minute or day under the pointer. */
-const cursorLine = (color) => ({
-  showspikes: true, spikemode: "across", spikesnap: "hovered data",
-  spikethickness: 1, spikedash: "dot", spikecolor: color.muted,
-});
-
-const axisStyle = (color) => ({ gridcolor: color.line, linecolor: color.line, zeroline: false });
-
-const fontFamily = getComputedStyle(document.body).fontFamily;
-
-const commonLayout = (color) => ({
-  autosize: true,
-  margin: { l: 52, r: 12, t: 26, b: 26 },
-  paper_bgcolor: color.ground,
-  plot_bgcolor: color.ground,
-  font: { family: fontFamily, size: 11, color: color.muted },
-  hovermode: "x",
-  modebar: { bgcolor: "transparent", color: color.muted, activecolor: color.accent },
-  legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "transparent", itemclick: false, itemdoubleclick: false },
-});
-
-const chartConfig = (filename, buttons, scrollZoom) => ({
-  responsive: true,
-  displaylogo: false,
-  displayModeBar: true,
-  doubleClick: false,
-  scrollZoom,
-  modeBarButtons: [buttons],
-  toImageButtonOptions: { filename, scale: 2 },
-});
-
-/** Draw the charts again in the colours that hold now. */
-function redrawCharts() {
-  for (const id of answers.keys()) {
-    const box = document.getElementById(id);
-    if (box?.querySelector(".js-plotly-plot")) drawChart(box);
-  }
+/** Draw a box's chart again, with the choices and in the colours that hold now. */
+function redraw(id) {
+  const kept = charts.get(id);
+  if (kept?.answer && kept.element.isConnected) drawChart(document.getElementById(id), kept.answer);
 }
 
 for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
-  matchMedia(query).addEventListener("change", redrawCharts);
+  matchMedia(query).addEventListener("change", () => [...charts.keys()].forEach(redraw));
+}
+
+// Pictures.
+
+/** Save a box's chart as a picture, below a line with its ticker and day. */
+function savePicture(box) {
+  const { chart, element, answer } = charts.get(box.id) ?? {};
+  if (!answer) return;
+  const { ticker, date } = answer;
+  const picture = chart.takeScreenshot(true);
+  const ratio = picture.width / element.clientWidth, head = Math.round(28 * ratio);
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: picture.width, height: picture.height + head });
+  const context = canvas.getContext("2d"), color = styleSheetColors();
+  context.fillStyle = color.ground;
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.fillStyle = color.text;
+  context.font = `600 ${13 * ratio}px ${fontFamily}`;
+  const heading = box.querySelector("h3").textContent;
+  context.fillText(`${ticker} · ${date} · ${heading}`, 8 * ratio, 19 * ratio);
+  context.drawImage(picture, 0, head);
+  canvas.toBlob((blob) => {
+    const link = document.createElement("a");
+    link.download = `${ticker}-${date}${isDay(box) ? "" : "-history"}.png`;
+    link.href = URL.createObjectURL(blob);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  });
 }
 
 export const closeCharts = () => {};

@@ -3,24 +3,40 @@
 
 import { fetchJson, newYorkTime } from "./answers.js";
 
-/** Show the Headlines button of a detail and make it work. Without JavaScript it stays hidden. */
+/**
+ * Show the Headlines button of a detail and make it open and close the headlines. They are fetched when it
+ * first opens them. Without JavaScript it stays hidden.
+ */
 export function enableHeadlinesButton(detail) {
   const button = detail.querySelector(".headlines-button");
   const section = detail.querySelector(".headlines");
   if (!button) return;
+  let isFetched = false;
   button.hidden = false;
+  button.ariaExpanded = "false";
   button.onclick = async () => {
-    if (button.ariaDisabled === "true") return;
-    button.ariaDisabled = "true";
-    section.hidden = false;
+    section.hidden = !section.hidden;
+    button.ariaExpanded = String(!section.hidden);
+    if (section.hidden || isFetched) return;
+    isFetched = true;
     section.replaceChildren(paragraph("Loading …"));
     try {
-      section.replaceChildren(...headlineElements(await fetchJson(button.dataset.url)));
+      const answer = await fetchJson(button.dataset.url);
+      section.replaceChildren(...headlineElements(answer));
+      showNumber(button, answer.headlines.length);
     } catch (error) {
       section.replaceChildren(paragraph(error.message));
-      button.ariaDisabled = "false";
+      isFetched = false;
     }
   };
+}
+
+/** Show beside the button how many headlines there are. */
+function showNumber(button, number) {
+  const element = document.createElement("span");
+  element.className = "headline-count";
+  element.textContent = number;
+  button.after(element);
 }
 
 /** A sentence about the answer of /api/headlines, and the list of its headlines. */

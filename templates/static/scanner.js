@@ -547,7 +547,7 @@ function start() {
   for (const id of PARTS) if (find(`#${id}`)) htmlFromServer.set(id, find(`#${id}`).outerHTML);
   if (find("#list")) activateList();
   chosenRow()?.scrollIntoView({ block: "nearest" });
-  if (find("#detail")) activateDetail();
+  if (find(".chart-box")) activateDetail();
   enableFiles(run);
 }
 

@@ -37,12 +37,12 @@ def launch_chromium(playwright):
     return playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
 
 
-def take_screenshot(browser, url, candles, output):
-    """Write the view at url as a PNG to output, once so many candles and the history are drawn."""
+def take_screenshot(browser, url, output):
+    """Write the view at url as a PNG to output, once both charts are drawn."""
     page = browser.new_page(viewport=SIZE)
     page.goto(f"{url}/?date={SAMPLE_DAY}&ticker={TICKER}")
-    page.locator("#day-chart path.box").nth(candles - 1).wait_for(state="attached")
-    page.locator("#history-chart .point").first.wait_for(state="attached")
+    for chart in ("#day-chart", "#history-chart"):
+        page.locator(f'{chart}[data-ticker="{TICKER}"]').wait_for()
     page.locator("#detail .loading").first.wait_for(state="detached")
     page.screenshot(path=output, animations="disabled")
     page.close()
@@ -58,11 +58,10 @@ def main(argv=None):
 
     with tempfile.TemporaryDirectory() as folder, FakePolygon(SAMPLE_MARKET) as polygon:
         table = build_table(SAMPLE_MARKET, Path(folder) / "lookup_table.pkl")
-        candles = len(polygon.bars_of(TICKER, SAMPLE_DAY))
         gui = running_gui(table, polygon.url, POLYGON_API_KEY="any")
         with gui as served, sync_playwright() as playwright:
             browser = launch_chromium(playwright)
-            take_screenshot(browser, served.url, candles, output)
+            take_screenshot(browser, served.url, output)
             browser.close()
     size = output.stat().st_size
     print(f"{output}: {size:,} bytes")

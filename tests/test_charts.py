@@ -1,0 +1,733 @@
+"""The charts in a real browser: what they draw, how they are moved, chosen from and waited for.
+
+The library draws on canvases, so a test reads the points that it was given, the readout, or pixels.
+"""
+
+import base64
+import calendar
+import re
+import struct
+from datetime import date, timedelta
+from itertools import accumulate
+from statistics import mean, stdev
+from urllib.parse import urlsplit
+
+import pytest
+from fakes.polygon import DROP, EMPTY, REFUSALS, FakePolygon, read_days
+from helpers.browser import expect, parameters
+from helpers.flat_files import new_york_time, write_flat_files
+from helpers.gui import running_gui
+from helpers.lists import query_json
+from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
+from helpers.scripts import KEY, build_table, wait_until
+from tools.make_screenshot import MOST_BYTES, SIZE, take_screenshot
+
+DAY_BEFORE = "2024-10-17"
+# The server keeps the bars that it has fetched: a test that watches bars arrive has a ticker and
+# day of its own, most of them on this day.
+QUIET_DAY = "2024-10-11"
+EARLY_CLOSE = "2024-11-29"
+# 2024-01-12 in New York: winter time, 5 hours before UTC; 2024-07-12: summer time, 4 hours.
+HALF_PAST_NINE = {
+    "2024-01-12": calendar.timegm((2024, 1, 12, 14, 30, 0)) * 1000,
+    "2024-07-12": calendar.timegm((2024, 7, 12, 13, 30, 0)) * 1000,
+}
+LONG = 1710  # days
+
+BOXES = """() => ["#detail h2", "#day-chart", "#history-chart"].map((selector) => {
+    const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+    return { x, y, width, height };
+})"""
+# Where the n-th point of a chart's time axis is, in whole pixels of the window.
+POINT = """[
+    Math.round(element.getBoundingClientRect().x + chart.timeScale().logicalToCoordinate(value)),
+    element.getBoundingClientRect().y + chart.panes()[0].getHeight() / 2,
+]"""
+# The ground of a chart beside the middle of its n-th point: the median colour above all series.
+GROUND = """(() => {
+    const picture = chart.takeScreenshot(), ratio = picture.width / element.clientWidth;
+    const x = Math.round((chart.timeScale().logicalToCoordinate(value) + 2) * ratio);
+    const pixels = picture.getContext("2d").getImageData(x, 1, 1, 12 * ratio).data;
+    const colors = [...new Uint32Array(pixels.buffer)].sort();
+    return colors[Math.floor(colors.length / 2)];
+})()"""
+ANOMALY_COLOR = "rgb(217, 122, 0)"  # as --anomaly in style.css
+# How many pixels of a PNG's uppermost rows have another colour than its corner.
+WRITING = """async ([png, rows]) => {
+    const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+    const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+    const context = new OffscreenCanvas(bitmap.width, rows).getContext("2d");
+    context.drawImage(bitmap, 0, 0);
+    const pixels = new Uint32Array(context.getImageData(0, 0, bitmap.width, rows).data.buffer);
+    return pixels.filter((pixel) => pixel !== pixels[0]).length;
+}"""
+
+
+@pytest.fixture(scope="module")
+def odd_gui(browser, tmp_path_factory):
+    """The GUI on a market where TINY has one bar a day, at half past nine, far below a cent."""
+    folder = tmp_path_factory.mktemp("odd")
+    times = {**HALF_PAST_NINE, EARLY_CLOSE: new_york_time(EARLY_CLOSE, 9 * 60 + 30)}
+    market = {day: [("TINY", 3, 0.000086)] for day in times}
+    flat_files = write_flat_files(folder / "csv", market)
+    table = build_table(flat_files, folder / "table.pkl")
+    bar = {"o": 0.00008, "h": 0.00009, "l": 0.00008, "c": 0.000086, "v": 300, "vw": 0.00008, "n": 3}
+    with FakePolygon(flat_files) as polygon:
+        polygon.bars.update({("TINY", day): [{"t": time, **bar}] for day, time in times.items()})
+        with running_gui(table, polygon.url, POLYGON_API_KEY=KEY) as gui:
+            yield gui
+
+
+@pytest.fixture(scope="module")
+def long_gui(browser, tmp_path_factory):
+    """(gui, days): the GUI on a market in which OLD has a row on each of LONG days."""
+    folder = tmp_path_factory.mktemp("long")
+    every_day = (date(2018, 1, 1) + timedelta(i) for i in range(2 * LONG))
+    days = [day.isoformat() for day in every_day if day.weekday() < 5][:LONG]
+    market = {day: [("OLD", 1000 + i % 7, 10 + i % 90)] for i, day in enumerate(days)}
+    table = build_table(write_flat_files(folder / "csv", market), folder / "table.pkl")
+    with running_gui(table, "http://127.0.0.1:9") as gui:
+        yield gui, days
+
+
+def clock(day, time):
+    """New York's clock as the library gets it: as if it were UTC, in seconds."""
+    hours, minutes = map(int, time.split(":"))
+    return calendar.timegm(date.fromisoformat(day).timetuple()) + (hours * 60 + minutes) * 60
+
+
+def bar_times(sent, day):
+    """The times of bars in New York, such as 09:30."""
+    minutes = [(bar["t"] - new_york_time(day, 0)) // 60_000 for bar in sent]
+    return [f"{minute // 60:02}:{minute % 60:02}" for minute in minutes]
+
+
+def price(value):
+    """A price as the charts write it: two to four digits after the point, below 1 up to four."""
+    digits = f"{value:.4f}".rstrip("0").partition(".")[2]
+    return f"{value:,.{max(2, len(digits))}f}"
+
+
+def two_digits(value):
+    """A price from 1 on with two digits after the point."""
+    return f"{value:,.2f}" if value >= 1 else price(value)
+
+
+def vwaps_of(bars):
+    """For each bar, the average price of the volume up to it."""
+    volumes = accumulate(bar["v"] for bar in bars)
+    dollars = accumulate(bar["v"] * bar["vw"] for bar in bars)
+    return [dollar / volume for dollar, volume in zip(dollars, volumes)]
+
+
+def candles_of(visitor):
+    """The candles that are drawn, without the times that have none."""
+    return [point for point in visitor.points("day-chart", "candles") if "open" in point]
+
+
+def choose(visitor, chart, choice, value):
+    """Press a button of a chart's choices."""
+    visitor.page.locator(f'#{chart}-box [data-choice="{choice}"] [data-value="{value}"]').click()
+
+
+def position(visitor, chart, n):
+    return visitor.in_chart(chart, POINT, n)
+
+
+def visible(visitor, chart):
+    """The first and the last index on the time axis, as the zoom has it."""
+    script = "(({ from, to }) => [from, to])(chart.timeScale().getVisibleLogicalRange())"
+    return visitor.in_chart(chart, script)
+
+
+def found(table, day=SAMPLE_DAY, *options):
+    return [row["ticker"] for row in query_json(table, day, *options)]
+
+
+# The chart of the day.
+
+
+@pytest.mark.parametrize("ticker", ["VTAK", "AAp"])
+def test_candles_volume_trades_and_vwap_are_those_of_the_bars_sent(visitor, polygon, ticker):
+    sent = polygon.bars_of(ticker, SAMPLE_DAY)
+    visitor.open().choose(ticker)
+    candles = candles_of(visitor)
+    times = [clock(SAMPLE_DAY, time) for time in bar_times(sent, SAMPLE_DAY)]
+    assert [candle["time"] for candle in candles] == times
+    for name in ("open", "high", "low", "close"):
+        assert [candle[name] for candle in candles] == [bar[name[0]] for bar in sent]
+    assert visitor.values("day-chart", "volume") == [bar["v"] for bar in sent]
+    counts = [count for count in visitor.values("day-chart", "trades") if count]
+    assert counts == [bar["n"] for bar in sent]
+    assert visitor.values("day-chart", "vwap") == pytest.approx(vwaps_of(sent))
+
+
+def test_candles_of_five_minutes_hold_what_their_minutes_hold(visitor, polygon):
+    sent = polygon.bars_of("VTAK", SAMPLE_DAY)
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    choose(visitor, "day-chart", "minutes", "5")
+    five = {}
+    for time, bar in zip(bar_times(sent, SAMPLE_DAY), sent):
+        five.setdefault(f"{time[:3]}{int(time[3:]) // 5 * 5:02}", []).append(bar)
+    candles = candles_of(visitor)
+    assert [candle["time"] for candle in candles] == [clock(SAMPLE_DAY, time) for time in five]
+    assert [candle["open"] for candle in candles] == [bars[0]["o"] for bars in five.values()]
+    assert [candle["close"] for candle in candles] == [bars[-1]["c"] for bars in five.values()]
+    highs = [max(bar["h"] for bar in bars) for bars in five.values()]
+    assert [candle["high"] for candle in candles] == highs
+    trades = [sum(bar["n"] for bar in bars) for bars in five.values()]
+    assert [count for count in visitor.values("day-chart", "trades") if count] == trades
+
+
+def test_regular_hours_and_minutes_are_remembered(visitor, polygon):
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    choose(visitor, "day-chart", "hours", "regular")
+    choose(visitor, "day-chart", "minutes", "15")
+    visitor.open(f"/?date={SAMPLE_DAY}&ticker=PEGY")
+    points = visitor.points("day-chart", "trades")
+    times = [clock(SAMPLE_DAY, f"{9 + i // 60}:{i % 60:02}") for i in range(30, 420, 15)]
+    assert [point["time"] for point in points] == times
+    choose(visitor, "day-chart", "minutes", "1")
+    sent = polygon.bars_of("PEGY", SAMPLE_DAY)
+    times = bar_times(sent, SAMPLE_DAY)
+    regular = [bar for bar, time in zip(sent, times) if "09:30" <= time < "16:00"]
+    assert visitor.values("day-chart", "vwap") == pytest.approx(vwaps_of(regular))
+
+
+def test_early_and_late_trading_are_shaded(visitor, visitors, odd_gui):
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    colors = [visitor.in_chart("day-chart", GROUND, n) for n in (2, 320, 335, 712, 725, 950)]
+    assert colors == [colors[0]] * 2 + [colors[2]] * 2 + [colors[0]] * 2
+    assert colors[0] != colors[2]
+    early = visitors(odd_gui.url).open(f"/chart?ticker=TINY&date={EARLY_CLOSE}")
+    early.expect_chart("day-chart")
+    # The market closed at 13:00, 540 minutes after 04:00.
+    assert [early.in_chart("day-chart", GROUND, n) for n in (530, 545)] == [colors[2], colors[0]]
+
+
+def test_one_candle_below_a_cent_stands_at_its_time_in_new_york(visitors, odd_gui):
+    visitor = visitors(odd_gui.url, timezone_id="Asia/Tokyo", locale="de-DE")
+    for day in HALF_PAST_NINE:
+        visitor.open(f"/chart?ticker=TINY&date={day}")
+        (candle,) = candles_of(visitor)
+        assert candle["time"] == clock(day, "09:30")
+        expect(visitor.readout("day-chart").locator("span").first).to_have_text("09:30")
+        trades = visitor.values("day-chart", "trades")
+        assert (len(trades), [i for i, count in enumerate(trades) if count]) == (960, [330])
+        assert visible(visitor, "day-chart") == pytest.approx([0, 959], abs=0.6)
+    visitor.open("/chart?ticker=TINY&date=2024-01-12")  # its first row, which has no change
+    visitor.expect("#detail .price").to_have_text(re.compile(r"^\s*0\.000086\s+—\s*$"))
+    for chart, series in (("day-chart", "candles"), ("history-chart", "close")):
+        axis = "series[value].priceFormatter().format(0.000086)"
+        assert visitor.expect_chart(chart).in_chart(chart, axis, series) == "0.00008600"
+
+
+def test_pointer_and_keyboard_show_the_figures_of_a_candle(visitor, polygon):
+    sent = polygon.bars_of("PEGY", SAMPLE_DAY)
+    times, vwaps = bar_times(sent, SAMPLE_DAY), vwaps_of(sent)
+    visitor.resize(2300)  # a minute is more than a pixel wide
+    previous_close = read_days(SAMPLE_MARKET)["PEGY", SAMPLE_DAY].previous_close
+    visitor.open().choose("PEGY").expect_chart("day-chart")
+    readout = visitor.readout("day-chart")
+
+    def expect_figures(index):
+        bar = sent[index]
+        prices = [f"{name} {price(bar[name[0]])}" for name in ("open", "high", "low", "close")]
+        counts = [f"volume {bar['v']:,.0f}", f"trades {bar['n']:,}"]
+        change = f"change {(bar['c'] / previous_close - 1) * 100:+,.2f} %"
+        figures = [times[index], *prices, change, f"VWAP {two_digits(vwaps[index])}", *counts]
+        expect(readout).to_have_attribute("aria-valuetext", ", ".join(figures))
+        for text in (times[index], price(bar["c"]), f"{bar['v']:,.0f}"):
+            expect(readout).to_contain_text(text)
+
+    expect_figures(-1)
+    line = "series.candles.priceLines()[0].options()"
+    assert visitor.in_chart("day-chart", f"{line}.price") == previous_close
+    assert visitor.in_chart("day-chart", f"{line}.title") == "previous close"
+    index = times.index("12:00")
+    visitor.page.mouse.move(*position(visitor, "day-chart", 480))
+    expect_figures(index)
+    visitor.page.mouse.move(0, 0)
+    expect_figures(-1)
+    readout.focus()
+    visitor.press("End", "ArrowLeft", "PageUp", "PageDown")
+    expect_figures(-31 if len(sent) > 31 else 0)
+    visitor.press("Home")
+    expect_figures(0)
+
+
+def test_a_notch_of_the_wheel_zooms_and_leaves_the_minute_under_the_pointer(visitor):
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    x, y = position(visitor, "day-chart", 480)
+    visitor.page.mouse.move(x, y)
+    expect(visitor.readout("day-chart")).to_contain_text(re.compile("^(11:5|12:0)"))
+    pointed_at = visitor.readout("day-chart").inner_text()[:5]
+    for _ in range(3):
+        visitor.page.mouse.wheel(0, -100)
+    wait_until(lambda: visible(visitor, "day-chart")[0] > 50)
+    visitor.page.mouse.move(x, y + 1)
+    expect(visitor.readout("day-chart")).to_contain_text(pointed_at)
+    assert visitor.evaluate("document.getElementById('detail').scrollTop") == 0
+    visitor.page.locator(".whole-day").click()
+    assert visible(visitor, "day-chart") == pytest.approx([0, 959], abs=0.6)
+
+
+def test_a_zoom_lasts_for_the_tickers_of_one_day_and_in_other_colours(visitor):
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    visitor.page.mouse.move(*position(visitor, "day-chart", 400))
+    visitor.page.mouse.wheel(0, -300)
+    wait_until(lambda: visible(visitor, "day-chart")[0] > 30)
+    zoomed = visible(visitor, "day-chart")
+    visitor.press("ArrowDown")
+    visitor.expect_detail("PEGY").expect_chart("day-chart")
+    assert visible(visitor, "day-chart") == pytest.approx(zoomed, abs=0.1)
+    ground = visitor.in_chart("day-chart", GROUND, 400)
+    visitor.page.emulate_media(color_scheme="dark")
+    wait_until(lambda: visitor.in_chart("day-chart", GROUND, 400) != ground)
+    assert visible(visitor, "day-chart") == pytest.approx(zoomed, abs=0.1)
+    choose(visitor, "day-chart", "minutes", "5")
+    assert visible(visitor, "day-chart")[0] == pytest.approx(zoomed[0] / 5, abs=1.5)
+    visitor.press("ArrowLeft")
+    visitor.expect_day(DAY_BEFORE).expect_chart("day-chart")
+    assert visible(visitor, "day-chart") == pytest.approx([0, 191], abs=0.6)
+
+
+@pytest.mark.parametrize("chart, suffix", [("day-chart", ""), ("history-chart", "-history")])
+def test_a_chart_is_saved_as_a_picture_below_its_ticker_and_date(visitor, chart, suffix):
+    visitor.open().choose("VTAK").expect_chart(chart)
+    with visitor.page.expect_download() as download:
+        visitor.page.locator(f"#{chart}-box .save").click()
+    assert download.value.suggested_filename == f"VTAK-{SAMPLE_DAY}{suffix}.png"
+    png = download.value.path().read_bytes()
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    box = visitor.page.locator(f"#{chart}").bounding_box()
+    assert width == pytest.approx(box["width"], abs=2)
+    head = height - round(box["height"])
+    assert head > 15
+    assert visitor.evaluate(WRITING, [base64.b64encode(png).decode(), head]) > 100
+
+
+# The chart of the history.
+
+
+def bounds(trades, threshold):
+    """For each day, the mean of the five days before plus threshold times their deviation.
+
+    With more trades the day is an anomaly. The first five days have none.
+    """
+    baselines = [trades[i - 5 : i] for i in range(5, len(trades))]
+    return [mean(five) + threshold * stdev(five) for five in baselines]
+
+
+def test_the_history_shows_trades_average_bound_and_close(visitor):
+    days = read_days(SAMPLE_MARKET)
+    trades = [days["VTAK", day].trades for day in SAMPLE_DAYS]
+    visitor.open().choose("VTAK")
+    columns = visitor.points("history-chart", "trades")
+    assert [column["time"] for column in columns] == SAMPLE_DAYS
+    assert [column["value"] for column in columns] == trades
+    assert visitor.values("history-chart", "average") == pytest.approx(bounds(trades, 0))
+    assert visitor.values("history-chart", "bound") == pytest.approx(bounds(trades, 3))
+    closes = [days["VTAK", day].close for day in SAMPLE_DAYS]
+    assert visitor.values("history-chart", "close") == pytest.approx(closes)
+
+
+# With a threshold below 0 each row is an anomaly: the chart shows those above 3.
+@pytest.mark.parametrize("threshold, drawn", [(3, 3), (40, 40), (-99, 3)])
+def test_the_days_above_the_threshold_are_orange(visitor, threshold, drawn):
+    days = read_days(SAMPLE_MARKET)
+    trades = [days["HEPS", day].trades for day in SAMPLE_DAYS]
+    visitor.open(f"/chart?ticker=HEPS&date={SAMPLE_DAY}&threshold={threshold}")
+    columns = visitor.points("history-chart", "trades")
+    limits = bounds(trades, drawn)
+    assert visitor.values("history-chart", "bound") == pytest.approx(limits)
+    above = [False] * 5 + [count > limit for count, limit in zip(trades[5:], limits)]
+    assert [column["color"] == ANOMALY_COLOR for column in columns] == above
+    assert any(above)
+
+
+def test_a_click_on_a_day_of_the_history_goes_there_and_marks_it(visitor):
+    visitor.open().choose("VTAK").expect_chart("history-chart")
+    visitor.page.mouse.click(*position(visitor, "history-chart", len(SAMPLE_DAYS) - 3))
+    visitor.expect_day(SAMPLE_DAYS[-3]).expect_detail("VTAK").expect_chart("history-chart")
+    assert visitor.query()["date"] == SAMPLE_DAYS[-3]
+    shown = [point["time"] for point in visitor.points("history-chart", "trades")]
+    chosen = shown.index(SAMPLE_DAYS[-3])
+    grounds = [visitor.in_chart("history-chart", GROUND, chosen + i) for i in (-2, 0, 2)]
+    assert grounds[0] == grounds[2] != grounds[1]
+
+
+def test_enter_in_the_history_goes_to_a_day_and_keeps_the_focus(visitor):
+    visitor.open().choose("VTAK").expect_chart("history-chart")
+    readout = visitor.readout("history-chart")
+    readout.focus()
+    visitor.press("ArrowLeft", "ArrowLeft")
+    # VTAK's trades on the five days before were 851, 803, 577, 820 and 913: their mean is 792.8,
+    # their deviation 127.72. (28449 - 792.8) / 127.72 = 216.54 and 792.8 + 3 * 127.72 = 1175.96.
+    day = read_days(SAMPLE_MARKET)["VTAK", "2024-10-16"]
+    change = (day.close / day.previous_close - 1) * 100
+    figures = ["2024-10-16", "trades 28,449", "z-score 216.54", "average 793"]
+    figures += ["average + 3 std dev 1,176", f"close {price(day.close)}"]
+    figures.append(f"change {change:+,.2f} %")
+    expect(readout).to_have_attribute("aria-valuetext", ", ".join(figures))
+    visitor.expect_day(SAMPLE_DAY)
+    visitor.press("Enter")
+    visitor.expect_day("2024-10-16").expect_chart("history-chart")
+    visitor.expect("#history-chart-box .readout").to_be_focused()
+    visitor.press("ArrowRight", "Enter")
+    visitor.expect_day("2024-10-17")
+
+
+def test_all_of_1710_days_are_walked_through_and_each_can_be_chosen(visitors, long_gui):
+    gui, days = long_gui
+    visitor = visitors(gui.url).open(f"/?date={days[-1]}&ticker=OLD&threshold=-99")
+    visitor.bars_message()  # this server has no key
+    visitor.assert_refused("/api/bars")
+    visitor.expect_chart("history-chart")
+    choose(visitor, "history-chart", "rows", "all")
+    wait_until(lambda: len(visitor.points("history-chart", "trades")) == LONG)
+    assert visible(visitor, "history-chart") == pytest.approx([0, LONG - 1], abs=2)
+    middle = position(visitor, "history-chart", 900)
+    visitor.page.mouse.move(*middle)
+    for _ in range(30):
+        visitor.page.mouse.wheel(0, -200)
+    wait_until(lambda: visible(visitor, "history-chart")[0] > 700)
+    zoomed = visible(visitor, "history-chart")
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(middle[0] + 200, middle[1], steps=5)
+    visitor.page.mouse.up()
+    wait_until(lambda: visible(visitor, "history-chart")[0] < zoomed[0] - 1)
+    chosen = round(visible(visitor, "history-chart")[0]) + 2
+    visitor.page.mouse.click(*position(visitor, "history-chart", chosen))
+    visitor.expect_day(days[chosen]).expect_chart("history-chart")
+    visitor.readout("history-chart").focus()
+    visitor.press("Home", "Enter")
+    visitor.expect_day(days[0]).expect_chart("history-chart")
+    assert visible(visitor, "history-chart")[0] < 1
+
+
+def test_length_and_scale_of_the_history_are_remembered(visitor):
+    visitor.open().choose("VTAK").expect_chart("history-chart")
+    choose(visitor, "history-chart", "rows", "20")
+    choose(visitor, "history-chart", "scale", "log")
+    visitor.open(f"/?date={SAMPLE_DAY}&ticker=PEGY").expect_chart("history-chart")
+    shown = [point["time"] for point in visitor.points("history-chart", "trades")]
+    assert shown == SAMPLE_DAYS[-20:]
+    heights = "[100_000, 10_000].map((trades) => series.trades.priceToCoordinate(trades))"
+    log = visitor.in_chart("history-chart", heights)
+    choose(visitor, "history-chart", "scale", "linear")
+    linear = visitor.in_chart("history-chart", heights)
+    assert linear[1] - linear[0] < log[1] - log[0]
+
+
+# Figures and colours.
+
+
+def test_the_close_has_the_colour_of_the_change(visitor, polygon):
+    # SOpC fell by 8.57 % on a day whose last minute rose.
+    start = new_york_time(SAMPLE_DAY, 9 * 60 + 30)
+    bar = {"o": 15, "h": 16, "l": 14, "c": 15.5078, "v": 100, "vw": 15, "n": 2}
+    polygon.bars["SOpC", SAMPLE_DAY] = [{"t": start, **bar}]
+    visitor.open().choose("SOpC")
+    for chart in ("day-chart", "history-chart"):
+        visitor.expect_chart(chart)
+        close = visitor.readout(chart).locator("span", has_text=re.compile("^C 15.5078$"))
+        expect(close).to_have_class("down")
+
+
+def test_numbers_are_written_with_as_many_digits_as_they_need(visitor):
+    prices = [1234.5678, 12.346, 1, 0.99999, 0.91, 0.5, 0.01275, 0.012347, 0.00003456789, 0]
+    texts = ["1,234.5678", "12.346", "1.00", "1.00", "0.91", "0.50", "0.01275", "0.01235"]
+    visitor.open()
+
+    def written(name, values):
+        script = "async ([name, values]) => values.map((await import('/static/answers.js'))[name])"
+        return visitor.evaluate(script, [name, values])
+
+    assert written("formatPrice", prices) == [*texts, "0.00003457", "0.00"]
+    assert written("formatAveragePrice", prices[:2]) == ["1,234.57", "12.35"]
+    assert written("formatFigure", [6.4, 8.0432, 660.8]) == ["6.4", "8.04", "661"]
+    assert written("formatZScore", [-0.001, -3.456]) == ["0.00", "-3.46"]
+    changes = [-0.001, 0.001, -9.65, 0, None]
+    assert written("formatPercent", changes) == ["0.00 %", "0.00 %", "-9.65 %", "0.00 %", "—"]
+    assert written("changeClass", changes[:4]) == ["", "", "down", ""]
+
+
+# CVS's record is 11 rows. AAA's is 24, so that its 24 rows before had fewer trades.
+@pytest.mark.parametrize(
+    "ticker, words",
+    [
+        ("VTAK", "each of its 55 earlier rows."),
+        ("AAA", "each of the 24 rows before."),
+        ("CVS", "it."),
+    ],
+)
+def test_a_record_from_20_rows_on_is_put_into_words(visitor, ticker, words):
+    visitor.open().choose(ticker)
+    visitor.expect("#detail .words").to_have_text(re.compile(f"{re.escape(words)}$"))
+
+
+# Where the charts stand.
+
+
+def test_the_first_plot_starts_high_and_both_are_in_sight_on_a_small_laptop(visitor):
+    visitor.resize(1440, 900)
+    visitor.open().choose("VTAK").expect_chart("history-chart")
+    assert visitor.evaluate(BOXES)[1]["y"] <= 900 / 4
+    visitor.resize(1366, 768)
+    _, day, history = visitor.evaluate(BOXES)
+    keys = visitor.page.locator("#keys").bounding_box()["y"]
+    assert day["height"] > 200 and history["height"] > 120
+    assert history["y"] + history["height"] <= keys
+    one_line = "e => e.getBoundingClientRect().height"
+    for chart in ("day-chart", "history-chart"):
+        assert visitor.readout(chart).evaluate(one_line) < 20
+
+
+def test_headlines_and_a_banner_make_room_between_the_charts_own_edges(visitor, polygon):
+    article = {"title": "NFLX rises", "published_utc": f"{SAMPLE_DAY}T13:05:00Z"}
+    polygon.articles = {"NFLX": [article] * 9}
+    visitor.open().choose("NFLX").expect_chart("history-chart")
+    visitor.page.get_by_role("button", name="Headlines", exact=True).click()
+    expect(visitor.page.locator(".headlines li")).to_have_count(9)
+    visitor.page.locator("#notice").evaluate("notice => (notice.textContent = 'A banner')")
+    size = """() => [...document.querySelectorAll(".chart")].every((chart) => {
+        const outer = chart.getBoundingClientRect();
+        const inner = chart.firstElementChild.getBoundingClientRect();
+        const isSame = (name) => Math.abs(outer[name] - inner[name]) < 2;
+        return ["x", "y", "width", "height"].every(isSame);
+    })"""
+    wait_until(lambda: visitor.evaluate(size))
+    _, day, history = visitor.evaluate(BOXES)
+    assert day["y"] + day["height"] <= history["y"]
+
+
+def test_a_swipe_over_a_chart_scrolls_a_phone(visitors, served, polygon):
+    size = {"width": 390, "height": 844}
+    phone = visitors(served.url, viewport=size, has_touch=True, is_mobile=True)
+    phone.open(f"/?date={SAMPLE_DAY}&ticker=VTAK").expect_chart("day-chart")
+    phone.page.locator("#day-chart").scroll_into_view_if_needed()
+    box, before = phone.page.locator("#day-chart").bounding_box(), phone.evaluate("scrollY")
+    session = phone.context.new_cdp_session(phone.page)
+    x, y = box["x"] + 100, box["y"] + 50
+    kinds = ["touchStart", *["touchMove"] * 10, "touchEnd"]
+    for i, kind in enumerate(kinds):
+        points = [] if kind == "touchEnd" else [{"x": x, "y": y + 15 * i}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        phone.page.wait_for_timeout(16)  # a finger moves once a frame
+    wait_until(lambda: phone.evaluate("scrollY") < before - 50)
+
+
+def test_a_first_view_sends_at_most_900_kb_and_links_to_the_maker_of_its_library(visitor):
+    visitor.open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
+    for chart in ("day-chart", "history-chart"):
+        link = visitor.expect_chart(chart).page.locator(f"#{chart} a")
+        expect(link).to_have_attribute("href", re.compile(r"^https://www\.tradingview\.com/"))
+        expect(link).to_be_visible()
+    size = """["navigation", "resource"].flatMap((type) => performance.getEntriesByType(type))
+        .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+    assert 190_000 < visitor.evaluate(size) <= 900_000
+
+
+# While bars are awaited.
+
+
+def test_another_tickers_candles_go_away_while_the_next_ones_are_awaited(visitor, polygon):
+    given_up = []
+    visitor.page.on("requestfailed", lambda request: given_up.append(request.url))
+    visitor.open(f"/?date={QUIET_DAY}&threshold=-99").choose("AVGO").expect_chart("day-chart")
+    polygon.answering.clear()
+    visitor.choose("GOOG")
+    wait_until(lambda: any("/GOOG/" in request.path for request in polygon.requests))
+    visitor.choose("INTC").expect_chart("history-chart")
+    visitor.expect("#day-chart-box .loading").to_be_visible()
+    visitor.expect("#day-chart").to_be_hidden(timeout=2000)
+    visitor.expect("#day-chart-box .readout").to_be_empty()
+    polygon.answering.set()
+    visitor.expect_chart("day-chart").expect("#day-chart").to_be_visible()
+    closes = [bar["c"] for bar in polygon.bars_of("INTC", QUIET_DAY)]
+    assert [candle["close"] for candle in candles_of(visitor)] == closes
+    given_up = [url for url in given_up if urlsplit(url).path == "/api/bars"]
+    assert [parameters(url)["ticker"] for url in given_up] == ["GOOG"]
+
+
+def test_of_rows_passed_by_only_the_first_and_last_ask_for_bars(
+    visitors, served, polygon, sample_table
+):
+    tickers = found(sample_table, "2024-09-20")[:4]
+    visitor = visitors(served.url)
+    visitor.page.clock.install(time=0)
+    visitor.open("/?date=2024-09-20")
+    visitor.page.clock.pause_at(60_000)
+    for ticker in tickers:
+        visitor.press("ArrowDown")
+        visitor.expect_detail(ticker)
+        visitor.page.clock.run_for(240)
+    visitor.page.clock.resume()
+    visitor.expect_chart("day-chart")
+    assert visitor.tickers_asked_for("/api/bars") == [tickers[0], tickers[-1]]
+
+
+# When there are no bars. Each fault is on a day of its own, because the server keeps bars.
+FAULTS = {"2024-08-26": REFUSALS["unknown key"], "2024-08-30": EMPTY["no results"]}
+FAULTS["2024-08-28"] = DROP
+
+
+@pytest.mark.parametrize("day", FAULTS)
+def test_a_fault_is_a_sentence_instead_of_candles_and_all_else_works(visitor, polygon, day):
+    polygon.answer = FAULTS[day]
+    with visitor.page.expect_response("**/api/bars?*") as response:
+        visitor.open(f"/?date={day}&ticker=AMZN&threshold=0")
+    assert visitor.bars_message() == response.value.json()["error"]
+    visitor.expect_chart("history-chart")
+    button = visitor.page.locator("#day-chart-box button.retry")
+    button.focus()
+    with visitor.page.expect_response("**/api/bars?*"):
+        visitor.press("Enter")
+    expect(button).to_have_attribute("aria-disabled", "false")
+    expect(button).to_be_focused()
+    visitor.assert_refused("/api/bars", "/api/bars")
+    polygon.answer = None
+    visitor.press("Enter")
+    visitor.expect_chart("day-chart").expect("#day-chart").to_be_focused()
+    visitor.press("ArrowRight")
+    visitor.expect_day(SAMPLE_DAYS[SAMPLE_DAYS.index(day) + 1]).expect_detail("AMZN")
+
+
+@pytest.fixture
+def refused(visitors, served, polygon):
+    """A function: a visitor, with a stopped clock, whose first request for bars was refused."""
+
+    def visitor(status, **answer):
+        one = visitors(served.url)
+        refusal = {"status": status, "json": {"error": "Wait <b>a moment</b>.", **answer}}
+        one.page.route("**/api/bars?*", lambda route: route.fulfill(**refusal), times=1)
+        one.page.clock.install(time=0)
+        one.page.clock.pause_at(60_000)
+        one.open("/?ticker=VTAK")
+        one.page.clock.run_for(100)
+        assert one.bars_message() == "Wait <b>a moment</b>."
+        one.assert_refused("/api/bars")
+        return one
+
+    return visitor
+
+
+# The server that has not answered other requests says so with 503, Polygon's limit is a 429.
+@pytest.mark.parametrize("status, answer", [(429, {"retry_after": 2}), (503, {})])
+def test_the_chart_counts_down_and_tries_again_by_itself(refused, status, answer):
+    visitor = refused(status, **answer)
+    countdown = visitor.page.locator("#day-chart-box .countdown")
+    expect(countdown).to_have_text(re.compile(r"^Trying again in \d s\.$"))
+    seconds = int(re.search(r"\d", countdown.inner_text())[0])
+    visitor.page.clock.run_for((seconds - 1) * 1000)
+    expect(countdown).to_have_text("Trying again in 1 s.")
+    visitor.page.clock.resume()
+    visitor.expect_chart("day-chart")
+    assert visitor.tickers_asked_for("/api/bars") == ["VTAK", "VTAK"]
+
+
+def test_after_a_limit_bars_wait_until_a_row_was_chosen_for_a_second(refused):
+    visitor = refused(429, retry_after=60)
+    for ticker in ("PEGY", "NFLX", "JDZG"):
+        visitor.press("ArrowDown")
+        visitor.expect_detail(ticker)
+        visitor.page.clock.run_for(999)
+    assert visitor.tickers_asked_for("/api/bars") == ["VTAK"]
+    visitor.page.clock.resume()
+    visitor.expect_chart("day-chart")
+    assert visitor.tickers_asked_for("/api/bars") == ["VTAK", "JDZG"]
+
+
+def test_without_a_key_a_line_and_a_link_leave_their_room_to_the_history(
+    visitors, sample_table, polygon
+):
+    with running_gui(sample_table, polygon.url) as gui:
+        visitor = visitors(gui.url).open().choose("VTAK")
+        assert "POLYGON_API_KEY" in visitor.bars_message()
+        visitor.expect_chart("history-chart").expect("#day-chart-box a.get-key").to_be_visible()
+        assert visitor.page.locator("#day-chart-box").bounding_box()["height"] < 60
+        assert visitor.page.locator("#history-chart").bounding_box()["height"] > 350
+        visitor.press("j")
+        visitor.expect_detail("PEGY").expect_chart("history-chart")
+        assert "POLYGON_API_KEY" in visitor.bars_message()
+        visitor.assert_refused("/api/bars")  # the second ticker's bars were not asked for
+        visitor.context.close()
+    assert polygon.requests == []
+
+
+def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click(visitor, polygon):
+    def as_opened_elsewhere(route):
+        response = route.fetch()
+        body = response.text().replace("<body ", "<body data-opened-by-other-site ")
+        route.fulfill(response=response, body=body)
+
+    visitor.page.route(re.compile(r"/\?"), as_opened_elsewhere)
+    visitor.open("/?date=2024-09-05&ticker=INTC&threshold=-99").expect_chart("history-chart")
+    visitor.bars_message()
+    assert polygon.requests == []
+    visitor.page.locator("#day-chart-box .retry").click()
+    visitor.expect_chart("day-chart")
+    assert len(polygon.requests) == 1
+
+
+@pytest.mark.parametrize("script", ["window.LightweightCharts = null;", None])
+def test_another_build_of_the_library_is_not_served_and_the_page_says_what_to_install(
+    visitors, sample_table, polygon, tmp_path, script
+):
+    package = tmp_path / "litecharts"
+    (package / "js").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    if script:
+        (package / "js" / "lightweight-charts.js").write_text(script)
+    with running_gui(sample_table, polygon.url, PYTHONPATH=str(tmp_path)) as gui:
+        visitor = visitors(gui.url).open("/?ticker=VTAK")
+        for box in ("#day-chart-box", "#history-chart-box"):
+            visitor.expect(f"{box} .sentence").to_contain_text("pip install -r requirements.txt")
+        visitor.expect_tickers(found(sample_table))
+        assert visitor.page.request.get(f"{gui.url}/lightweight-charts.js").status == 404
+        visitor.context.close()
+
+
+# Headlines and the picture for the README.
+
+
+def test_headlines_are_fetched_once_counted_and_closed_again(visitor, polygon):
+    article = {
+        "title": "VTAK <b>rises</b>",
+        "publisher": {"name": "The Wire"},
+        "published_utc": f"{SAMPLE_DAY}T13:05:00Z",
+        "article_url": "https://example.com/1",
+    }
+    odd = {"title": "Second", "published_utc": f"{SAMPLE_DAY}T14:00:00Z", "article_url": "ftp://x"}
+    polygon.articles = {"VTAK": [article, odd]}
+    sent = {}
+    visitor.page.on("request", lambda one: sent.update({urlsplit(one.url).path: one.headers}))
+    visitor.open().choose("VTAK").expect_chart("day-chart")
+    button = visitor.page.get_by_role("button", name="Headlines", exact=True)
+    button.click()
+    items = visitor.page.locator(".headlines li")
+    expect(items).to_have_text(["10-18 09:05 VTAK <b>rises</b> The Wire", "10-18 10:00 Second"])
+    expect(items.locator("a")).to_have_count(1)
+    expect(items.locator("a")).to_have_attribute("href", "https://example.com/1")
+    visitor.expect(".headline-count").to_have_text("2")
+    visitor.expect(".headlines").to_contain_text("A headline is not a cause.")
+    button.click()
+    visitor.expect(".headlines").to_be_hidden()
+    expect(button).to_have_attribute("aria-expanded", "false")
+    button.click()
+    visitor.expect(".headlines").to_be_visible()
+    visitor.choose("PEGY").expect(".headlines").to_be_hidden()
+    assert visitor.tickers_asked_for("/api/headlines") == ["VTAK"]
+    # Without this header the server takes a request for one of another site.
+    for path in ("/api/bars", "/api/headlines"):
+        assert sent[path]["x-lookup-table-page"] == "1"
+
+
+def test_the_readmes_screenshot_can_be_taken(browser, served, polygon, tmp_path):
+    take_screenshot(browser, served.url, tmp_path / "screenshot.png")
+    picture = (tmp_path / "screenshot.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">II", picture[16:24]) == (SIZE["width"], SIZE["height"])
+    assert len(picture) <= MOST_BYTES
