@@ -339,5 +339,3 @@ function savePicture(box) {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   });
 }
-
-export const closeCharts = () => {};
