@@ -74,6 +74,8 @@ LONGEST_WINDOW = 1000
 # query-lookup-table.py has these two constants as well. day_counts uses them.
 Z_THRESHOLD = 3
 TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
+LONG_WINDOW, FEWEST_LONG = 60, 20  # the rows of long_z: at most, and at least
+NEAR_FLAT = 0.03  # below this deviation of logarithms, running sums are too coarse
 
 # What a flat file must and may hold. Trades may be written 12.0, so they are read as floats.
 COLUMN_TYPES = {
@@ -82,8 +84,11 @@ COLUMN_TYPES = {
     "transactions": pyarrow.float64(),
     "close": pyarrow.float64(),
     "open": pyarrow.float64(),
+    "volume": pyarrow.float64(),
 }
 NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
+OPTIONAL_COLUMNS = ["open", "volume"]
+REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
 NS_PER_DAY = 86_400 * 10**9
 # 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
 FIRST_DAY, LAST_DAY = 7_305, 47_481
@@ -116,14 +121,17 @@ DAY_PAGE_COLUMNS = {
     "record": "<u2",
     "earlier_rows": "<u2",
     "baseline_days": "<u2",
+    "long_z": "<f4",
+    "dollar_volume": "<f4",
 }
 # The pickle begins so: protocol 3, push a text of 12 bytes, pop it. This has no effect when the
 # pickle is loaded. It shows that the file is a table of this script, even if its end is missing.
 SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" + pickle.POP
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
-INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
-INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
-MAGIC = b"lookup-tab-2"
+# window, number of tickers, extents of the directory and of the splits
+INDEX_HEADER = struct.Struct("<II20s20s")
+INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, and the numbers of day_counts
+MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 
@@ -630,7 +638,8 @@ def day_in_name(path):
 def find_flat_files(data_dir, warnings=None):
     """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    Hidden files and folders are left out, links are followed. Of several files of one day,
+    Hidden files and folders and data_dir/reference are left out, links are followed. Of several
+    files of one day,
     file_that_counts is read; the list warnings gets a sentence about the others. Raises
     NoFlatFiles, or BuildError for what cannot be read.
     """
@@ -647,7 +656,8 @@ def find_flat_files(data_dir, warnings=None):
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        kept_out = os.path.samefile(folder, data_dir) and [REFERENCE]
+        folders[:] = [name for name in folders if name[0] != "." and name not in (kept_out or [])]
         for path in (Path(folder, name) for name in names if name[0] != "."):
             if path.is_symlink() and not path.exists():
                 raise BuildError(f"{path} is a link that leads nowhere: remove it")
@@ -742,7 +752,7 @@ def parse_with_pyarrow(raw):
     """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
 
     raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
-    in COLUMN_TYPES. An open can be anything here.
+    in COLUMN_TYPES. Those of OPTIONAL_COLUMNS can be anything here.
     """
     try:
         rows = arrow_csv.read_csv(
@@ -752,7 +762,7 @@ def parse_with_pyarrow(raw):
             arrow_csv.ConvertOptions(
                 column_types=COLUMN_TYPES,
                 include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # open
+                include_missing_columns=True,  # the optional ones
                 null_values=[""],  # the ticker NA is no missing value
                 strings_can_be_null=False,
             ),
@@ -765,7 +775,7 @@ def parse_with_pyarrow(raw):
     _, offsets, letters = tickers.buffers()
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
     letters = np.frombuffer(letters or b"", "uint8")
-    columns = {name: rows[name].to_numpy() for name in [*BOUNDS, "open"]}
+    columns = {name: rows[name].to_numpy() for name in [*BOUNDS, *OPTIONAL_COLUMNS]}
     trades = columns["transactions"]
     is_sound = (
         all(
@@ -803,15 +813,15 @@ def parse_carefully(raw, header, path):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         lines = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {lines} left out, first line {first}: {error}")
-    tickers, *numbers = zip(*rows) if rows else [()] * 5
+    tickers, *numbers = zip(*rows) if rows else [()] * 6
     columns = {"ticker": pyarrow.array(tickers, pyarrow.string())}
-    for name, values in zip([*BOUNDS, "open"], numbers):
+    for name, values in zip([*BOUNDS, *OPTIONAL_COLUMNS], numbers):
         columns[name] = np.array(values, "int64" if name == "window_start" else "float64")
     return columns, warnings
 
 
 def parse_line(line, header):
-    """(ticker, window_start, trades, close, open) of a line. Raises ValueError and csv.Error."""
+    """(ticker, window_start, trades, close, open, volume). Raises ValueError and csv.Error."""
     fields = next(csv.reader([line], strict=True))
     if len(fields) != len(header):
         raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
@@ -822,8 +832,8 @@ def parse_line(line, header):
             f"the ticker is {quoted(ticker)}, not 1 to {LONGEST_TICKER} bytes that can be printed"
         )
     numbers = [parse_number(name, row[name]) for name in BOUNDS]
-    has_open = header.count("open") == 1 and NUMBER_PATTERN.fullmatch(row["open"])
-    return ticker, *numbers, float(row["open"]) if has_open else math.nan
+    texts = [row[name] if header.count(name) == 1 else "" for name in OPTIONAL_COLUMNS]
+    return ticker, *numbers, *(float(t) if NUMBER_PATTERN.fullmatch(t) else math.nan for t in texts)
 
 
 def parse_number(name, text):
@@ -857,16 +867,20 @@ def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
     tickers is a pyarrow array of strings. columns are arrays: day (uint16, the day number), trades
-    (int32), close_price and open_price (float64, in dollars; a missing open is nan). warnings is a
-    list of sentences. If the file's name and a row disagree on the day, the name is right.
+    (int32), close_price and open_price (float64, in dollars) and dollar_volume (float32); the last
+    two are nan where they are missing. warnings is a list of sentences. If the file's name and a
+    row disagree on the day, the name is right.
     """
     raw = read_csv_bytes(path)
     header = read_header(raw, path)
-    is_plain = b'"' not in raw and header.count("open") <= 1
+    is_plain = b'"' not in raw and all(header.count(name) <= 1 for name in OPTIONAL_COLUMNS)
     parsed, warnings = parse_with_pyarrow(raw) if is_plain else None, []
     if parsed is None:
         parsed, warnings = parse_carefully(raw, header, path)
     tickers, window_starts, opens = (parsed[name] for name in ("ticker", "window_start", "open"))
+    closes = parsed["close"] + 0.0  # which makes 0.0 of -0.0
+    with np.errstate(all="ignore"):
+        dollars = (parsed["volume"] * closes).astype("float32")
     days = (window_starts // NS_PER_DAY).astype("uint16")
     if len(tickers):
         refuse_minutes(tickers, window_starts, path)
@@ -883,10 +897,72 @@ def read_flat_file(path):
     columns = {
         "day": days,
         "trades": parsed["transactions"].astype("int32"),
-        "close_price": parsed["close"] + 0.0,  # which makes 0.0 of -0.0
+        "close_price": closes,
         "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
+        "dollar_volume": np.where(
+            (dollars >= 0) & (dollars < math.inf), dollars, np.float32("nan")
+        ),
     }
     return tickers, columns, warnings
+
+
+def read_reference(path, names, parse, warnings):
+    """{key: value} of the reference file at path, a CSV file; empty if there is none.
+
+    parse gets a line's fields in the columns called names, and returns key and value or raises
+    ValueError. The first line of a key counts. A file or a line that cannot be used is left out,
+    and the list warnings gets a sentence.
+    """
+    found, bad_lines = {}, 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            if not set(names) <= set(header):
+                raise ValueError(f"it must have the columns {','.join(names)}")
+            indexes = [header.index(name) for name in names]
+            for fields in filter(None, lines):
+                try:
+                    found.setdefault(*parse(*(fields[index] for index in indexes)))
+                except (ValueError, IndexError):
+                    bad_lines += 1
+    except FileNotFoundError:
+        return {}
+    except (ValueError, csv.Error, OSError) as error:  # a UnicodeDecodeError is a ValueError
+        warnings.append(f"{path} is not used: {getattr(error, 'strerror', None) or error}")
+        return {}
+    if bad_lines:
+        warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
+    return found
+
+
+def parse_listed(ticker, type_, name):
+    type_, name = (" ".join(text.split()) for text in (type_, name))
+    if not ticker or not (ticker + type_ + name).isprintable():
+        raise ValueError
+    return ticker, (type_, name)
+
+
+def parse_split(ticker, date, *numbers):
+    if not ticker or date != date_text(day_number(date)):
+        raise ValueError
+    split = [float(number) for number in numbers]
+    if not all(0 < number < MOST_TRADES for number in split):
+        raise ValueError
+    # As short as possible: 20 and 1.5.
+    return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
+
+
+def read_listed(data_dir, warnings):
+    """{ticker: (type, name)} of reference/tickers.csv below data_dir."""
+    path = data_dir / REFERENCE / "tickers.csv"
+    return read_reference(path, ["ticker", "type", "name"], parse_listed, warnings)
+
+
+def read_splits(data_dir, warnings):
+    """{(ticker, date): (split_from, split_to)} of reference/splits.csv; the numbers are texts."""
+    columns = ["ticker", "execution_date", "split_from", "split_to"]
+    return read_reference(data_dir / REFERENCE / "splits.csv", columns, parse_split, warnings)
 
 
 class Market(NamedTuple):
@@ -1026,12 +1102,42 @@ def record_column(trades, earlier_rows):
     return row - stop - 1
 
 
+def long_z_column(trades, earlier_rows):
+    """The column long_z: how many deviations each row's x = ln(1 + trades) is above the mean.
+
+    Mean and sample standard deviation are those of x in the ticker's LONG_WINDOW rows before it, or
+    in all of them while there are at least FEWEST_LONG. It is nan with fewer rows, and where these
+    rows' trades are all equal. Running sums make it; rows whose deviation is so small that these
+    are not exact enough are computed one by one.
+    """
+    row = np.arange(len(trades))
+    count = np.minimum(earlier_rows, LONG_WINDOW)
+    first = row - count
+    logs = np.log1p(trades)
+    logs -= logs.mean()  # keeps the running sums small, and so exact
+    sums, squares = (np.concatenate([[0.0], np.cumsum(c)]) for c in (logs, logs * logs))
+    total, total_of_squares = (running[row] - running[first] for running in (sums, squares))
+    with np.errstate(all="ignore"):
+        mean = total / count
+        variance = (total_of_squares - total * mean) / (count - 1)
+        long_z = (logs - mean) / np.sqrt(variance)
+    # The index of the first row of each stretch of equal trades of a ticker.
+    begins = (trades != np.roll(trades, 1)) | (earlier_rows == 0)
+    equal_since = np.maximum.accumulate(np.where(begins, row, 0))
+    is_known = (count >= FEWEST_LONG) & (np.roll(equal_since, 1) > first)
+    long_z[~is_known] = math.nan
+    for i in np.flatnonzero(is_known & ~(variance > NEAR_FLAT**2)).tolist():
+        before = logs[first[i] : i]
+        long_z[i] = (logs[i] - before.mean()) / before.std(ddof=1)
+    return long_z
+
+
 def add_facts(market, window=WINDOW):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record, earlier_rows and baseline_days (write_day_pages explains them). gap replaces the column
-    open_price.
+    record, earlier_rows, baseline_days and long_z (write_day_pages explains them). gap replaces the
+    column open_price.
     """
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
@@ -1052,6 +1158,7 @@ def add_facts(market, window=WINDOW):
         of_rows["avg_trades"][:], of_rows["std_trades"][:] = baselines(trades, earlier_rows, window)
         of_rows["record"][:] = record_column(trades, earlier_rows)
         of_rows["earlier_rows"][:] = earlier_rows
+        of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
         sessions = session_of_day[of_rows["day"]]
         reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
@@ -1076,7 +1183,7 @@ def write_and_get_extent(file, *pieces):
     return EXTENT.pack(offset, file.tell() - offset, crc)
 
 
-def write_lookup_table(file, market, window=WINDOW):
+def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
         ┌───────────────────────────────────────────────────────────────┐
@@ -1084,7 +1191,7 @@ def write_lookup_table(file, market, window=WINDOW):
         ├───────────────────────────────────────────────────────────────┤
         │ 2  a day page for each date: its rows, column by column       │ write_day_pages
         ├───────────────────────────────────────────────────────────────┤
-        │ 3  the gaps of each ticker, then the directory of tickers     │ write_directory
+        │ 3  facts of each ticker; the directory; the splits            │ write_directory, _splits
         ├───────────────────────────────────────────────────────────────┤
         │ 4  the index: INDEX_HEADER, and an INDEX_DAY for each date    │ write_lookup_table
         ├───────────────────────────────────────────────────────────────┤
@@ -1093,12 +1200,14 @@ def write_lookup_table(file, market, window=WINDOW):
 
     A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
-    pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format.
+    pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format. listed and
+    splits are what read_listed and read_splits return.
     """
     row_extents = write_pickle(file, market, window)
     index_days = write_day_pages(file, market)
-    directory = write_directory(file, market, row_extents)
-    index = INDEX_HEADER.pack(window, len(market.tickers), directory) + b"".join(index_days)
+    directory = write_directory(file, market, row_extents, listed or {})
+    splits = write_splits(file, market, splits or {})
+    index = INDEX_HEADER.pack(window, len(market.tickers), directory, splits) + b"".join(index_days)
     file.write(FOOTER.pack(write_and_get_extent(file, index), MAGIC))
 
 
@@ -1197,9 +1306,8 @@ def write_day_pages(file, market):
         record         how many rows before this one, counted back from it, had fewer trades
         earlier_rows   how many rows the ticker has before this one
         baseline_days  over how many of the table's days the baseline reaches back; 0 without one
-
-    For each day the index has the number of rows, the number of rows with a deviation above 0
-    (with_deviation) and the number of anomalies.
+        long_z         see long_z_column
+        dollar_volume  volume * close_price, in dollars; nan without a volume
     """
     tickers = np.array(market.tickers, object)
 
@@ -1230,25 +1338,49 @@ def rows_by_day(market):
 
 
 def day_counts(page):
-    """The number of a day page's rows, of those with a deviation above 0, and of its anomalies."""
+    """The numbers of a day page's rows: all, with a deviation above 0 (with_deviation), anomalies,
+    with a long_z, with one that rounds to more than Z_THRESHOLD."""
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    is_anomaly = z_scores > Z_THRESHOLD * (1 + TOLERANCE)
-    return len(trades), len(z_scores), np.count_nonzero(is_anomaly)
+    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
+    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
+    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
+    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
-def write_directory(file, market, row_extents):
-    """Write part 3 and return the directory's packed EXTENT.
+def write_directory(file, market, row_extents, listed):
+    """Write the facts of each ticker and the directory, and return the directory's packed EXTENT.
 
-    First come the gaps of each ticker by date, a float64 for each row. Then comes the directory:
-    for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
-    these the tickers' names, joined by line feeds. row_extents is what write_pickle returns.
+    A ticker's facts are what its rows in part 1 do not tell: its gaps, its long_z and its
+    dollar_volume by date, one column after the other. The directory has for each ticker the EXTENT
+    of its rows in part 1 and the EXTENT of its facts. After all these come the tickers, then their
+    types, then their names, joined by line feeds; a type or name that is not known is empty.
     """
-    extents, gaps = b"", market.columns["gap"]
+    extents = b""
+    columns = [market.columns[name] for name in ("gap", "long_z", "dollar_volume")]
     for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
-        extents += of_rows + write_and_get_extent(file, gaps[start:end])
-    return write_and_get_extent(file, extents + "\n".join(market.tickers).encode())
+        extents += of_rows + write_and_get_extent(file, *(column[start:end] for column in columns))
+    types, names = zip(*(listed.get(ticker, ("", "")) for ticker in market.tickers))
+    return write_and_get_extent(
+        file, extents + "\n".join([*market.tickers, *types, *names]).encode()
+    )
+
+
+def write_splits(file, market, splits):
+    """Write the splits of the table's tickers on or between its days, and return their EXTENT.
+
+    A line each: ticker, date, split_from and split_to, with tabs between them, and a line feed
+    between the lines, in the order of the tickers' numbers and of the dates.
+    """
+    numbers = {ticker: number for number, ticker in enumerate(market.tickers)}
+    first, last = date_text(market.days[0]), date_text(market.days[-1])
+    lines = [
+        (numbers[ticker], date, f"{ticker}\t{date}\t{split_from}\t{split_to}")
+        for (ticker, date), (split_from, split_to) in splits.items()
+        if ticker in numbers and first <= date <= last
+    ]
+    return write_and_get_extent(file, "\n".join(line for *_, line in sorted(lines)).encode())
 
 
 def write_json(file, market):
@@ -1288,6 +1420,7 @@ def build(options):
     say("Finished processing files.")
     say("Building lookup table...")
     add_facts(market, options.window)
+    listed, splits = (read(options.data_dir, warnings) for read in (read_listed, read_splits))
     say("Lookup table built successfully.")
     with ExitStack() as stack:
         if options.json:  # it replaces the old one after the table has done so
@@ -1295,7 +1428,7 @@ def build(options):
             write_json(json_file, market)
             json_file.flush()
         with replacing(options.output) as file:
-            write_lookup_table(file, market, options.window)
+            write_lookup_table(file, market, options.window, listed, splits)
             size = file.tell()
     for output in reversed(outputs):
         say(f"Lookup table saved to '{output}'.")
