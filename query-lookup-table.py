@@ -39,7 +39,8 @@ from array import array
 from collections import defaultdict, deque, namedtuple
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, product
-from math import ceil, floor, inf, isfinite, isnan, nan
+from math import ceil, floor, inf, isfinite, isnan, nan, prod
+from types import MappingProxyType
 
 # build-lookup-table.py has the same two constants.
 Z_THRESHOLD = 3
@@ -50,6 +51,7 @@ NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
 # A day's share of anomalies is compared with at least 20 and at most 250 earlier days.
 FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
+FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
@@ -66,16 +68,19 @@ DAY_PAGE_COLUMNS = {
     "record": "H",
     "earlier_rows": "H",
     "baseline_days": "H",
+    "long_z": "f",
+    "dollar_volume": "f",
 }
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
-INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
-INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
-MAGIC = b"lookup-tab-2"
+# window, number of tickers, extents of the directory and of the splits
+INDEX_HEADER = struct.Struct("<II20s20s")
+INDEX_DAY = struct.Struct("<10s20s5I")
+MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
-MAGIC_OF_VERSION_1 = b"lookup-table"
-LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; the longest, a day page, has at most 82 a ticker
+MAGICS_OF_OLDER_VERSIONS = (b"lookup-table", b"lookup-tab-2")
+LONGEST_EXTENT = MOST_TICKERS * 300  # bytes; a day page has at most 90 a ticker
 # A row in the pickle (write_pickle in the builder describes it): the date's slot in the pickle's
 # memo and the trades, four bytes each, then four floats. A row without a baseline lacks two.
 FULL_ROW = struct.Struct(">x 4s 5x 4s 3x d 3x d 3x d 3x d x")
@@ -83,9 +88,10 @@ SHORT_ROW = struct.Struct(">x 4s 5x 4s 3x d 3x d 7x")
 
 ROW_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score"]
 ROW_FIELDS += ["close_price", "price_diff"]
-FACT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap"]
+FACT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap", "long_z", "dollar_volume"]
 AFTER_FIELDS = [f"after_{horizon}" for horizon in HORIZONS]
 ANOMALY_FIELDS = [*ROW_FIELDS, *FACT_FIELDS, *AFTER_FIELDS, "split_after", "marks"]
+ANOMALY_FIELDS += ["type", "name"]
 SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
 SORT_FIELDS += [*FACT_FIELDS, *AFTER_FIELDS]
 AFTERMATH_FIELDS = ["z_from", "move", "horizon", "cases", "better", "two_se", "median_excess"]
@@ -100,6 +106,13 @@ MARKS = ["split?", "new", "thin", "stale", "test"]
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 # What reading a damaged part of a table can raise.
 DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
+
+
+# What the index says of a day. with_deviation are its rows with a std_trades above 0, and anomalies
+# are counted among these; high_long_z are the rows with a long_z above 3 among those with_long_z.
+IndexDay = namedtuple(
+    "IndexDay", "date extent rows with_deviation anomalies with_long_z high_long_z"
+)
 
 
 class TableError(Exception):
@@ -245,7 +258,7 @@ class LookupTable:
 
     name is what messages call it. dates are the table's dates in order. A session is a trading day,
     given by its index in dates. window is the number of rows in a baseline. has_facts says that its
-    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged.
+    rows have FACT_FIELDS. What reads a damaged part raises TableError.
     """
 
     has_facts = True
@@ -259,7 +272,7 @@ class LookupTable:
             raise ValueError
         self.index = self.read_extent(index_extent)
         header = INDEX_HEADER.unpack_from(self.index)
-        self.window, self.number_of_tickers, self.directory_extent = header
+        self.window, self.number_of_tickers, self.directory_extent, self.splits_extent = header
         self.number_of_days = (len(self.index) - INDEX_HEADER.size) // INDEX_DAY.size
 
     def damaged(self):
@@ -281,13 +294,12 @@ class LookupTable:
 
     @blaming_the_file
     def index_day(self, session):
-        """A session's INDEX_DAY: (date, extent of its page, rows, with_deviation, anomalies)."""
+        """The IndexDay of a session."""
         start = INDEX_HEADER.size + session * INDEX_DAY.size
-        date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
-        date = date.decode()
-        if not is_date(date):
+        date, *rest = INDEX_DAY.unpack_from(self.index, start)
+        if not is_date(date.decode()):
             raise ValueError
-        return (date, *extent_and_counts)
+        return IndexDay(date.decode(), *rest)
 
     @property
     def dates(self):
@@ -306,7 +318,7 @@ class LookupTable:
         Its columns, all of one length, are the tickers, in the table's order, the session's date,
         and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
-        date, extent, rows, _, _ = self.index_day(session)
+        date, extent, rows, *_ = self.index_day(session)
         content, page, start = self.read_extent(extent), {}, 0
         for name, code in DAY_PAGE_COLUMNS.items():
             page[name] = array(code)
@@ -320,25 +332,53 @@ class LookupTable:
 
     @blaming_the_file
     def read_directory(self):
-        """(extents, tickers), the table's tickers in its order.
+        """(extents, tickers, types, names): lists, except that extents are bytes.
 
-        extents are two packed EXTENTs for each ticker, of its rows and of its gaps.
+        extents are two packed EXTENTs for each ticker, of its rows and of its facts. A type or name
+        is empty if the table does not know it.
         """
-        content = self.read_extent(self.directory_extent)
-        end = self.number_of_tickers * 2 * EXTENT.size
-        return content[:end], content[end:].decode().split("\n")
+        content, number = self.read_extent(self.directory_extent), self.number_of_tickers
+        end = number * 2 * EXTENT.size
+        texts = content[end:].decode().split("\n")
+        if len(texts) != 3 * number:
+            raise ValueError
+        return content[:end], texts[:number], texts[number : 2 * number], texts[2 * number :]
+
+    @functools.cached_property
+    def types_and_names(self):
+        """{ticker: (type, name)} of the tickers in the list of tickers; each may be None."""
+        _, *columns = self.read_directory()
+        return {ticker: (type_ or None, name or None) for ticker, type_, name in zip(*columns)}
+
+    @functools.cached_property
+    @blaming_the_file
+    def splits(self):
+        """The listed splits, each ticker's by date: {(ticker, date): (split_from, split_to)}.
+
+        Who had split_from shares before that day, has split_to from then on.
+        """
+        splits = {}
+        for line in filter(None, self.read_extent(self.splits_extent).decode().split("\n")):
+            ticker, date, *numbers = line.split("\t")
+            split_from, split_to = map(float, numbers)
+            if not (0 < split_from < inf and 0 < split_to < inf):
+                raise ValueError
+            splits[ticker, date] = split_from, split_to
+        return splits
 
     @blaming_the_file
     def read_history(self, ticker):
         """A ticker's history: its rows by date, with the columns of a day page.
 
-        The date and FIELDS are in the ticker's pickled rows. The gaps have an extent of their own.
-        The other facts follow from these. Raises NoDataError.
+        The date and FIELDS are in the ticker's pickled rows. gap, long_z and dollar_volume have an
+        extent of their own. The other facts follow from these. Raises NoDataError.
         """
-        extents, tickers = self.read_directory()
+        extents, tickers, *_ = self.read_directory()
         start = find_ticker_number(ticker, tickers, self.name) * 2 * EXTENT.size
         rows = self.read_extent(extents[start : start + EXTENT.size])
-        gaps = array("d", self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
+        facts = self.read_extent(extents[start + EXTENT.size :][: EXTENT.size])
+        end = len(facts) // 2  # of 16 bytes a row, a gap takes 8, the others 4 each
+        gaps, others = array("d", facts[:end]), array("f", facts[end:])
         # Each row has a gap. The first window rows have no baseline, so they are short.
         end = min(len(gaps), self.window) * SHORT_ROW.size
         short_rows, full_rows = SHORT_ROW.iter_unpack(rows[:end]), FULL_ROW.iter_unpack(rows[end:])
@@ -362,18 +402,20 @@ class LookupTable:
                 sessions[i] - sessions[i - self.window] if i >= self.window else 0
                 for i in range(len(trades))
             ],
+            "long_z": others[: len(gaps)],
+            "dollar_volume": others[len(gaps) :],
         }
 
 
 class PlainTable(LookupTable):
     """A pickled {ticker: {date: stats}}, read whole.
 
-    It has no facts: each row's record, earlier_rows, baseline_days and gap are None. Raises
-    TableError if the file holds something else.
+    It has no facts: those of each row are None. Raises TableError if the file holds something else.
     """
 
     window = 5  # the tutorial's
     has_facts = False
+    types_and_names = splits = MappingProxyType({})
 
     def __init__(self, file, size, name):
         self.name = name
@@ -396,7 +438,7 @@ class PlainTable(LookupTable):
         return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
 
     def index_day(self, session):
-        return (self.sorted_dates[session],)
+        return IndexDay(self.sorted_dates[session], *[0] * 6)
 
     def columns_of(self, rows):
         """The columns of a day page; rows are a list of (ticker, date, stats)."""
@@ -444,7 +486,7 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(f"{path} not found: run build-lookup-table.py first") from None
         except (OSError, ValueError) as error:
             raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-        if magic == MAGIC_OF_VERSION_1:
+        if magic in MAGICS_OF_OLDER_VERSIONS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
         if kind not in kinds:
@@ -464,14 +506,16 @@ def z_limit(threshold):
 def row_of(page, i):
     """The row with index i of a day page or a history: a dict of ROW_FIELDS and FACT_FIELDS.
 
-    z_score is nan without a deviation above 0. A fact that is not known is None.
+    z_score is nan without a deviation above 0. A fact that is not known is None. long_z has four
+    decimals, and dollar_volume is a whole number.
     """
     row = {field: page[field][i] for field in (*ROW_FIELDS, *FACT_FIELDS) if field != "z_score"}
     above, std_trades = row["trades"] - row["avg_trades"], row["std_trades"]
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
-    if row["gap"] is not None and isnan(row["gap"]):
-        row["gap"] = None
+    for field, digits in (("gap", 99), ("long_z", 4), ("dollar_volume", None)):
+        is_known = row[field] is not None and isfinite(row[field])
+        row[field] = round(row[field], digits) if is_known else None
     return row
 
 
@@ -519,26 +563,29 @@ def is_split(gap):
     return any(abs(ratio / each - 1) <= 0.05 + TOLERANCE for each in split_ratios)
 
 
-def marks_of(row, session, window):
-    """The MARKS of a row, in their order: reasons to distrust it.
+def marks_of(row, session, window, splits=None):
+    """The marks of a row, in the order of MARKS: reasons to look twice.
 
-    row is a dict of row_of. session and window are as in LookupTable.
+    row is a dict of row_of. session, window and splits are as in LookupTable.
 
-    split?  the open looks like a split (is_split)
-    new     the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
-    thin    the ticker usually has fewer than 20 trades
-    stale   the baseline reaches back over more than twice as many days as it has rows
-    test    the ticker is one of the exchanges' test symbols
+    split 1:20  the list of splits has one on this day: one share for every 20
+    split?      no list has one, but the open looks like a split (is_split)
+    new         the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
+    thin        the ticker usually has fewer than 20 trades
+    stale       the baseline reaches back over more than twice as many days as it has rows
+    test        the ticker is one of the exchanges' test symbols
     """
     earlier_rows, baseline_days = row["earlier_rows"], row["baseline_days"]
+    listed = (splits or {}).get((row["ticker"], row["date"]))
     is_marked = {
-        "split?": is_split(row["gap"]),
+        "split?": is_split(row["gap"]) and not listed,
         "new": earlier_rows is not None and earlier_rows < NEW_ROWS <= session,
         "thin": row["avg_trades"] < THIN_TRADES,
         "stale": baseline_days is not None and baseline_days > 2 * window,
         "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
     }
-    return [mark for mark in MARKS if is_marked[mark]]
+    marks = [mark for mark in MARKS if is_marked[mark]]
+    return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
 
 
 class LaterCloses:
@@ -547,8 +594,10 @@ class LaterCloses:
     closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
     the next 1, 5 or 20 days of the table. It is nan if the ticker is gone, which means that it has
     no row on these days. A horizon that the table does not reach yet is no key of last_closes.
+    Listed splits in between are taken out: a close is multiplied by split_to / split_from.
     split_days[i] says on which of the next days, counted from 1, the ticker first has a suspected
-    split; 0 means on none. The columns are numpy arrays, or lists if only of_row is needed.
+    split that is not listed; 0 means on none. The columns are numpy arrays, or lists if only of_row
+    is needed.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -597,6 +646,10 @@ def read_days(table, sessions, needs_after, end=None):
             yield session, table.read_day_page(session), None
         return
     np, ahead = import_numpy(), deque()  # the session's own day and the next ones
+    dates, ratios = table.dates if table.splits else [], defaultdict(list)
+    for (ticker, date), (split_from, split_to) in table.splits.items():
+        # A split on a day that the table does not have counts from its next one on.
+        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
     numbers = defaultdict()  # by ticker; a new ticker gets the next number
     numbers.default_factory = numbers.__len__
     last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
@@ -605,46 +658,69 @@ def read_days(table, sessions, needs_after, end=None):
         for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
             page = table.read_day_page(later)
             # Only a page that is still to be yielded stays in memory.
-            ahead.append((page if later in sessions else None, closes_of_day(np, page, numbers)))
+            closes = closes_of_day(np, page, numbers, table.splits, ratios[later])
+            ahead.append((page if later in sessions else None, closes))
         after = later_closes(np, [closes for _, closes in ahead], len(numbers))
         yield session, ahead.popleft()[0], after
 
 
-def closes_of_day(np, page, numbers):
-    """Three arrays of a day page: the numbers of its tickers, their closes, the splits.
+def closes_of_day(np, page, numbers, listed_splits, ratios):
+    """What later_closes needs of a day page: (its tickers' numbers, their closes, splits, ratios).
 
-    The splits are the numbers of the tickers with a suspected split. np is numpy.
+    The splits are the numbers of the tickers with a suspected split that is not listed. ratios,
+    pairs of a ticker and what a listed split multiplies its closes by, get numbers, too. np is
+    numpy.
     """
     own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
     gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
-    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
-    splits = own_numbers[np.array([i for i in large if is_split(page["gap"][i])], int)]
-    return own_numbers, np.asarray(page["close_price"]), splits
+    suspected = [
+        i
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
+        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
+    ]
+    ratios = [(numbers[ticker], ratio) for ticker, ratio in ratios]
+    return own_numbers, np.asarray(page["close_price"]), own_numbers[suspected], ratios
 
 
 def later_closes(np, days, number_of_tickers):
     """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
-    (own_numbers, closes, _), *later_days = days
+    (own_numbers, closes, *_), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
-    last_closes = {}
-    for day, (numbers, closes_then, splits) in enumerate(later_days, 1):
-        last_close[numbers] = closes_then
+    adjustment, last_closes = np.ones(number_of_tickers), {}
+    for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
+        for number, ratio in ratios:
+            adjustment[number] *= ratio
+        last_close[numbers] = closes_then * adjustment[numbers]
         split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
     return LaterCloses(closes, last_closes, split_day[own_numbers])
 
 
-def later_closes_in_history(history, sessions, i, number_of_days):
-    """The LaterCloses of row i of a ticker's history alone. sessions are those of its rows."""
-    session, last_closes, later = sessions[i], {}, range(0)
+def later_closes_in_history(history, sessions, i, number_of_days, splits):
+    """The LaterCloses of row i of a ticker's history alone.
+
+    sessions are those of its rows; splits are the ticker's listed ones, as in LookupTable.
+    """
+    session, date, closes, later = sessions[i], history["date"][i], {}, range(0)
     for horizon in HORIZONS:
         later = range(i + 1, bisect.bisect_right(sessions, session + horizon))
         if session + horizon < number_of_days:
-            last_closes[horizon] = [history["close_price"][later[-1]] if later else nan]
-    split_days = [sessions[j] - session for j in later if is_split(history["gap"][j])]
-    return LaterCloses([history["close_price"][i]], last_closes, split_days[:1] or [0])
+            closes[horizon] = [nan]
+            for j in later[-1:]:
+                ratios = (
+                    split_to / split_from
+                    for (_, day), (split_from, split_to) in splits.items()
+                    if date < day <= history["date"][j]
+                )
+                closes[horizon] = [history["close_price"][j] * prod(ratios)]
+    split_days = [
+        sessions[j] - session
+        for j in later
+        if is_split(history["gap"][j]) and (history["ticker"][j], history["date"][j]) not in splits
+    ]
+    return LaterCloses([history["close_price"][i]], closes, split_days[:1] or [0])
 
 
 def median(numbers):
@@ -660,30 +736,74 @@ def points_for_doing_better(change, median_change):
     return (change > median_change) + (change == median_change) / 2
 
 
-def anomaly_share(table, session):
-    """A session's share of anomalies, compared with earlier days: a dict, or None.
+def compare_share(table, session, found, among, earlier, fewest_days):
+    """A session's share of found among other rows, compared with earlier sessions: a dict, or None.
 
-    share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
-    compared with the earlier days that have such tickers: the last 250 of them, or all if there are
-    fewer. days is their number, usual is the median of their shares, and lower_days is the number
-    of them with a lower share. The answer is None if there are fewer than 20, or if the session
-    itself has no such tickers.
+    found and among are names of counts in IndexDay. share is in percent. It is compared with the
+    sessions in earlier, latest first, that have such rows: at most 250 of them. days is their
+    number, usual is the median of their shares, and lower_days is the number of them with a lower
+    share. None if there are fewer than fewest_days, or if the session itself has no such rows.
     """
-    *_, with_deviation, anomalies = table.index_day(session)
-    counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
-    shares = (100 * found / tickers for tickers, found in counts if tickers)
+    day = table.index_day(session)
+    pairs = ((getattr(each, found), getattr(each, among)) for each in map(table.index_day, earlier))
+    shares = (100 * number / rows for number, rows in pairs if rows)
     shares = list(islice(shares, MOST_USUAL_DAYS))
-    if len(shares) < FEWEST_USUAL_DAYS or not with_deviation:
+    if len(shares) < fewest_days or not getattr(day, among):
         return None
-    share = 100 * anomalies / with_deviation
+    share = 100 * getattr(day, found) / getattr(day, among)
     return {
-        "anomalies": anomalies,
-        "with_deviation": with_deviation,
+        found: getattr(day, found),
+        among: getattr(day, among),
         "share": share,
         "usual": median(shares),
         "lower_days": sum(share > earlier_share for earlier_share in shares),
         "days": len(shares),
     }
+
+
+def anomaly_share(table, session):
+    """compare_share of the anomalies among the tickers with a deviation above 0."""
+    earlier = range(session - 1, -1, -1)
+    return compare_share(table, session, "anomalies", "with_deviation", earlier, FEWEST_USUAL_DAYS)
+
+
+def high_long_z_share(table, session):
+    """compare_share of the tickers with a long_z above 3 among those with a long_z."""
+    earlier = range(session - 1, -1, -1)
+    return compare_share(table, session, "high_long_z", "with_long_z", earlier, FEWEST_USUAL_DAYS)
+
+
+def expiration_kind(dates, session):
+    """ "quarterly" or "monthly" if options expire on that session, else None.
+
+    They expire on the third Friday of a month; on the Thursday before if the next of the table's
+    dates is later than that Friday. Quarterly ones are in March, June, September and December.
+    """
+    from datetime import date, timedelta
+
+    friday = date.fromisoformat(dates[session])
+    next_day = (friday + timedelta(1)).isoformat()
+    if friday.weekday() == 3 and max(dates[session + 1 : session + 2], default="") > next_day:
+        friday += timedelta(1)
+    if friday.weekday() != 4 or not 15 <= friday.day <= 21:
+        return None
+    return "quarterly" if friday.month % 3 == 0 else "monthly"
+
+
+def expiration_share(table, session):
+    """On a day on which options expire, its kind and how usual its share of anomalies is; or None.
+
+    A dict of kind, which is expiration_kind's, and of anomaly_share's names, compared with the
+    earlier days of this kind. With fewer than 4 of these, the kind is the dict's only key.
+    """
+    dates = table.dates
+    kind = expiration_kind(dates, session)
+    if kind is None:
+        return None
+    earlier = [day for day in range(session) if expiration_kind(dates, day) == kind][::-1]
+    counts = "anomalies", "with_deviation"
+    share = compare_share(table, session, *counts, earlier, FEWEST_USUAL_EXPIRATIONS)
+    return {"kind": kind, **(share or {})}
 
 
 def find_aftermath(table, last):
@@ -784,16 +904,38 @@ def share_that_did_better(cases, better):
 Listing = namedtuple("Listing", "title anomalies notes")
 
 
+def reaches(number, limit):
+    """Whether number is at least limit. None as a limit lets all pass; None as a number fails."""
+    return limit is None or (number is not None and number >= limit)
+
+
 def select_anomalies(anomalies, options):
-    """The anomalies that are not excluded by options: min_trades, min_price, min_record, skip."""
+    """The anomalies that options do not exclude: by min_trades and the like, skip and type."""
+    skipped = {mark.rstrip("?") for mark in options.skip}
     return [
         anomaly
         for anomaly in anomalies
         if anomaly["trades"] >= options.min_trades
         and not anomaly["close_price"] < options.min_price  # nan, in a plain pickle, stays
-        and (not options.min_record or anomaly["record"] >= options.min_record)
-        and (not options.skip or options.skip.isdisjoint(anomaly["marks"]))
+        and reaches(anomaly["record"], options.min_record or None)
+        and reaches(anomaly["long_z"], options.min_long_z)
+        and reaches(anomaly["dollar_volume"], options.min_dollars)
+        # The first word of a mark is split, split?, new ...
+        and not (skipped and {m.split()[0].rstrip("?") for m in anomaly["marks"]} & skipped)
+        and (not options.type or anomaly["type"] in options.type)
     ]
+
+
+def count_without_type(anomalies, options):
+    """How many anomalies options exclude for no other reason than that their type is not known."""
+    if not options.type:
+        return 0
+    return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
+
+
+def say_without_type(count):
+    if count:
+        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
 
 
 def sort_anomalies(anomalies, field):
@@ -810,34 +952,34 @@ def sort_anomalies(anomalies, field):
 
 
 def anomaly_of(page, i, session, table, options, after):
-    """row_of, with what else the options need: marks, and the facts of LaterCloses in after."""
+    """row_of, with what else the options need: marks, type, name, and the facts in after."""
     row = {**row_of(page, i), **after}
     if options.needs_marks:
-        row["marks"] = marks_of(row, session, table.window)
+        row["marks"] = marks_of(row, session, table.window, table.splits)
+    if options.needs_type:
+        row["type"], row["name"] = table.types_and_names.get(row["ticker"], (None, None))
     return row
 
 
 def list_days(table, sessions, options):
     """Yields a Listing for each of sessions, a range.
 
-    Says so on stderr if no ticker has a baseline on any of them.
+    Says so on stderr if no ticker has a baseline on any of them, and how many anomalies are left
+    out because their type is not known.
     """
-    has_baseline = False
+    has_baseline, without_type = False, 0
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
         anomalies = [
             anomaly_of(page, i, session, table, options, after.of_row(i) if after else {})
             for i in indexes_of_anomalies(page, options.threshold)
         ]
+        without_type += count_without_type(anomalies, options)
         anomalies = sort_anomalies(anomalies, "trades")  # also the order of equal ones below
-        notes = []
-        if options.format == "wide":
-            notes = [
-                share_sentence(table, session) if table.has_facts else None,
-                record_sentence(page, options.min_record),
-                median_sentence(page, after),
-            ]
-        yield listing_of(page["date"][0], anomalies, list(filter(None, notes)), options)
+        is_wide = options.format == "wide"
+        notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
+        yield listing_of(page["date"][0], anomalies, notes, options)
+    say_without_type(without_type)
     if not has_baseline:
         print_to_stderr(
             f"note: no ticker has a baseline yet on {page['date'][0]}: "
@@ -847,15 +989,18 @@ def list_days(table, sessions, options):
 
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
-    history, number_by_date = table.read_history(ticker), {}
-    number_by_date = {date: session for session, date in enumerate(table.dates)}
-    own_sessions = [number_by_date[date] for date in history["date"]]
+    history, days = table.read_history(ticker), table.number_of_days
+    session_by_date = {date: session for session, date in enumerate(table.dates)}
+    own_sessions = [session_by_date[date] for date in history["date"]]
+    splits = table.splits.items() if options.needs_after else ()
+    splits = {key: split for key, split in splits if key[0] == ticker}
     anomalies = []
     for i in indexes_of_anomalies(history, options.threshold):
         if own_sessions[i] in sessions:
-            after = later_closes_in_history(history, own_sessions, i, table.number_of_days)
+            after = later_closes_in_history(history, own_sessions, i, days, splits)
             row = anomaly_of(history, i, own_sessions[i], table, options, after.of_row(0))
             anomalies.append(row)
+    say_without_type(count_without_type(anomalies, options))
     return listing_of(ticker, anomalies, [], options)
 
 
@@ -867,9 +1012,20 @@ def listing_of(title, anomalies, notes, options):
     return Listing(title, anomalies[: options.limit], notes)
 
 
-def share_sentence(table, session):
-    """What anomaly_share returns for a session, as a sentence, or None."""
-    share = anomaly_share(table, session)
+def notes_of(table, session, page, after, min_record):
+    """Sentences about a day. They count all its anomalies, whatever the options are."""
+    notes = [record_sentence(page, min_record), median_sentence(page, after)]
+    if table.has_facts:
+        notes[:0] = [
+            share_sentence(anomaly_share(table, session)),
+            long_z_sentence(high_long_z_share(table, session)),
+            expiration_sentence(expiration_share(table, session)),
+        ]
+    return [note for note in notes if note]
+
+
+def share_sentence(share):
+    """What anomaly_share returns, as a sentence, or None."""
     if not share:
         return None
     beginning = (
@@ -879,6 +1035,24 @@ def share_sentence(table, session):
     if share["lower_days"] == share["days"]:
         return f"{beginning}all {share['days']} days before."
     return f"{beginning}{share['lower_days'] or 'none'} of the {share['days']} days before."
+
+
+def long_z_sentence(share):
+    """What high_long_z_share returns, as a sentence, or None."""
+    return share and (
+        "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
+        "above 3; the usual is {usual:.1f} %.".format(**share)
+    )
+
+
+def expiration_sentence(share):
+    """What expiration_share returns, as a sentence, or None."""
+    if not share:
+        return None
+    sentence = f"Options expire on this day ({share['kind']})"
+    if "usual" in share:
+        sentence += "; on the {days} such days before, {usual:.1f} % are usual".format(**share)
+    return f"{sentence}."
 
 
 def record_sentence(page, min_record):
@@ -905,10 +1079,7 @@ def record_sentence(page, min_record):
 
 
 def median_sentence(page, after):
-    """How the median ticker did, and how many anomalies did better: a sentence, or None.
-
-    Like share_sentence, it counts all anomalies of the day, whatever the options are.
-    """
+    """How the median ticker did, and how many anomalies did better: a sentence, or None."""
     changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
     medians = {horizon: median(changes[horizon]) for horizon in changes}
     known = [horizon for horizon in medians if medians[horizon] is not None]
@@ -937,7 +1108,7 @@ def number_text(number, form):
     if number is None:
         return "-"
     text = format(number, form)
-    return text if float(text) else text.lstrip("-")
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
 RULE_LENGTH = 91  # the tutorial's line of dashes, which is longer than its headings
@@ -985,6 +1156,8 @@ COLUMNS = [
 WIDE_COLUMNS = [
     *COLUMNS,
     ("Record", 10, record_text),
+    ("Long Z", 10, lambda anomaly: number_text(anomaly["long_z"], ".2f")),
+    ("Dollar Volume", 17, lambda anomaly: number_text(anomaly["dollar_volume"], ",d")),
     *((f"After {h}", 11, functools.partial(change_text, horizon=h)) for h in HORIZONS),
     (" Marks", 0, lambda anomaly: f" {' '.join(anomaly['marks'])}"),
 ]
@@ -1024,7 +1197,7 @@ def as_wide_table(listings, first="ticker"):
 def rows_for_csv_and_json(listings):
     """Yields the ANOMALY_FIELDS of each anomaly: changes without nan, and marks as text."""
     for anomaly in chain.from_iterable(listing.anomalies for listing in listings):
-        row = {field: anomaly[field] for field in ANOMALY_FIELDS}
+        row = {field: anomaly.get(field) for field in ANOMALY_FIELDS}
         for field in AFTER_FIELDS:
             if row[field] is not None and isnan(row[field]):
                 row[field] = None
@@ -1154,6 +1327,14 @@ def marks_argument(text):
     return wanted
 
 
+def types_argument(text):
+    """The set of types that text names, separated by commas."""
+    types = {name.strip() for name in text.split(",")}
+    if "" in types:
+        raise argparse.ArgumentTypeError(f"{text[:20]!a} is no type such as CS, or CS,ADRC")
+    return types
+
+
 def make_parser():
     parser = argparse.ArgumentParser(
         description="List anomalies: the tickers that were traded far more often than normal.",
@@ -1165,6 +1346,7 @@ def make_parser():
     add("dates", nargs="*", type=date_argument, metavar="DATE", help=dates)
     aftermath = "print what followed all anomalies, or those up to DATE"
     add("--aftermath", action="store_true", help=aftermath)
+    types = "list only tickers of a TYPE you name, such as CS (common stock) or ADRC"
     skip = "leave out tickers that have a MARK you name: split, new, thin, stale or test"
     for name, metavar, kind, default, text in [
         ("--ticker", "T", str, None, "one ticker's anomalies, on all days or on those of DATE"),
@@ -1172,6 +1354,9 @@ def make_parser():
         ("--min-trades", "N", count, 0, "leave out tickers with fewer than N trades"),
         ("--min-price", "P", number_argument, 0, "leave out tickers that closed below P dollars"),
         ("--min-record", "N", count, None, "leave out tickers with a record of fewer than N rows"),
+        ("--min-long-z", "Z", number_argument, None, "leave out tickers with a long z below Z"),
+        ("--min-dollars", "N", number_argument, None, "leave out dollar volumes below N"),
+        ("--type", "TYPE[,TYPE]", types_argument, frozenset(), types),
         ("--skip", "MARK[,MARK]", marks_argument, frozenset(), skip),
         ("--limit", "N", count, None, "print at most N anomalies of a day or ticker"),
     ]:
@@ -1202,6 +1387,7 @@ def parse_arguments(argv):
     if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
         parser.error(f"{options.dates[0]} is after {options.dates[1]}")
     options.needs_marks = options.format != "table" or bool(options.skip)
+    options.needs_type = options.format in ("csv", "json") or bool(options.type)
     options.needs_after = options.format != "table" or options.sort in AFTER_FIELDS
     return options
 
@@ -1235,10 +1421,12 @@ def nearest_date(dates, date):
 
 def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
-    if (options.aftermath or options.min_record) and not table.has_facts:
+    needs_facts = options.aftermath or options.min_record or options.type
+    needs_facts = needs_facts or options.min_long_z is not None or options.min_dollars is not None
+    if needs_facts and not table.has_facts:
         raise NoDataError(
-            f"{table.name} is a plain pickle: --aftermath and --min-record need a table that "
-            "build-lookup-table.py wrote"
+            f"{table.name} is a plain pickle: --aftermath, --min-record, --min-long-z, "
+            "--min-dollars and --type need a table that build-lookup-table.py wrote"
         )
     if options.aftermath:
         return answer_aftermath(table, options)
