@@ -131,15 +131,11 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 
 class BuildError(Exception):
-    """Why there is no table, in one line for the user."""
+    """Why there is no table, in one line for the user; status is the script's exit status."""
 
-    status = 1  # the script's exit status
-
-
-class UsageError(BuildError):
-    """What is wrong with the command's arguments, in one line for the user."""
-
-    status = 2
+    def __init__(self, sentence, status=1):
+        super().__init__(sentence)
+        self.status = status
 
 
 def printable(text):
@@ -161,13 +157,13 @@ def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def with_progress(items, description, total, form="{l_bar}{bar}| {elapsed}"):
+def with_progress(items, description, total):
     """items; on a terminal, a bar on stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
     from tqdm import tqdm
 
-    return tqdm(items, description, total, bar_format=form)
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 def in_threads(function, items):
@@ -375,7 +371,7 @@ def parse_number(name, text):
     least, most, meaning = BOUNDS[name]
     if not least <= number <= most or (name != "close" and number != int(number)):
         raise ValueError(f"{name} is {text[:60]!a}, not {meaning}")
-    return number
+    return number if name == "close" else int(number)
 
 
 def read_flat_file(path):
@@ -1093,6 +1089,8 @@ HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correc
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
+# What a row of an answer raises that has no such field, or another type or value than it must.
+UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 MOST_PAGES = 500  # of a list; that of all tickers has some 30
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
@@ -1129,20 +1127,18 @@ def days_to_download(data_dir, first, until):
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
     if until > last_ended:
-        raise UsageError(
-            f"--until {date_text(until)}: trading ends at 16:00 in New York, "
-            f"and the last day on which that is past is {date_text(last_ended)}"
+        ended = f"and the last day on which that is past is {date_text(last_ended)}"
+        raise BuildError(
+            f"--until {date_text(until)}: trading ends at 16:00 in New York, {ended}", 2
         )
     there = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
     there.pop(None, None)
     if first is None and not there:
-        raise UsageError(
-            f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: say which day is the first, "
-            f"for example --download {date_text(today - 91)}"
-        )
+        example = f"say which day is the first, for example --download {date_text(today - 91)}"
+        raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
     first = min(there) if first is None else first
     if first > until:
-        raise UsageError(f"the first day, {date_text(first)}, is after {date_text(until)}")
+        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
     days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading_days(first, until)}
     days = {day: path for day, path in days.items() if day not in there}
     for day, path in there.items():
@@ -1152,24 +1148,19 @@ def days_to_download(data_dir, first, until):
     return dict(sorted(days.items(), reverse=True))
 
 
-def is_sound_row(row, start, end):
-    """Whether a row of Polygon's answer can become a line of the flat file of its day.
+def flat_file_fields(row, start, end):
+    """The fields of the flat file's line for a row of Polygon's answer, checked by parse_line.
 
-    start and end of that day are in ms, as the row's time, which may be missing.
+    start and end of the day are in ms, as the row's time, which may be missing. Raises
+    UNSOUND_ROW if a value is missing or not valid.
     """
-    if not isinstance(row, dict):
-        return False
-    prices = [row.get(name) for name in "ochl"]
-    numbers = [*prices, row.get("v"), row.get("n"), row.get("t", start)]
-    return (
-        is_ticker(row.get("T"))
-        and not set(row["T"]) & set(' ,"')
-        and all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers)
-        and max(prices) < MOST_DOLLARS
-        and row["n"] % 1 == 0
-        and row["n"] <= MOST_TRADES
-        and start <= row.get("t", start) < end
-    )
+    volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
+    prices = [row[name] for name in "ochl"]
+    fields = [row["T"], volume, *prices, start * 10**6, trades]
+    parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
+    if not start <= row.get("t", start) < end or max(prices) >= MOST_DOLLARS:
+        raise ValueError
+    return fields
 
 
 def fetch_day(client, day):
@@ -1181,12 +1172,10 @@ def fetch_day(client, day):
     start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
     lines, unsound = {}, []
     for row in results:
-        if not is_sound_row(row, start, end):
+        try:
+            lines[row["T"]] = flat_file_fields(row, start, end)
+        except UNSOUND_ROW:
             unsound.append(row)
-            continue
-        volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
-        prices = [row[name] for name in "ochl"]
-        lines[row["T"]] = [row["T"], volume, *prices, start * 10**6, trades]
     if unsound and not lines:
         raise PolygonError(BAD_ANSWER)
     return [lines[ticker] for ticker in sorted(lines)], unsound
@@ -1315,7 +1304,7 @@ def download_lists(data_dir, api_url, warnings):
         try:
             ask = getattr(patient_client(api_url, say), method)
             for row in chain.from_iterable(all_results(ask, **options) for options in requests):
-                with suppress(ValueError, AttributeError):  # a row that makes no sense
+                with suppress(UNSOUND_ROW):
                     fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
                     lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
         except PolygonError as error:
@@ -1338,19 +1327,17 @@ def download(options, warnings):
 
 def build(options):
     """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
-    outputs = [options.output]
-    check_output_path(options.output)
+    warnings, outputs = [], [options.output]
     if options.json:
         outputs.append(options.output.with_suffix(".json"))
-        check_output_path(outputs[1], options.output)
-    warnings = []
     failed_days = download(options, warnings) if options.download is not None else 0
     paths = find_flat_files(options.data_dir, warnings)
     if not paths:
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
-    for output in outputs:
-        check_output_path(output, *paths)
+    lists = [options.data_dir / REFERENCE / name for name in LISTS]
+    check_output_path(options.output, *paths, *lists)
+    check_output_path(outputs[-1], *paths, *lists, *outputs[:-1])
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
