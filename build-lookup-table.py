@@ -1327,17 +1327,18 @@ def download(options, warnings):
 
 def build(options):
     """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
-    warnings, outputs = [], [options.output]
-    if options.json:
-        outputs.append(options.output.with_suffix(".json"))
+    warnings = []
     failed_days = download(options, warnings) if options.download is not None else 0
     paths = find_flat_files(options.data_dir, warnings)
     if not paths:
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
-    lists = [options.data_dir / REFERENCE / name for name in LISTS]
-    check_output_path(options.output, *paths, *lists)
-    check_output_path(outputs[-1], *paths, *lists, *outputs[:-1])
+    inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
+    check_output_path(options.output, *inputs)
+    outputs = [options.output]
+    if options.json:
+        outputs.append(options.output.with_suffix(".json"))
+        check_output_path(outputs[1], options.output, *inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
