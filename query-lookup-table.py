@@ -226,7 +226,8 @@ def tickers_like(ticker, tickers):
     def plain(text):
         return re.sub(r"[-./ ]", "", text).casefold()
 
-    return [other for other in tickers if plain(other) == plain(ticker)]
+    wanted = plain(ticker)
+    return [other for other in tickers if plain(other) == wanted]
 
 
 def find_ticker_number(ticker, tickers, name):
