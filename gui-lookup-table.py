@@ -337,6 +337,9 @@ class Options(NamedTuple):
     min_trades: int = 0
     min_record: int = 0
     skip: frozenset = frozenset()  # of the querier's MARKS
+    min_long_z: float | None = None
+    min_dollars: float | None = None
+    type: frozenset = frozenset()
 
 
 def neighbours(items, item):

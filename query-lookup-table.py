@@ -39,7 +39,7 @@ from array import array
 from collections import defaultdict, deque, namedtuple
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, product
-from math import ceil, floor, inf, isfinite, isnan, nan, prod
+from math import ceil, floor, inf, isfinite, isnan, nan
 from types import MappingProxyType
 
 # build-lookup-table.py has the same two constants.
@@ -513,9 +513,13 @@ def row_of(page, i):
     above, std_trades = row["trades"] - row["avg_trades"], row["std_trades"]
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
-    for field, digits in (("gap", 99), ("long_z", 4), ("dollar_volume", None)):
-        is_known = row[field] is not None and isfinite(row[field])
-        row[field] = round(row[field], digits) if is_known else None
+    for field in ("gap", "long_z", "dollar_volume"):
+        if row[field] is not None and not isfinite(row[field]):
+            row[field] = None
+    if row["long_z"] is not None:
+        row["long_z"] = round(row["long_z"], 4)
+    if row["dollar_volume"] is not None:
+        row["dollar_volume"] = round(row["dollar_volume"])
     return row
 
 
@@ -646,10 +650,7 @@ def read_days(table, sessions, needs_after, end=None):
             yield session, table.read_day_page(session), None
         return
     np, ahead = import_numpy(), deque()  # the session's own day and the next ones
-    dates, ratios = table.dates if table.splits else [], defaultdict(list)
-    for (ticker, date), (split_from, split_to) in table.splits.items():
-        # A split on a day that the table does not have counts from its next one on.
-        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
+    ratios = ratios_by_session(table)
     numbers = defaultdict()  # by ticker; a new ticker gets the next number
     numbers.default_factory = numbers.__len__
     last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
@@ -662,6 +663,17 @@ def read_days(table, sessions, needs_after, end=None):
             ahead.append((page if later in sessions else None, closes))
         after = later_closes(np, [closes for _, closes in ahead], len(numbers))
         yield session, ahead.popleft()[0], after
+
+
+def ratios_by_session(table):
+    """{session: [(ticker, what a listed split multiplies its later closes by), ...]}.
+
+    A split on a day that the table does not have counts from the next one on.
+    """
+    ratios, dates = defaultdict(list), table.dates if table.splits else []
+    for (ticker, date), (split_from, split_to) in table.splits.items():
+        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
+    return ratios
 
 
 def closes_of_day(np, page, numbers, listed_splits, ratios):
@@ -698,29 +710,23 @@ def later_closes(np, days, number_of_tickers):
     return LaterCloses(closes, last_closes, split_day[own_numbers])
 
 
-def later_closes_in_history(history, sessions, i, number_of_days, splits):
-    """The LaterCloses of row i of a ticker's history alone.
+def later_closes_in_history(history, session, indexes, ratios, table):
+    """The LaterCloses of a ticker's row on a session alone, as later_closes finds them.
 
-    sessions are those of its rows; splits are the ticker's listed ones, as in LookupTable.
+    indexes are those of the history's rows by session, ratios what ratios_by_session returns.
     """
-    session, date, closes, later = sessions[i], history["date"][i], {}, range(0)
-    for horizon in HORIZONS:
-        later = range(i + 1, bisect.bisect_right(sessions, session + horizon))
-        if session + horizon < number_of_days:
-            closes[horizon] = [nan]
-            for j in later[-1:]:
-                ratios = (
-                    split_to / split_from
-                    for (_, day), (split_from, split_to) in splits.items()
-                    if date < day <= history["date"][j]
-                )
-                closes[horizon] = [history["close_price"][j] * prod(ratios)]
-    split_days = [
-        sessions[j] - session
-        for j in later
-        if is_split(history["gap"][j]) and (history["ticker"][j], history["date"][j]) not in splits
-    ]
-    return LaterCloses([history["close_price"][i]], closes, split_days[:1] or [0])
+    ticker, last_close, split_day, ratio, last_closes = history["ticker"][0], nan, 0, 1.0, {}
+    for day in range(1, min(HORIZONS[-1], table.number_of_days - 1 - session) + 1):
+        for other, each in ratios[session + day]:
+            ratio *= each if other == ticker else 1
+        i = indexes.get(session + day)
+        if i is not None:
+            last_close = history["close_price"][i] * ratio
+            is_listed = (ticker, history["date"][i]) in table.splits
+            split_day = split_day or (is_split(history["gap"][i]) and not is_listed and day)
+        if day in HORIZONS:
+            last_closes[day] = [last_close]
+    return LaterCloses([history["close_price"][indexes[session]]], last_closes, [int(split_day)])
 
 
 def median(numbers):
@@ -774,7 +780,7 @@ def high_long_z_share(table, session):
 
 
 def expiration_kind(dates, session):
-    """ "quarterly" or "monthly" if options expire on that session, else None.
+    """quarterly or monthly, as a text, if options expire on that session, else None.
 
     They expire on the third Friday of a month; on the Thursday before if the next of the table's
     dates is later than that Friday. Quarterly ones are in March, June, September and December.
@@ -782,9 +788,9 @@ def expiration_kind(dates, session):
     from datetime import date, timedelta
 
     friday = date.fromisoformat(dates[session])
-    next_day = (friday + timedelta(1)).isoformat()
-    if friday.weekday() == 3 and max(dates[session + 1 : session + 2], default="") > next_day:
-        friday += timedelta(1)
+    next_day = friday + timedelta(1)
+    if friday.weekday() == 3 and dates[session + 1 :] and dates[session + 1] > str(next_day):
+        friday = next_day
     if friday.weekday() != 4 or not 15 <= friday.day <= 21:
         return None
     return "quarterly" if friday.month % 3 == 0 else "monthly"
@@ -989,17 +995,15 @@ def list_days(table, sessions, options):
 
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
-    history, days = table.read_history(ticker), table.number_of_days
+    history, ratios, anomalies = table.read_history(ticker), ratios_by_session(table), []
     session_by_date = {date: session for session, date in enumerate(table.dates)}
-    own_sessions = [session_by_date[date] for date in history["date"]]
-    splits = table.splits.items() if options.needs_after else ()
-    splits = {key: split for key, split in splits if key[0] == ticker}
-    anomalies = []
+    indexes = {session_by_date[date]: i for i, date in enumerate(history["date"])}
+    own_sessions = list(indexes)
     for i in indexes_of_anomalies(history, options.threshold):
-        if own_sessions[i] in sessions:
-            after = later_closes_in_history(history, own_sessions, i, days, splits)
-            row = anomaly_of(history, i, own_sessions[i], table, options, after.of_row(0))
-            anomalies.append(row)
+        session = own_sessions[i]
+        if session in sessions:
+            after = later_closes_in_history(history, session, indexes, ratios, table)
+            anomalies.append(anomaly_of(history, i, session, table, options, after.of_row(0)))
     say_without_type(count_without_type(anomalies, options))
     return listing_of(ticker, anomalies, [], options)
 
@@ -1175,7 +1179,7 @@ def line_of(name, texts, columns):
     return line.rstrip() + "\n"
 
 
-def as_table(listings, first="ticker", columns=COLUMNS):
+def as_table(listings, first, columns):
     """Yields the anomalies as the tutorial prints them. first is the field of the first column."""
     heading = line_of(first.title(), [name for name, _, _ in columns], columns)
     rule_length = RULE_LENGTH if columns is COLUMNS else len(heading) - 1
@@ -1189,11 +1193,6 @@ def as_table(listings, first="ticker", columns=COLUMNS):
             yield "\n" + "".join(f"{note}\n" for note in listing.notes)
 
 
-def as_wide_table(listings, first="ticker"):
-    """Yields the text of as_table with more columns and with the notes."""
-    return as_table(listings, first, WIDE_COLUMNS)
-
-
 def rows_for_csv_and_json(listings):
     """Yields the ANOMALY_FIELDS of each anomaly: changes without nan, and marks as text."""
     for anomaly in chain.from_iterable(listing.anomalies for listing in listings):
@@ -1204,7 +1203,7 @@ def rows_for_csv_and_json(listings):
         yield {**row, "marks": " ".join(anomaly["marks"])}
 
 
-def as_csv(listings, first="ticker"):
+def as_csv(listings):
     """Yields the lines of a CSV file: ANOMALY_FIELDS, and the anomalies in full precision."""
     return csv_lines(ANOMALY_FIELDS, rows_for_csv_and_json(listings))
 
@@ -1232,7 +1231,7 @@ def without_nan(row):
     }
 
 
-def as_json(listings, first="ticker"):
+def as_json(listings):
     """Yields the pieces of a JSON list of the anomalies, in full precision."""
     return json_pieces(rows_for_csv_and_json(listings))
 
@@ -1248,8 +1247,7 @@ def json_pieces(rows):
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
-# Each is called with (listings, first), even if first changes nothing.
-FORMATS = {"table": as_table, "wide": as_wide_table, "csv": as_csv, "json": as_json}
+FORMATS = ("table", "wide", "csv", "json")
 
 
 def aftermath_table(rows, dates):
@@ -1435,7 +1433,10 @@ def answer(table, options):
         listings = [list_ticker(table, options.ticker, sessions, options)]
     else:
         listings = list_days(table, sessions, options)
-    return FORMATS[options.format](listings, "ticker" if options.ticker is None else "date")
+    if options.format in ("csv", "json"):
+        return (as_csv if options.format == "csv" else as_json)(listings)
+    columns = WIDE_COLUMNS if options.format == "wide" else COLUMNS
+    return as_table(listings, "ticker" if options.ticker is None else "date", columns)
 
 
 def answer_aftermath(table, options):
