@@ -61,25 +61,16 @@ BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 # are numpy's there, and those of Python's array here.
 MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
-DAY_PAGE_COLUMNS = {
-    **dict.fromkeys(FIELDS, "d"),
-    "trades": "i",
-    "gap": "d",
-    "record": "H",
-    "earlier_rows": "H",
-    "baseline_days": "H",
-    "long_z": "f",
-    "dollar_volume": "f",
-}
+DAY_PAGE_COLUMNS = {**dict.fromkeys(FIELDS, "d"), "trades": "i", "gap": "d"}
+DAY_PAGE_COLUMNS |= dict.fromkeys(["record", "earlier_rows", "baseline_days"], "H")
+DAY_PAGE_COLUMNS |= dict.fromkeys(["long_z", "dollar_volume"], "f")
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
 INDEX_DAY = struct.Struct("<10s20s5I")
-MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
-
-MAGICS_OF_OLDER_VERSIONS = (b"lookup-table", b"lookup-tab-2")
+MAGIC, OLDER_MAGICS = b"lookup-tab-3", (b"lookup-table", b"lookup-tab-2")
 LONGEST_EXTENT = MOST_TICKERS * 300  # bytes; a day page has at most 90 a ticker
 # A row in the pickle (write_pickle in the builder describes it): the date's slot in the pickle's
 # memo and the trades, four bytes each, then four floats. A row without a baseline lacks two.
@@ -106,17 +97,14 @@ MARKS = ["split?", "new", "thin", "stale", "test"]
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 # What reading a damaged part of a table can raise.
 DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
-
-
-# What the index says of a day. with_deviation are its rows with a std_trades above 0, and anomalies
-# are counted among these; high_long_z are the rows with a long_z above 3 among those with_long_z.
-IndexDay = namedtuple(
-    "IndexDay", "date extent rows with_deviation anomalies with_long_z high_long_z"
-)
+# What the index says of a day: date, extent of its page, and how many rows it has; rows with a
+# std_trades above 0, and anomalies among them; rows with a long_z, and those above 3 among them.
+COUNTS = "rows with_deviation anomalies with_long_z high_long_z"
+IndexDay = namedtuple("IndexDay", f"date extent {COUNTS}")
 
 
 class TableError(Exception):
-    """What is wrong with a table's file, or with numpy, in one sentence for the user."""
+    """What is wrong with a table's file, or that numpy is missing, in one sentence."""
 
 
 class NoDataError(Exception):
@@ -148,15 +136,10 @@ def stdout_failed(error):
 
 
 def import_numpy():
-    """The module numpy. A TableError says that it is missing, or in its own words what it lacks."""
     try:
         import numpy
-    except Exception as error:  # a broken package can raise any kind
-        if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
-            raise TableError("numpy is missing: pip install -r requirements.txt") from None
-        while error.__cause__:  # numpy wraps the first error in a page of advice
-            error = error.__cause__
-        raise TableError(f"numpy cannot be imported: {str(error).strip()}") from None
+    except ModuleNotFoundError:
+        raise TableError("numpy is missing: pip install -r requirements.txt") from None
     return numpy
 
 
@@ -301,7 +284,7 @@ class LookupTable:
             raise ValueError
         return IndexDay(date.decode(), *rest)
 
-    @property
+    @functools.cached_property
     def dates(self):
         return [self.index_day(session)[0] for session in range(self.number_of_days)]
 
@@ -429,16 +412,16 @@ class PlainTable(LookupTable):
         keys = chain(self.table, *self.table.values())
         if file.read(1) or any(type(key) is not str for key in keys):
             raise self.unusable()
-        self.sorted_dates = sorted(set(chain(*self.table.values())))
-        self.number_of_days = len(self.sorted_dates)
-        if not all(map(is_date, self.sorted_dates)):
+        self.dates = sorted(set(chain(*self.table.values())))
+        self.number_of_days = len(self.dates)
+        if not all(map(is_date, self.dates)):
             raise self.unusable()
 
     def unusable(self, reason="not a lookup table"):
         return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
 
     def index_day(self, session):
-        return IndexDay(self.sorted_dates[session], *[0] * 6)
+        return IndexDay(self.dates[session], *[0] * 6)
 
     def columns_of(self, rows):
         """The columns of a day page; rows are a list of (ticker, date, stats)."""
@@ -456,7 +439,7 @@ class PlainTable(LookupTable):
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
     def read_day_page(self, session):
-        date = self.sorted_dates[session]
+        date = self.dates[session]
         own_days = ((ticker, days) for ticker, days in self.table.items() if date in days)
         return self.columns_of([(ticker, date, days[date]) for ticker, days in own_days])
 
@@ -486,7 +469,7 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(f"{path} not found: run build-lookup-table.py first") from None
         except (OSError, ValueError) as error:
             raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-        if magic in MAGICS_OF_OLDER_VERSIONS:
+        if magic in OLDER_MAGICS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
         if kind not in kinds:
@@ -832,8 +815,8 @@ def find_aftermath(table, last):
         anomalies, classes = classify_anomalies(np, page)
         for horizon in after.last_closes:
             changes = after.changes(horizon)
-            middle = nan if median(changes) is None else median(changes)
-            changes = changes[anomalies]
+            middle = median(changes)
+            middle, changes = nan if middle is None else middle, changes[anomalies]
             is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
             cases = np.empty(len(anomalies), case)
             cases["class"] = classes + HORIZONS.index(horizon)
@@ -871,37 +854,29 @@ def aftermath_figures(np, found):
     """A dict of AFTERMATH_FIELDS, from cases on, for the anomalies of one class and horizon.
 
     An anomaly's excess is its change minus the median ticker's; nan if it is left out. np is numpy.
-    """
-    cases = found[~np.isnan(found["excess"])]
-    blocks, points = cases["block"], cases["points"]
-    return {
-        **share_that_did_better(np.bincount(blocks).tolist(), np.bincount(blocks, points).tolist()),
-        "median_excess": median(cases["excess"]),
-        "left_out": len(found) - len(cases),
-    }
-
-
-def share_that_did_better(cases, better):
-    """{"cases": ..., "better": ..., "two_se": ...}: the share that did better, and its error.
-
-    The arguments are lists with a number for each block of 20 days: how many cases it has, and how
-    many of them did better. better is in percent, two_se is two standard errors in percentage
-    points. Days are not independent: one event moves many tickers, on its day and on later ones. So
-    the standard error compares blocks of days instead of single cases. It is
+    Days are not independent: one event moves many tickers, on its day and on later ones. So the
+    standard error compares blocks of 20 days instead of single cases. It is
     sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x is 1 for a case that
     did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
     number of blocks that have a case.
     """
-    total, blocks = sum(cases), sum(map(bool, cases))
-    if not total:
-        return {"cases": 0, "better": None, "two_se": None}
-    mean = sum(better) / total
-    # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
-    squares = sum((sum_of_x - mean * n) ** 2 for n, sum_of_x in zip(cases, better))
-    two_se = None
+    cases = found[~np.isnan(found["excess"])]
+    cases_of_block = np.bincount(cases["block"]).tolist()
+    points_of_block = np.bincount(cases["block"], cases["points"]).tolist()
+    total, blocks, mean, two_se = len(cases), sum(map(bool, cases_of_block)), None, None
+    if total:
+        mean = sum(points_of_block) / total
     if blocks >= FEWEST_BLOCKS:
-        two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / total
-    return {"cases": int(total), "better": 100 * mean, "two_se": two_se}
+        # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
+        sums = (points - mean * n for n, points in zip(cases_of_block, points_of_block))
+        two_se = 200 * (sum(each**2 for each in sums) * blocks / (blocks - 1)) ** 0.5 / total
+    return {
+        "cases": total,
+        "better": 100 * mean if total else None,
+        "two_se": two_se,
+        "median_excess": median(cases["excess"]),
+        "left_out": len(found) - total,
+    }
 
 
 # What is listed of a day or of a ticker. The title is the date or the ticker. The anomalies are
@@ -932,16 +907,14 @@ def select_anomalies(anomalies, options):
     ]
 
 
+NO_TYPE = "note: {:,} left out because the table has no type of their tickers"
+
+
 def count_without_type(anomalies, options):
     """How many anomalies options exclude for no other reason than that their type is not known."""
     if not options.type:
         return 0
     return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
-
-
-def say_without_type(count):
-    if count:
-        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
 
 
 def sort_anomalies(anomalies, field):
@@ -985,7 +958,8 @@ def list_days(table, sessions, options):
         is_wide = options.format == "wide"
         notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
         yield listing_of(page["date"][0], anomalies, notes, options)
-    say_without_type(without_type)
+    if without_type:
+        print_to_stderr(NO_TYPE.format(without_type))
     if not has_baseline:
         print_to_stderr(
             f"note: no ticker has a baseline yet on {page['date'][0]}: "
@@ -997,14 +971,16 @@ def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
     history, ratios, anomalies = table.read_history(ticker), ratios_by_session(table), []
     session_by_date = {date: session for session, date in enumerate(table.dates)}
-    indexes = {session_by_date[date]: i for i, date in enumerate(history["date"])}
-    own_sessions = list(indexes)
+    own_sessions = [session_by_date[date] for date in history["date"]]
+    indexes = {session: i for i, session in enumerate(own_sessions)}
     for i in indexes_of_anomalies(history, options.threshold):
         session = own_sessions[i]
         if session in sessions:
             after = later_closes_in_history(history, session, indexes, ratios, table)
             anomalies.append(anomaly_of(history, i, session, table, options, after.of_row(0)))
-    say_without_type(count_without_type(anomalies, options))
+    without_type = count_without_type(anomalies, options)
+    if without_type:
+        print_to_stderr(NO_TYPE.format(without_type))
     return listing_of(ticker, anomalies, [], options)
 
 
@@ -1032,31 +1008,28 @@ def share_sentence(share):
     """What anomaly_share returns, as a sentence, or None."""
     if not share:
         return None
-    beginning = (
+    lower, days = share["lower_days"], share["days"]
+    than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
+    return (
         "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on ".format(**share)
-    )
-    if share["lower_days"] == share["days"]:
-        return f"{beginning}all {share['days']} days before."
-    return f"{beginning}{share['lower_days'] or 'none'} of the {share['days']} days before."
+        "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
+    ).format(**share, than=than)
 
 
 def long_z_sentence(share):
     """What high_long_z_share returns, as a sentence, or None."""
     return share and (
         "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
-        "above 3; the usual is {usual:.1f} %.".format(**share)
-    )
+        "above 3; the usual is {usual:.1f} %."
+    ).format(**share)
 
 
 def expiration_sentence(share):
     """What expiration_share returns, as a sentence, or None."""
     if not share:
         return None
-    sentence = f"Options expire on this day ({share['kind']})"
-    if "usual" in share:
-        sentence += "; on the {days} such days before, {usual:.1f} % are usual".format(**share)
-    return f"{sentence}."
+    usual = "; on the {days} such days before, {usual:.1f} % are usual" if "usual" in share else ""
+    return f"Options expire on this day ({share['kind']}){usual.format(**share)}."
 
 
 def record_sentence(page, min_record):
