@@ -20,8 +20,8 @@ ticker's previous rows, of which the builder takes five unless --window says oth
 std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
 The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
-with --ticker, the ticker's own rows; for some queries also the directory of tickers. It unpickles
-none of them (write_lookup_table in build-lookup-table.py describes the file). A file that the
+with --ticker, the ticker's own rows; for some queries also the directory of tickers and the list of
+splits. It unpickles none of them (write_lookup_table in build-lookup-table.py describes the file). A file that the
 builder did not write, such as the tutorial's own table, is taken for a pickle and read whole,
 without running any of it.
 """
@@ -1223,7 +1223,7 @@ def json_pieces(rows):
 FORMATS = ("table", "wide", "csv", "json")
 
 
-def aftermath_table(rows, dates):
+def aftermath_table(rows, dates, splits):
     """Yields the aftermath as a table and notes; rows are what find_aftermath returns."""
     yield f"\nWhat followed the anomalies from {dates[0]} to {dates[-1]}:\n\n"
     heading = (
@@ -1242,6 +1242,8 @@ def aftermath_table(rows, dates):
             f"{number_text(excess, '.2f'):>15}{row['left_out']:>10,}{'  *' if has_star else ''}\n"
         )
     yield "\n" + AFTERMATH_NOTES
+    if splits:
+        yield "Only the splits in the table's list of splits are taken out of the changes.\n"
     if all(row["two_se"] is None for row in rows):
         yield (
             f"± 2 SE is unknown: it needs cases in {FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days, "
@@ -1298,14 +1300,6 @@ def marks_argument(text):
     return wanted
 
 
-def types_argument(text):
-    """The set of types that text names, separated by commas."""
-    types = {name.strip() for name in text.split(",")}
-    if "" in types:
-        raise argparse.ArgumentTypeError(f"{text[:20]!a} is no type such as CS, or CS,ADRC")
-    return types
-
-
 def make_parser():
     parser = argparse.ArgumentParser(
         description="List anomalies: the tickers that were traded far more often than normal.",
@@ -1327,7 +1321,7 @@ def make_parser():
         ("--min-record", "N", count, None, "leave out tickers with a record of fewer than N rows"),
         ("--min-long-z", "Z", number_argument, None, "leave out tickers with a long z below Z"),
         ("--min-dollars", "N", number_argument, None, "leave out dollar volumes below N"),
-        ("--type", "TYPE[,TYPE]", types_argument, frozenset(), types),
+        ("--type", "TYPE[,TYPE]", lambda names: names.split(","), None, types),
         ("--skip", "MARK[,MARK]", marks_argument, frozenset(), skip),
         ("--limit", "N", count, None, "print at most N anomalies of a day or ticker"),
     ]:
@@ -1392,9 +1386,8 @@ def nearest_date(dates, date):
 
 def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
-    needs_facts = options.aftermath or options.min_record or options.type
-    needs_facts = needs_facts or options.min_long_z is not None or options.min_dollars is not None
-    if needs_facts and not table.has_facts:
+    facts = options.min_record, options.min_long_z, options.min_dollars, options.type
+    if not table.has_facts and (options.aftermath or any(each is not None for each in facts)):
         raise NoDataError(
             f"{table.name} is a plain pickle: --aftermath, --min-record, --min-long-z, "
             "--min-dollars and --type need a table that build-lookup-table.py wrote"
@@ -1419,7 +1412,7 @@ def answer_aftermath(table, options):
         select_sessions(table, options.dates)
     rows = find_aftermath(table, len(dates) - 1)
     if options.format == "table":
-        return aftermath_table(rows, dates)
+        return aftermath_table(rows, dates, table.splits)
     return csv_lines(AFTERMATH_FIELDS, rows) if options.format == "csv" else json_pieces(rows)
 
 

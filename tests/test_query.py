@@ -199,7 +199,6 @@ def test_no_anomalies_are_an_empty_list_in_csv_and_json(market_table):
         [LAST_DAY, "--min-price", "cheap"],
         [LAST_DAY, "--min-long-z", "rare"],
         [LAST_DAY, "--min-dollars", "much"],
-        *([LAST_DAY, "--type", text] for text in ("", "CS,")),
         *([LAST_DAY, "--skip", text] for text in ("old", "", "new thin")),
         [LAST_DAY, "--sort", "marks"],
         [LAST_DAY, "--format", "xml"],
