@@ -1158,7 +1158,8 @@ def flat_file_fields(row, start, end):
     prices = [row[name] for name in "ochl"]
     fields = [row["T"], volume, *prices, start * 10**6, trades]
     parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
-    if not start <= row.get("t", start) < end or max(prices) >= MOST_DOLLARS:
+    is_of_day = start <= row.get("t", start) < end
+    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
         raise ValueError
     return fields
 
