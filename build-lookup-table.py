@@ -49,7 +49,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -293,7 +293,7 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    if b'"' in raw or not len(rows) or any(rows[name].null_count for name in BOUNDS):
+    if b'"' in raw or not len(rows):
         return None
     tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
@@ -1085,10 +1085,6 @@ MOST_PAGES = 500  # of a list; that of all tickers has some 30
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
 
-def utc_now():
-    return datetime.now(timezone.utc)
-
-
 def in_new_york(day, hour):
     """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
     time_there = datetime.fromisoformat(f"{date_text(day)} {hour:02}:00")
@@ -1112,7 +1108,7 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    now = utc_now().astimezone(ZoneInfo(NEW_YORK))
+    now = datetime.fromtimestamp(time.time(), ZoneInfo(NEW_YORK))
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until

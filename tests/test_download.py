@@ -52,7 +52,7 @@ def too_many(**headers):
 
 
 class Clock:
-    """Replaces the builder's clock. Time passes only in waits."""
+    """Replaces time.time and time.sleep. Time passes only in waits."""
 
     def __init__(self, now):
         self.set(now)
@@ -70,7 +70,6 @@ class Clock:
 def clock(monkeypatch):
     """The Saturday after WEEK, 12:00 UTC."""
     clock = Clock("2024-08-10T12:00:00")
-    monkeypatch.setattr(builder, "utc_now", lambda: clock.now)
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(time, "time", lambda: clock.now.timestamp())
     return clock
