@@ -31,6 +31,7 @@ So a query needs to read one day only. write_lookup_table describes the whole fi
 
 import argparse
 import csv
+import glob
 import gzip
 import io
 import json
@@ -46,11 +47,10 @@ import struct
 import sys
 import time
 import zlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
-from itertools import pairwise
+from datetime import datetime
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -64,11 +64,6 @@ try:
     from pyarrow import csv as arrow_csv
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
-except ImportError as error:  # numpy explains at length, the cause is one line
-    raise SystemExit(f"a package does not work: {error.__cause__ or error}") from None
-
-# numpy can use again what pyarrow has freed: half the time to sort the rows, and less memory.
-pyarrow.set_memory_pool(pyarrow.system_memory_pool())
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
@@ -136,15 +131,11 @@ FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 
 class BuildError(Exception):
-    """Why there is no table, in one line for the user."""
+    """Why there is no table, in one line for the user; status is the script's exit status."""
 
-    status = 1  # the script's exit status
-
-
-class UsageError(BuildError):
-    """What is wrong with the command's arguments, in one line for the user."""
-
-    status = 2
+    def __init__(self, sentence, status=1):
+        super().__init__(sentence)
+        self.status = status
 
 
 def printable(text):
@@ -152,42 +143,30 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def say(line):
-    """Print a line on stdout at once."""
-    print(printable(line), flush=True)
-
-
-def print_to_stderr(message):
-    """Print message on stderr as one line of limited length, even if it quotes strange names."""
-    print(printable(message)[:1000], file=sys.stderr, flush=True)
+def say(line, file=None):
+    """Print at most 1000 characters of line at once, on stdout or file."""
+    print(printable(line)[:1000], file=file, flush=True)
 
 
 def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def with_progress(items, description, total, form="{l_bar}{bar}| {elapsed}"):
+def with_progress(items, description, total):
     """items; on a terminal, a bar on stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
     from tqdm import tqdm
 
-    return tqdm(items, description, total, bar_format=form)
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 def in_threads(function, items):
     """Yields function(item) for each item, in order. Threads compute a few results ahead."""
+    items = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:
-        unfinished = deque()
-        try:
-            for item in items:
-                unfinished.append(pool.submit(function, item))
-                if len(unfinished) > 2 * THREADS:
-                    yield unfinished.popleft().result()
-            while unfinished:
-                yield unfinished.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while group := list(islice(items, 16 * THREADS)):
+            yield from pool.map(function, group)
 
 
 def date_text(day):
@@ -246,14 +225,12 @@ def find_flat_files(data_dir, warnings):
 def file_that_counts(paths, warnings):
     """Of the paths of one day's files, the one modified last; of equally old ones, the .csv.
 
-    The list warnings gets a sentence for each other file, unless it is the same one packed.
+    The list warnings gets a sentence for each older one.
     """
-    order = {path: (-path.stat().st_mtime_ns, path.suffix.lower() == ".gz", path) for path in paths}
-    chosen, *others = sorted(paths, key=order.get)
-    (time_chosen, is_chosen_packed, _) = order[chosen]
-    for path in others:
-        if order[path][:2] != (time_chosen, not is_chosen_packed):
-            warnings.append(f"two files of one day: {chosen} is read, {path} is not")
+    times = {path: path.stat().st_mtime_ns for path in paths}
+    chosen, *others = sorted(paths, key=lambda path: (-times[path], path.name.lower(), path))
+    older = [path for path in others if times[path] < times[chosen]]
+    warnings += [f"two files of one day: {chosen} is read, {path} is not" for path in older]
     return chosen
 
 
@@ -285,13 +262,12 @@ def read_header(raw, path):
         raise BuildError(f"{path} is an error page of a server{said}: download the file again")
     first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
     header = first_line.replace('"', "").split(",")
-    counts = {name: header.count(name) for name in COLUMN_TYPES}
-    wrong = [name for name, n in counts.items() if n != 1 and (n or name not in OPTIONAL_COLUMNS)]
+    needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
+    wrong = ", ".join(name for name in needed if header.count(name) != 1)
     if wrong:
         found = ", ".join(header)[:200] or "none"
-        wanted = ", ".join(wrong)
         raise BuildError(
-            f"{path}: it must have each of these columns once: {wanted}; it has {found}"
+            f"{path}: it must have each of these columns once: {wrong}; it has {found}"
         )
     return header
 
@@ -317,7 +293,7 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    if b'"' in raw or not len(rows) or any(rows[name].null_count for name in BOUNDS):
+    if b'"' in raw or not len(rows):
         return None
     tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
@@ -390,7 +366,7 @@ def parse_number(name, text):
     least, most, meaning = BOUNDS[name]
     if not least <= number <= most or (name != "close" and number != int(number)):
         raise ValueError(f"{name} is {text[:60]!a}, not {meaning}")
-    return number
+    return number if name == "close" else int(number)
 
 
 def read_flat_file(path):
@@ -441,20 +417,19 @@ def read_list(data_dir, name, warnings):
     found, bad_lines = {}, 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            if not set(columns) <= set(header):
-                raise ValueError(f"it must have the columns {', '.join(columns)}")
-            indexes = [header.index(name) for name in columns]
-            for fields in filter(None, lines):
+            for line in csv.DictReader(file, strict=True):
+                fields = [line[name] for name in columns]
                 try:
-                    found.setdefault(*parse(*(fields[index] for index in indexes)))
-                except (ValueError, IndexError):
+                    found.setdefault(*parse(*fields))
+                except UNSOUND_ROW:
                     bad_lines += 1
     except FileNotFoundError:
         return {}
-    except (ValueError, csv.Error, OSError) as error:  # a UnicodeDecodeError is a ValueError
-        warnings.append(f"{path} is not used: {getattr(error, 'strerror', None) or error}")
+    except KeyError as error:
+        warnings.append(f"{path} is not used: it has no column {error}")
+        return {}
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        warnings.append(f"{path} is not used: {error}")
         return {}
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
@@ -483,6 +458,8 @@ LISTS = {
     "tickers.csv": (["ticker", "name", "type"], parse_listed),
     "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], parse_split),
 }
+# What a line or a row raises that lacks a field, or has a value of another type or range.
+UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 SOURCE = "source"  # a column that only downloaded lists have
 
 
@@ -510,16 +487,17 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, all_columns = [], []
+    all_tickers, collected = [], {}
     files = in_threads(read_flat_file, paths)
     for path in with_progress(paths, "Reading", len(paths)):
         if not on_terminal():
             say(f"Processing {path.name}")
         tickers, columns, file_warnings = next(files)
         all_tickers.append(tickers)
-        all_columns.append(columns)
+        for name, column in columns.items():
+            collected.setdefault(name, bytearray()).extend(column.data)
         warnings += file_warnings
-    if not any(map(len, all_tickers)):
+    if not collected["day"]:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
     tickers = encoded[-1].dictionary.to_pylist()
@@ -529,16 +507,15 @@ def read_market(paths, warnings):
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
     del all_tickers, encoded
-    day = np.concatenate([columns["day"] for columns in all_columns])
-    order = np.lexsort((day, number))  # rows that are equal in both stay in the order of reading
-    # Each column is dropped as soon as it is sorted, to save memory.
-    sorted_columns = {
-        name: np.concatenate([columns.pop(name) for columns in all_columns])[order]
-        for name in list(columns)
-    }
+    # Rows that are equal in ticker and day stay in the order of reading.
+    order = np.lexsort((np.frombuffer(collected["day"], columns["day"].dtype), number))
     number = number[order]
-    del order
-    number, columns = without_replaced_rows(tickers, number, sorted_columns, warnings)
+    # Each column is dropped as soon as it is sorted, to save memory.
+    columns = {
+        name: np.frombuffer(collected.pop(name), column.dtype)[order]
+        for name, column in columns.items()
+    }
+    number, columns = without_replaced_rows(tickers, number, columns, warnings)
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
     days = np.flatnonzero(np.bincount(columns["day"])).tolist()
     return Market(tickers, starts, days, columns)
@@ -547,26 +524,19 @@ def read_market(paths, warnings):
 def without_replaced_rows(tickers, number, columns, warnings):
     """(number, columns) with only the last row of each ticker and date.
 
-    number is the column of the tickers' numbers. If some rows differ from the next one of the same
-    ticker and date, the list warnings gets a sentence with their number.
+    number is the column of the tickers' numbers. The list warnings gets a sentence if there were
+    others.
     """
     day = columns["day"]
-    is_replaced = np.append((number[1:] == number[:-1]) & (day[1:] == day[:-1]), False)
-    replaced = np.flatnonzero(is_replaced)
-    if not len(replaced):
+    is_last = np.append((number[1:] != number[:-1]) | (day[1:] != day[:-1]), True)
+    if is_last.all():
         return number, columns
-    differs = np.zeros(len(replaced), bool)
-    for column in columns.values():
-        before, after = column[replaced], column[replaced + 1]
-        differs |= (before != after) & ~(np.isnan(before) & np.isnan(after))
-    if differs.any():
-        first = replaced[differs.argmax()]
-        warnings.append(
-            f"{differs.sum()} rows differ from a later one of the same ticker and date, first "
-            f"{tickers[number[first]]} on {date_text(day[first])}: the last one is used"
-        )
-    kept = ~is_replaced
-    return number[kept], {name: column[kept] for name, column in columns.items()}
+    first = is_last.argmin()
+    warnings.append(
+        f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and date, "
+        f"first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
+    )
+    return number[is_last], {name: column[is_last] for name, column in columns.items()}
 
 
 def price_changes(prices, close_prices, earlier_rows):
@@ -689,25 +659,20 @@ def add_facts(market, window=WINDOW):
         pass
 
 
-def remove_leftovers(target):
-    """Remove the unfinished files, older than a day, that killed builds of target have left."""
-    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
-    for path in target.parent.iterdir():
-        if name.fullmatch(path.name) and path.stat().st_mtime < time.time() - 86_400:
-            path.unlink()
-
-
 @contextmanager
 def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
-    Until then it has a name that no other file has. Raises BuildError.
+    Until then it has a name that no other file has. Those older than a day, which killed builds
+    have left, are removed. The folder is made if it is missing. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with suppress(OSError):
-            remove_leftovers(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+            if left.stat().st_mtime < time.time() - 86_400:
+                left.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
@@ -729,10 +694,6 @@ def check_output_path(path, *others):
         raise BuildError(f"{path} is a folder or a device, no file: name another --output")
     if target in map(os.path.realpath, others):
         raise BuildError(f"{path} would replace a file of this build: name another --output")
-    folder = os.path.dirname(target)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        reason = "no permission to write into" if os.path.isdir(folder) else "there is no folder"
-        raise BuildError(f"{path} not written: {reason} {folder}")
 
 
 def pickled_text(text):
@@ -1097,25 +1058,21 @@ def refusal(response):
     return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
 
 
-def answer_of(response):
-    """The dict in a response to the client's raw=True; its results are a list, perhaps empty.
-
-    Raises PolygonError.
-    """
+def results_of(response):
+    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
     try:
-        # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
-        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-        results = answer.setdefault("results", [] if "status" in answer else None)
+        answer = json_of(response)
+        results = answer.get("results", [] if "status" in answer else None)
         if not isinstance(results, list) or (not results and answer.get("resultsCount")):
             raise ValueError
     except (ValueError, AttributeError, RecursionError):
         raise PolygonError(BAD_ANSWER) from None
-    return answer
+    return results
 
 
-def results_of(response):
-    """The list of results in a response to the client's raw=True. Raises PolygonError."""
-    return answer_of(response)["results"]
+def json_of(response):
+    # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
+    return json.loads(response.data.decode(errors="surrogateescape"), strict=False)
 
 
 # The download of missing days and of the lists of tickers and splits.
@@ -1126,10 +1083,6 @@ FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
 MOST_PAGES = 500  # of a list; that of all tickers has some 30
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
-
-
-def utc_now():
-    return datetime.now(timezone.utc)
 
 
 def in_new_york(day, hour):
@@ -1155,25 +1108,23 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    now = utc_now().astimezone(ZoneInfo(NEW_YORK))
+    now = datetime.fromtimestamp(time.time(), ZoneInfo(NEW_YORK))
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
     if until > last_ended:
-        raise UsageError(
-            f"--until {date_text(until)}: trading ends at 16:00 in New York, "
-            f"and the last day on which that is past is {date_text(last_ended)}"
+        ended = f"and the last day on which that is past is {date_text(last_ended)}"
+        raise BuildError(
+            f"--until {date_text(until)}: trading ends at 16:00 in New York, {ended}", 2
         )
     there = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
     there.pop(None, None)
     if first is None and not there:
-        raise UsageError(
-            f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: say which day is the first, "
-            f"for example --download {date_text(today - 91)}"
-        )
+        example = f"say which day is the first, for example --download {date_text(today - 91)}"
+        raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
     first = min(there) if first is None else first
     if first > until:
-        raise UsageError(f"the first day, {date_text(first)}, is after {date_text(until)}")
+        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
     days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading_days(first, until)}
     days = {day: path for day, path in days.items() if day not in there}
     for day, path in there.items():
@@ -1183,24 +1134,20 @@ def days_to_download(data_dir, first, until):
     return dict(sorted(days.items(), reverse=True))
 
 
-def is_sound_row(row, start, end):
-    """Whether a row of Polygon's answer can become a line of the flat file of its day.
+def flat_file_fields(row, start, end):
+    """The fields of the flat file's line for a row of Polygon's answer, checked by parse_line.
 
-    start and end of that day are in ms, as the row's time, which may be missing.
+    start and end of the day are in ms, as the row's time, which may be missing. Raises
+    UNSOUND_ROW if a value is missing or not valid.
     """
-    if not isinstance(row, dict):
-        return False
-    prices = [row.get(name) for name in "ochl"]
-    numbers = [*prices, row.get("v"), row.get("n"), row.get("t", start)]
-    return (
-        is_ticker(row.get("T"))
-        and not set(row["T"]) & set(' ,"')
-        and all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers)
-        and max(prices) < MOST_DOLLARS
-        and row["n"] % 1 == 0
-        and row["n"] <= MOST_TRADES
-        and start <= row.get("t", start) < end
-    )
+    volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
+    prices = [row[name] for name in "ochl"]
+    fields = [row["T"], volume, *prices, start * 10**6, trades]
+    parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
+    is_of_day = start <= row.get("t", start) < end
+    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
+        raise ValueError
+    return fields
 
 
 def fetch_day(client, day):
@@ -1212,29 +1159,20 @@ def fetch_day(client, day):
     start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
     lines, unsound = {}, []
     for row in results:
-        if not is_sound_row(row, start, end):
+        try:
+            lines[row["T"]] = flat_file_fields(row, start, end)
+        except UNSOUND_ROW:
             unsound.append(row)
-            continue
-        volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
-        prices = [row[name] for name in "ochl"]
-        lines[row["T"]] = [row["T"], volume, *prices, start * 10**6, trades]
     if unsound and not lines:
         raise PolygonError(BAD_ANSWER)
     return [lines[ticker] for ticker in sorted(lines)], unsound
 
 
 def write_csv(path, header, lines):
-    """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz.
-
-    Raises BuildError.
-    """
+    """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     content = text.getvalue().encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"{path.parent}: {error.strerror}") from None
     with replacing(path) as file:
         file.write(gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
 
@@ -1311,23 +1249,12 @@ def all_results(ask, **options):
     """
     params = {}
     for _ in range(MOST_PAGES):
-        answer = answer_of(ask(**options, params=params, raw=True))
-        yield from answer["results"]
+        response = ask(**options, params=params, raw=True)
+        yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
-        params = dict(parse_qsl(str(answer.get("next_url")).partition("?")[2]))
+        params = dict(parse_qsl(str(json_of(response).get("next_url")).partition("?")[2]))
         if not params:
             return
-
-
-def fetch_tickers(client, first_date):
-    """Yields Polygon's rows of all tickers. Of a ticker's rows the first counts: active ones."""
-    for active in (True, False):
-        yield from all_results(client.list_tickers, market="stocks", active=active, limit=1000)
-
-
-def fetch_splits(client, first_date):
-    """Yields Polygon's rows of all splits from first_date on."""
-    return all_results(client.list_splits, execution_date_gte=first_date, limit=1000)
 
 
 def is_to_download(path, changed):
@@ -1350,16 +1277,21 @@ def download_lists(data_dir, api_url, warnings):
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    lists = {"tickers.csv": (fetch_tickers, month_ago), "splits.csv": (fetch_splits, newest)}
-    for name, (fetch, changed) in lists.items():
-        path, (columns, parse) = data_dir / REFERENCE / name, LISTS[name]
+    # Of a ticker's lines the first counts, so the active ones are asked for first.
+    of_tickers = [{"market": "stocks", "active": active, "limit": 1000} for active in (True, False)]
+    of_splits = [{"execution_date_gte": date_text(first_day), "limit": 1000}]
+    for name, method, requests, changed in (
+        ("tickers.csv", "list_tickers", of_tickers, month_ago),
+        ("splits.csv", "list_splits", of_splits, newest),
+    ):
+        path, (columns, parse), lines = data_dir / REFERENCE / name, LISTS[name], {}
         if not is_to_download(path, changed):
             continue
         say(f"Downloading {path}")
-        lines = {}
         try:
-            for row in fetch(patient_client(api_url, say), date_text(first_day)):
-                with suppress(ValueError, AttributeError):  # a row that makes no sense
+            ask = getattr(patient_client(api_url, say), method)
+            for row in chain.from_iterable(all_results(ask, **options) for options in requests):
+                with suppress(UNSOUND_ROW):
                     fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
                     lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
         except PolygonError as error:
@@ -1371,30 +1303,29 @@ def download_lists(data_dir, api_url, warnings):
 def download(options, warnings):
     """Download what is missing in options.data_dir. Returns the number of days that failed."""
     first = None if options.download is True else options.download  # True: without FROM
-    api_url = options.api_url or API_URL
+    data_dir, api_url = options.data_dir, options.api_url
     try:
-        failed = download_days(options.data_dir, first, options.until, api_url, warnings)
+        failed = download_days(data_dir, first, options.until, api_url, warnings)
     except PolygonError as error:
         raise BuildError(f"download stopped: {error}") from None
-    download_lists(options.data_dir, api_url, warnings)
+    download_lists(data_dir, api_url, warnings)
     return failed
 
 
 def build(options):
     """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
-    outputs = [options.output]
-    check_output_path(options.output)
-    if options.json:
-        outputs.append(options.output.with_suffix(".json"))
-        check_output_path(outputs[1], options.output)
     warnings = []
     failed_days = download(options, warnings) if options.download is not None else 0
     paths = find_flat_files(options.data_dir, warnings)
     if not paths:
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
-    for output in outputs:
-        check_output_path(output, *paths)
+    inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
+    check_output_path(options.output, *inputs)
+    outputs = [options.output]
+    if options.json:
+        outputs.append(options.output.with_suffix(".json"))
+        check_output_path(outputs[1], options.output, *inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
@@ -1413,11 +1344,10 @@ def build(options):
     for output in reversed(outputs):
         say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
-        print_to_stderr(f"warning: {warning}")
-    print_to_stderr(
-        f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
-        f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
-    )
+        say(f"warning: {warning}", sys.stderr)
+    summary = f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
+    summary += f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
+    say(summary, sys.stderr)
     if failed_days:
         raise BuildError(
             f"days that failed to download: {failed_days}; call --download again later"
@@ -1452,15 +1382,14 @@ def parse_arguments(argv):
     download += "or its first file on, and lists of tickers and splits; your key is in "
     download += "POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
-    until = "the last day to download (default the last one that is over in New York; today is "
-    until += "possible after 16:00 there)"
+    until = "the last day to download (default the last one that is over in New York)"
     add("--until", type=day_argument, metavar="DATE", help=until)
-    url = f"where to download from (default {API_URL})"
-    add("--api-url", type=url_argument, metavar="URL", help=url)
+    url = "where to download from (default %(default)s)"
+    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     options = parser.parse_args(argv)
     if not 2 <= options.window <= LONGEST_WINDOW:
         parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
-    if options.download is None and (options.until is not None or options.api_url is not None):
+    if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
     if options.json and options.output.suffix == ".json":
         parser.error(f"--output {options.output}: the table and its JSON would be one file")
@@ -1471,7 +1400,7 @@ def stdout_failed(error):
     """The exit status after error, with which printing on stdout has failed. It is told here."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
     if not isinstance(error, BrokenPipeError):
-        print_to_stderr(f"output not written: {error.strerror}")
+        say(f"output not written: {error.strerror}", sys.stderr)
     return 1
 
 
@@ -1482,13 +1411,13 @@ def main(argv=None):
         build(options)
         sys.stdout.flush()
     except BuildError as error:
-        print_to_stderr(error)
+        say(error, sys.stderr)
         return error.status
     except ModuleNotFoundError as error:  # of those that only some builds need
-        print_to_stderr(f"{error.name} is missing: pip install -r requirements.txt")
+        say(f"{error.name} is missing: pip install -r requirements.txt", sys.stderr)
         return 1
     except MemoryError:
-        print_to_stderr("not enough memory: build a table of fewer days")
+        say("not enough memory: build a table of fewer days", sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
