@@ -1073,10 +1073,9 @@ def median_sentence(page, after):
     of_anomalies = list(filter(isfinite, of_anomalies))
     if of_anomalies:
         points = sum(points_for_doing_better(change, medians[longest]) for change in of_anomalies)
-        number = f"{points:,.1f}".replace(".0", "")
-        sentence += (
-            f"; {number} of {len(of_anomalies):,} anomalies did better after {days[longest]}"
-        )
+        better = f"{points:,.1f}".replace(".0", "")
+        count = f"{len(of_anomalies):,}"
+        sentence += f"; {better} of {count} anomalies did better after {days[longest]}"
     return f"{sentence}."
 
 
@@ -1202,11 +1201,6 @@ def without_nan(row):
         name: None if isinstance(value, float) and not isfinite(value) else value
         for name, value in row.items()
     }
-
-
-def as_json(listings):
-    """Yields the pieces of a JSON list of the anomalies, in full precision."""
-    return json_pieces(rows_for_csv_and_json(listings))
 
 
 def json_pieces(rows):
@@ -1393,27 +1387,21 @@ def answer(table, options):
             "--min-dollars and --type need a table that build-lookup-table.py wrote"
         )
     if options.aftermath:
-        return answer_aftermath(table, options)
-    sessions = select_sessions(table, options.dates)
-    if options.ticker is not None:
-        listings = [list_ticker(table, options.ticker, sessions, options)]
+        dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
+        if not dates:  # DATE is before the table's first day: this raises the NoDataError
+            select_sessions(table, options.dates)
+        fields, rows = AFTERMATH_FIELDS, find_aftermath(table, len(dates) - 1)
+        if options.format == "table":
+            return aftermath_table(rows, dates, table.splits)
     else:
+        sessions, first = select_sessions(table, options.dates), "ticker"
         listings = list_days(table, sessions, options)
-    if options.format in ("csv", "json"):
-        return (as_csv if options.format == "csv" else as_json)(listings)
-    columns = WIDE_COLUMNS if options.format == "wide" else COLUMNS
-    return as_table(listings, "ticker" if options.ticker is None else "date", columns)
-
-
-def answer_aftermath(table, options):
-    """The aftermath of all anomalies, or of those up to the date in options, as pieces of text."""
-    dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
-    if not dates:  # DATE is before the table's first day: select_sessions raises the NoDataError
-        select_sessions(table, options.dates)
-    rows = find_aftermath(table, len(dates) - 1)
-    if options.format == "table":
-        return aftermath_table(rows, dates, table.splits)
-    return csv_lines(AFTERMATH_FIELDS, rows) if options.format == "csv" else json_pieces(rows)
+        if options.ticker is not None:
+            first, listings = "date", [list_ticker(table, options.ticker, sessions, options)]
+        if options.format in ("table", "wide"):
+            return as_table(listings, first, COLUMNS if options.format == "table" else WIDE_COLUMNS)
+        fields, rows = ANOMALY_FIELDS, rows_for_csv_and_json(listings)
+    return csv_lines(fields, rows) if options.format == "csv" else json_pieces(rows)
 
 
 def print_answer(options):
