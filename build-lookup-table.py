@@ -49,7 +49,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,14 +143,9 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def say(line):
-    """Print a line on stdout at once."""
-    print(printable(line), flush=True)
-
-
-def print_to_stderr(message):
-    """Print message on stderr as one line of limited length, even if it quotes strange names."""
-    print(printable(message)[:1000], file=sys.stderr, flush=True)
+def say(line, file=None):
+    """Print at most 1000 characters of line at once, on stdout or file."""
+    print(printable(line)[:1000], file=file, flush=True)
 
 
 def on_terminal():
@@ -298,7 +293,7 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    if b'"' in raw or not len(rows) or any(rows[name].null_count for name in BOUNDS):
+    if b'"' in raw or not len(rows):
         return None
     tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
@@ -422,20 +417,19 @@ def read_list(data_dir, name, warnings):
     found, bad_lines = {}, 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            if not set(columns) <= set(header):
-                raise ValueError(f"it must have the columns {', '.join(columns)}")
-            indexes = [header.index(name) for name in columns]
-            for fields in filter(None, lines):
+            for line in csv.DictReader(file, strict=True):
+                fields = [line[name] for name in columns]
                 try:
-                    found.setdefault(*parse(*(fields[index] for index in indexes)))
-                except (ValueError, IndexError):
+                    found.setdefault(*parse(*fields))
+                except UNSOUND_ROW:
                     bad_lines += 1
     except FileNotFoundError:
         return {}
-    except (ValueError, csv.Error, OSError) as error:  # a UnicodeDecodeError is a ValueError
-        warnings.append(f"{path} is not used: {getattr(error, 'strerror', None) or error}")
+    except KeyError as error:
+        warnings.append(f"{path} is not used: it has no column {error}")
+        return {}
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        warnings.append(f"{path} is not used: {error}")
         return {}
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
@@ -464,6 +458,8 @@ LISTS = {
     "tickers.csv": (["ticker", "name", "type"], parse_listed),
     "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], parse_split),
 }
+# What a line or a row raises that lacks a field, or has a value of another type or range.
+UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 SOURCE = "source"  # a column that only downloaded lists have
 
 
@@ -668,7 +664,7 @@ def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
     Until then it has a name that no other file has. Those older than a day, which killed builds
-    have left, are removed. Raises BuildError.
+    have left, are removed. The folder is made if it is missing. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
@@ -698,10 +694,6 @@ def check_output_path(path, *others):
         raise BuildError(f"{path} is a folder or a device, no file: name another --output")
     if target in map(os.path.realpath, others):
         raise BuildError(f"{path} would replace a file of this build: name another --output")
-    folder = os.path.dirname(target)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        reason = "no permission to write into" if os.path.isdir(folder) else "there is no folder"
-        raise BuildError(f"{path} not written: {reason} {folder}")
 
 
 def pickled_text(text):
@@ -1089,14 +1081,8 @@ HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correc
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
-# What a row of an answer raises that has no such field, or another type or value than it must.
-UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 MOST_PAGES = 500  # of a list; that of all tickers has some 30
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
-
-
-def utc_now():
-    return datetime.now(timezone.utc)
 
 
 def in_new_york(day, hour):
@@ -1122,7 +1108,7 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    now = utc_now().astimezone(ZoneInfo(NEW_YORK))
+    now = datetime.fromtimestamp(time.time(), ZoneInfo(NEW_YORK))
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
@@ -1158,7 +1144,8 @@ def flat_file_fields(row, start, end):
     prices = [row[name] for name in "ochl"]
     fields = [row["T"], volume, *prices, start * 10**6, trades]
     parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
-    if not start <= row.get("t", start) < end or max(prices) >= MOST_DOLLARS:
+    is_of_day = start <= row.get("t", start) < end
+    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
         raise ValueError
     return fields
 
@@ -1357,11 +1344,10 @@ def build(options):
     for output in reversed(outputs):
         say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
-        print_to_stderr(f"warning: {warning}")
-    print_to_stderr(
-        f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
-        f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
-    )
+        say(f"warning: {warning}", sys.stderr)
+    summary = f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
+    summary += f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
+    say(summary, sys.stderr)
     if failed_days:
         raise BuildError(
             f"days that failed to download: {failed_days}; call --download again later"
@@ -1414,7 +1400,7 @@ def stdout_failed(error):
     """The exit status after error, with which printing on stdout has failed. It is told here."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
     if not isinstance(error, BrokenPipeError):
-        print_to_stderr(f"output not written: {error.strerror}")
+        say(f"output not written: {error.strerror}", sys.stderr)
     return 1
 
 
@@ -1425,13 +1411,13 @@ def main(argv=None):
         build(options)
         sys.stdout.flush()
     except BuildError as error:
-        print_to_stderr(error)
+        say(error, sys.stderr)
         return error.status
     except ModuleNotFoundError as error:  # of those that only some builds need
-        print_to_stderr(f"{error.name} is missing: pip install -r requirements.txt")
+        say(f"{error.name} is missing: pip install -r requirements.txt", sys.stderr)
         return 1
     except MemoryError:
-        print_to_stderr("not enough memory: build a table of fewer days")
+        say("not enough memory: build a table of fewer days", sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

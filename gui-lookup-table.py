@@ -296,19 +296,19 @@ def utc_from_new_york(date, hour, minute=0):
     return in_new_york.astimezone(datetime.timezone.utc)
 
 
-def closing_hour(date):
-    """The hour in New York at which the market closes: 16, or 13 before some holidays.
+def market_hours(date):
+    """When the market opens and closes on a day: two datetimes in UTC.
 
-    It is 13 on the day after Thanksgiving, and on July 3 and December 24 from Monday to Thursday.
-    On a Friday, the market is closed all day instead, because the holiday falls on the Saturday.
-    Source: https://www.nyse.com/markets/hours-calendars.
+    It closes at 16:00 in New York, but at 13:00 on the day after Thanksgiving, and on July 3 and
+    December 24 from Monday to Thursday. On a Friday, it is closed all day instead, because the
+    holiday falls on the Saturday. Source: https://www.nyse.com/markets/hours-calendars.
     """
     day = datetime.date.fromisoformat(date)
     friday = 4  # as weekday() counts, from Monday, 0
     closes_early = (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
     if day.month == 11:  # Thanksgiving is the fourth Thursday
         closes_early = day.weekday() == friday and 23 <= day.day <= 29
-    return 13 if closes_early else 16
+    return utc_from_new_york(date, 9, 30), utc_from_new_york(date, 13 if closes_early else 16)
 
 
 def is_past(date):
@@ -878,9 +878,9 @@ def api_after(table):
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
     ticker, date, _, close = requested_day()
-    hours = utc_from_new_york(date, 9, 30), utc_from_new_york(date, closing_hour(date))
-    times = dict(zip(("open", "close"), (int(at.timestamp()) * 1000 for at in hours)))
-    head = {"ticker": ticker, "date": date, "session": times, "previous_close": close}
+    opening, closing = (int(at.timestamp()) * 1000 for at in market_hours(date))
+    session = {"open": opening, "close": closing}
+    head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
     return json_response(head, "bars", sources().polygon.answer(date, minute_bars, ticker, date))
 
 
@@ -891,9 +891,7 @@ def api_headlines():
     400, 404, and PolygonError's 429, 502, 503, 504.
     """
     ticker, date, previous, _ = requested_day()
-    start = utc_from_new_york(date, 0)
-    if previous:
-        start = utc_from_new_york(previous, closing_hour(previous))
+    start = market_hours(previous)[1] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
     found = sources().polygon.answer(date, headlines, ticker, start, end)

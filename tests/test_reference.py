@@ -199,7 +199,7 @@ def test_a_listed_split_is_taken_out_and_named():
     # What is listed for another day leaves the half price of day 6 a suspected split.
     assert [reference.split_after(table, row) for row in rows] == [None, 5, None, None, None, None]
     marks = [reference.marks_text(table, row) for row in rows]
-    assert marks == ["", "", "", "split 1:10", "", "split?"]
+    assert marks == ["", "", "", "split 1:10", "", "split? thin"]
     assert reference.facts(table, rows[0])["name"] == "Today's"
 
 
