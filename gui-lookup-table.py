@@ -27,11 +27,13 @@ import socket
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache, lru_cache, partial, wraps
 from hashlib import sha256
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -62,7 +64,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
 THREADS = 16  # of the server
-TABLE_READER = Lock()  # two readers at once would be no faster and take twice the memory
+# One thread reads all tables: two at once would be no faster and take twice the memory.
+TABLE_READER = ThreadPoolExecutor(1)
 HISTORY_ROWS = 40  # that /api/history returns by default
 MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
@@ -289,6 +292,10 @@ def mark_reason(mark):
 # The exchange's clock.
 
 
+def utc_now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 def utc_from_new_york(date, hour, minute=0):
     """The datetime in UTC of that time of a day in New York. hour may be 24."""
     midnight = datetime.datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
@@ -313,7 +320,7 @@ def market_hours(date):
 
 def is_past(date):
     """Whether that day is over in New York."""
-    return utc_from_new_york(date, 24) < datetime.datetime.now(datetime.timezone.utc)
+    return utc_from_new_york(date, 24) < utc_now()
 
 
 # What an address asks for.
@@ -770,14 +777,18 @@ def sources():
 
 
 def from_table(view):
-    """view, a function of an open LookupTable, as the function of nothing that Flask calls."""
+    """view, a function of an open LookupTable, as a function of nothing, run by TABLE_READER."""
 
-    @wraps(view)
-    def answer():
-        with TABLE_READER, open_table(sources().table_path) as table:
+    def open_and_view():
+        with open_table(sources().table_path) as table:
             return view(table)
 
-    return answer
+    @wraps(view)
+    def waiting_view():
+        # Flask knows the request by context variables.
+        return TABLE_READER.submit(copy_context().run, open_and_view).result()
+
+    return waiting_view
 
 
 def is_from_other_site():
@@ -804,9 +815,10 @@ def render_view(template, table, options, needs_after, allows_problem=False):
         table_version=version_of(table),
         opened_by_other_site=is_from_other_site(),
     )
-    return html, 200 if day["number_of_tickers"] else 404
+    return html.encode(), 200 if day["number_of_tickers"] else 404
 
 
+@from_table
 def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
     options = requested_options()
@@ -814,12 +826,14 @@ def scanner(table):
     return render_view("scanner.html", table, options, needs_after, allows_problem=True)
 
 
+@from_table
 def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
     options = requested_options("ticker", "date")
     return render_view("chart.html", table, options, options.sort in querier.AFTER_FIELDS)
 
 
+@from_table
 def anomalies_csv(table):
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
     # Ignore a chosen ticker: if it had no row on this day, raise_problem would answer 404.
@@ -831,16 +845,19 @@ def anomalies_csv(table):
     return Response(csv, 200, headers, mimetype="text/csv")
 
 
+@from_table
 def api_days(table):
     """The table's dates."""
     return {"days": table.dates}
 
 
+@from_table
 def api_table(table):
     """The table's version, a text that changes with the file, and its last date."""
     return {"version": version_of(table), "last": table.dates[-1]}
 
 
+@from_table
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     asked = requested_options()
@@ -856,6 +873,7 @@ def api_anomalies(table):
     )
 
 
+@from_table
 def api_history(table):
     """A ticker's rows around a date; rows is their largest number, or "all". 400, 404."""
     options = requested_options("ticker", "date")
@@ -867,12 +885,20 @@ def api_history(table):
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
 
+@from_table
 def api_after(table):
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
     options = requested_options("ticker", "date")
     horizons = read_after(table, options.ticker, options.date)
     html = render_template("after.html", horizons=horizons)
     return {"ticker": options.ticker, "date": options.date, "horizons": horizons, "html": html}
+
+
+@from_table
+def requested_day(table):
+    """(ticker, date) of the request, and what read_previous_close returns for them."""
+    options = requested_options("ticker", "date")
+    return options.ticker, options.date, *read_previous_close(table, options.ticker, options.date)
 
 
 def api_bars():
@@ -896,14 +922,6 @@ def api_headlines():
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
     found = sources().polygon.answer(date, headlines, ticker, start, end)
     return json_response(head, "headlines", found)
-
-
-def requested_day():
-    """(ticker, date) of the request, and what read_previous_close returns for them."""
-    options = requested_options("ticker", "date")
-    with TABLE_READER, open_table(sources().table_path) as table:
-        previous = read_previous_close(table, options.ticker, options.date)
-    return options.ticker, options.date, *previous
 
 
 def json_response(head, name, text):
@@ -931,14 +949,14 @@ def lightweight_charts_js():
 
 
 ROUTES = {
-    "/": from_table(scanner),
-    "/chart": from_table(chart),
-    "/anomalies.csv": from_table(anomalies_csv),
-    "/api/days": from_table(api_days),
-    "/api/table": from_table(api_table),
-    "/api/anomalies": from_table(api_anomalies),
-    "/api/history": from_table(api_history),
-    "/api/after": from_table(api_after),
+    "/": scanner,
+    "/chart": chart,
+    "/anomalies.csv": anomalies_csv,
+    "/api/days": api_days,
+    "/api/table": api_table,
+    "/api/anomalies": api_anomalies,
+    "/api/history": api_history,
+    "/api/after": api_after,
     "/api/bars": api_bars,
     "/api/headlines": api_headlines,
     "/lightweight-charts.js": lightweight_charts_js,

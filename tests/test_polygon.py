@@ -3,7 +3,7 @@
 import ssl
 import sys
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
