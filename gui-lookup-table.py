@@ -353,11 +353,6 @@ def marks(text):
     return tuple(sorted(querier.marks_argument(text), key=querier.MARKS.index))
 
 
-def types(text):
-    querier.types_argument(text)
-    return tuple(text.split(","))
-
-
 COUNT = querier.whole_number(0, 999_999_999)
 # The default of each of an address's parameters, and the parser of its text.
 PARAMETERS = {
@@ -373,7 +368,7 @@ PARAMETERS = {
     "min_record": (0, COUNT),
     "min_long_z": (None, plain_number),
     "min_dollars": (None, plain_number),
-    "type": ((), types),
+    "type": ((), lambda text: tuple(text.split(","))),
     "skip": ((), marks),
     "columns": ((), optional_columns),
 }
