@@ -4,9 +4,10 @@ Usage:
     python build-lookup-table.py [--data-dir DIR] [--output FILE] [--window N] [--json]
                                  [--download [FROM] [--until DATE] [--api-url URL]]
 
-Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day. With --download
-        it first fetches the days that are missing there. It takes your Polygon key from the
-        environment variable POLYGON_API_KEY or MASSIVE_API_KEY.
+Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day; and there, if
+        they exist, the lists reference/tickers.csv and reference/splits.csv. With --download it
+        first fetches what is missing there. It takes your Polygon key from the environment
+        variable POLYGON_API_KEY or MASSIVE_API_KEY.
 Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 
 A line of a flat file, and what it becomes in the table that pickle.load returns:
@@ -125,7 +126,7 @@ SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" +
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
-INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, and the numbers of day_counts
+INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, day_counts
 MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
@@ -671,8 +672,9 @@ def replacing(path):
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
-            if left.stat().st_mtime < time.time() - 86_400:
-                left.unlink()
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 86_400:
+                    left.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
@@ -866,8 +868,11 @@ def rows_by_day(market):
 
 
 def day_counts(page):
-    """The numbers of a day page's rows: all, with a deviation above 0 (with_deviation), anomalies,
-    with a long_z, with one that rounds to more than Z_THRESHOLD."""
+    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
+
+    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
+    four decimals, is above Z_THRESHOLD.
+    """
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
