@@ -50,14 +50,12 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
-from zoneinfo import ZoneInfo
 
 try:
     import numpy as np
@@ -1092,8 +1090,9 @@ DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is o
 
 def in_new_york(day, hour):
     """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
-    time_there = datetime.fromisoformat(f"{date_text(day)} {hour:02}:00")
-    return int(time_there.replace(tzinfo=ZoneInfo(NEW_YORK)).timestamp())
+    import pandas as pd
+
+    return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
 
 
 def trading_days(first, until):
@@ -1113,7 +1112,9 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    now = datetime.fromtimestamp(time.time(), ZoneInfo(NEW_YORK))
+    import pandas as pd
+
+    now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
@@ -1175,11 +1176,13 @@ def fetch_day(client, day):
 
 def write_csv(path, header, lines):
     """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    content = text.getvalue().encode()
+    import pandas as pd
+
+    packing = {"method": "gzip", "mtime": 0} if path.suffix.lower() == ".gz" else None
+    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
+    rows = pd.DataFrame(lines, columns=header, dtype=object)
     with replacing(path) as file:
-        file.write(gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
+        rows.to_csv(file, index=False, lineterminator="\n", mode="wb", compression=packing)
 
 
 def patient_client(api_url, report):
@@ -1302,7 +1305,7 @@ def download_lists(data_dir, api_url, warnings):
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
         else:
-            write_csv(path, [*columns, SOURCE], lines.values())
+            write_csv(path, [*columns, SOURCE], list(lines.values()))
 
 
 def download(options, warnings):
