@@ -1390,7 +1390,8 @@ def parse_arguments(argv):
     download += "or its first file on, and lists of tickers and splits; your key is in "
     download += "POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
-    until = "the last day to download (default the last one that is over in New York)"
+    until = "the last day to download (default the last one that is over in New York; today is "
+    until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = "where to download from (default %(default)s)"
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
