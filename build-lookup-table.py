@@ -4,9 +4,10 @@ Usage:
     python build-lookup-table.py [--data-dir DIR] [--output FILE] [--window N] [--json]
                                  [--download [FROM] [--until DATE] [--api-url URL]]
 
-Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day. With --download
-        it first fetches the days that are missing there. It takes your Polygon key from the
-        environment variable POLYGON_API_KEY or MASSIVE_API_KEY.
+Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day; and there, if
+        they exist, the lists reference/tickers.csv and reference/splits.csv. With --download it
+        first fetches what is missing there. It takes your Polygon key from the environment
+        variable POLYGON_API_KEY or MASSIVE_API_KEY.
 Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 
 A line of a flat file, and what it becomes in the table that pickle.load returns:
@@ -49,14 +50,12 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
-from zoneinfo import ZoneInfo
 
 try:
     import numpy as np
@@ -125,7 +124,7 @@ SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" +
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
-INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, and the numbers of day_counts
+INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, day_counts
 MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
@@ -671,8 +670,9 @@ def replacing(path):
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
-            if left.stat().st_mtime < time.time() - 86_400:
-                left.unlink()
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 86_400:
+                    left.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
@@ -866,8 +866,11 @@ def rows_by_day(market):
 
 
 def day_counts(page):
-    """The numbers of a day page's rows: all, with a deviation above 0 (with_deviation), anomalies,
-    with a long_z, with one that rounds to more than Z_THRESHOLD."""
+    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
+
+    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
+    four decimals, is above Z_THRESHOLD.
+    """
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
@@ -1087,8 +1090,9 @@ DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is o
 
 def in_new_york(day, hour):
     """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
-    time_there = datetime.fromisoformat(f"{date_text(day)} {hour:02}:00")
-    return int(time_there.replace(tzinfo=ZoneInfo(NEW_YORK)).timestamp())
+    import pandas as pd
+
+    return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
 
 
 def trading_days(first, until):
@@ -1108,7 +1112,9 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    now = datetime.fromtimestamp(time.time(), ZoneInfo(NEW_YORK))
+    import pandas as pd
+
+    now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
@@ -1170,11 +1176,13 @@ def fetch_day(client, day):
 
 def write_csv(path, header, lines):
     """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    content = text.getvalue().encode()
+    import pandas as pd
+
+    packing = {"method": "gzip", "mtime": 0} if path.suffix.lower() == ".gz" else None
+    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
+    rows = pd.DataFrame(lines, columns=header, dtype=object)
     with replacing(path) as file:
-        file.write(gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content)
+        rows.to_csv(file, index=False, lineterminator="\n", mode="wb", compression=packing)
 
 
 def patient_client(api_url, report):
@@ -1297,7 +1305,7 @@ def download_lists(data_dir, api_url, warnings):
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
         else:
-            write_csv(path, [*columns, SOURCE], lines.values())
+            write_csv(path, [*columns, SOURCE], list(lines.values()))
 
 
 def download(options, warnings):
@@ -1382,7 +1390,8 @@ def parse_arguments(argv):
     download += "or its first file on, and lists of tickers and splits; your key is in "
     download += "POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
-    until = "the last day to download (default the last one that is over in New York)"
+    until = "the last day to download (default the last one that is over in New York; today is "
+    until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = "where to download from (default %(default)s)"
     add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)

@@ -683,11 +683,12 @@ def later_closes(np, days, number_of_tickers):
     (own_numbers, closes, *_), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
-    adjustment, last_closes = np.ones(number_of_tickers), {}
+    adjustment, is_adjusted, last_closes = np.ones(number_of_tickers), False, {}
     for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
         for number, ratio in ratios:
             adjustment[number] *= ratio
-        last_close[numbers] = closes_then * adjustment[numbers]
+            is_adjusted = True
+        last_close[numbers] = closes_then * adjustment[numbers] if is_adjusted else closes_then
         split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
@@ -1246,6 +1247,7 @@ def aftermath_table(rows, dates, splits):
         )
 
 
+@functools.cache
 def is_date(text):
     """Whether text is a date of the calendar, written YYYY-MM-DD."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):

@@ -167,13 +167,6 @@ def test_price_diff_is_in_percent_and_nan_in_a_tickers_first_row():
     assert math.isnan(first) and (second, third) == (25, -50)
 
 
-def test_after_a_close_of_zero_the_change_is_infinite_or_nan():
-    days = table_of(days_in_a_row([1, 1, 1, 1], [0, 0, 3, 0]))["A"]
-    changes = [stats["price_diff"] for stats in days.values()]
-    assert math.isnan(changes[0]) and math.isnan(changes[1])
-    assert changes[2:] == [math.inf, -100]
-
-
 def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
     market = {
         "2024-08-01": [("B", 1, 1), ("AAp", 1, 1)],
@@ -210,21 +203,15 @@ def test_a_hidden_file_and_a_folder_named_like_a_flat_file_are_not_read(market_f
 
 def test_the_tutorials_lines_are_on_stdout_and_the_summary_on_stderr(market_folder):
     result = run("build-lookup-table.py")
-
     assert result.returncode == 0
-    assert result.stdout == (
-        "Starting to process files...\n"
-        "Processing 2024-08-01.csv\n"
-        "Processing 2024-08-02.csv\n"
-        "Processing 2024-08-05.csv\n"
-        "Processing 2024-08-06.csv\n"
-        "Processing 2024-08-07.csv\n"
-        "Processing 2024-08-08.csv\n"
-        "Finished processing files.\n"
-        "Building lookup table...\n"
-        "Lookup table built successfully.\n"
-        "Lookup table saved to 'lookup_table.pkl'.\n"
-    )
+    assert result.stdout.splitlines() == [
+        "Starting to process files...",
+        *(f"Processing {day}.csv" for day in DAYS),
+        "Finished processing files.",
+        "Building lookup table...",
+        "Lookup table built successfully.",
+        "Lookup table saved to 'lookup_table.pkl'.",
+    ]
     # Eight tickers on all six days, NEW on two of them and GONE on five.
     size = os.path.getsize("lookup_table.pkl") / 1e6
     assert result.stderr == f"10 tickers, 6 days, 55 rows, {size:.1f} MB\n"
@@ -413,11 +400,6 @@ def test_the_table_has_its_tickers_types_names_and_splits():
     ]
 
 
-def test_without_lists_types_names_and_splits_are_empty():
-    built(write_flat_files(FLAT, LIST_MARKET))
-    assert (set(parts_of().listed.values()), parts_of().splits) == ({(None, None)}, [])
-
-
 # A list's name and bytes, and a part of the warning.
 BAD_LISTS = {
     "no such column": ("tickers", b"ticker,name\nAAA,A\n", "no column 'type'"),
@@ -448,46 +430,30 @@ def test_what_is_bad_in_a_list_is_left_out_with_a_warning(name, content, part):
 def exact_cases(window):
     """Baselines and a next row's trades, whose z is exactly 3: [[*baseline, trades], ...].
 
-    Let S be the sum of a baseline's n numbers x, and Q the sum of all (n*x - S)**2. Then
-    n * trades - S must be 3 * sqrt(Q / (n - 1)). All of this is done in whole numbers.
+    With as many numbers d below m as above it, and one m, the mean is m and the deviation d.
     """
-    rng = np.random.default_rng(window)
-    baselines = rng.integers(0, 50, (400_000, window))
-    sums = baselines.sum(axis=1)
-    variances, rest = np.divmod(((window * baselines - sums[:, None]) ** 2).sum(axis=1), window - 1)
-    roots = np.round(np.sqrt(variances)).astype("int64")
-    trades, also_rest = np.divmod(sums + 3 * roots, window)
-    is_exact = (rest == 0) & (also_rest == 0) & (roots**2 == variances) & (roots > 0)
-    cases = np.column_stack([baselines, trades])[is_exact]
-    return np.unique(cases, axis=0)[:400].tolist()
+    if window == 10:
+        return [[*TEN, 68]]
+    shape = [-1] * (window // 2) + [0] + [1] * (window // 2)
+    return [
+        [*(m + d * x for x in shape), m + 3 * d] for m in range(50, 150) for d in (1, 7, 13, 31)
+    ]
 
 
-def found_on(date):
-    """{ticker: z} of the anomalies that the querier finds, and what the index counts."""
-    result = query("lookup_table.pkl", date, "--format", "json")
-    assert (result.returncode, result.stderr) == (0, "")
-    found = {anomaly["ticker"]: anomaly["z_score"] for anomaly in json.loads(result.stdout)}
-    return found, parts_of().counts[date]
-
-
-@pytest.mark.parametrize("window", [3, 4, 5, 7, 10, 17])
+@pytest.mark.parametrize("window", [3, 5, 7, 10, 17])
 def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
     cases = exact_cases(window)
-    assert len(cases) > 20
-    if window == 10:
-        cases.append([*TEN, 68])
     # Each case once as it is, and once with one trade more.
     tickers = {f"T{n}": case for n, case in enumerate(cases)}
     tickers.update({f"U{n}": [*case[:-1], case[-1] + 1] for n, case in enumerate(cases)})
+    dates = list(days_in_a_row([0] * (window + 1)))
     market = {
-        f"2024-08-{day + 1:02}": [(ticker, case[day], 1) for ticker, case in tickers.items()]
-        for day in range(window + 1)
+        date: [(t, case[i], 1) for t, case in tickers.items()] for i, date in enumerate(dates)
     }
     built(write_flat_files(FLAT, market), "--window", window)
-
-    found, counts = found_on(f"2024-08-{window + 1:02}")
-    assert set(found) == {ticker for ticker in tickers if ticker[0] == "U"}
-    assert counts[:3] == (len(tickers), len(tickers), len(cases))
+    found = json.loads(query("lookup_table.pkl", dates[-1], "--format", "json").stdout)
+    assert {row["ticker"] for row in found} == {ticker for ticker in tickers if ticker[0] == "U"}
+    assert parts_of().counts[dates[-1]][:3] == (len(tickers), len(tickers), len(cases))
 
 
 # What real flat files hold
