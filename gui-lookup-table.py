@@ -40,24 +40,14 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 try:
-    from flask import (
-        Flask,
-        Response,
-        current_app,
-        render_template,
-        request,
-        send_from_directory,
-        url_for,
-    )
+    import flask
+    from flask import Flask, Response, current_app, render_template, request
     from waitress.server import create_server
     from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
 except ImportError as error:
-    if __name__ != "__main__":
-        raise
-    if isinstance(error, ModuleNotFoundError):
-        raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
-    reason = " ".join(str(error).split())
-    raise SystemExit(f"{error.name or 'a package'} cannot be imported: {reason}") from None
+    reason = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not work ({error})"
+    hint = "pip install -r requirements.txt"
+    raise SystemExit(f"{error.name} {' '.join(reason.split())}: {hint}") from None
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -411,7 +401,7 @@ def address_of(options, route="scanner", **changes):
         if value != default:
             names = map(mark_name, value) if name == "skip" else value
             parameters[name] = ",".join(names) if isinstance(value, tuple) else value
-    return url_for(route, **parameters)
+    return flask.url_for(route, **parameters)
 
 
 # The views of a day and of a ticker. Each view is read from one open table.
@@ -720,21 +710,13 @@ def headlines(client, ticker, start, end):
     The oldest comes first. There are at most MOST_HEADLINES, which takes one request. Raises
     PolygonError.
     """
-    response = client.list_ticker_news(
-        ticker,
-        published_utc_gte=start,
-        published_utc_lte=end,
-        order="asc",
-        sort="published_utc",
-        limit=MOST_HEADLINES,
-        raw=True,
-    )
+    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": MOST_HEADLINES}
+    response = client.list_ticker_news(ticker, order="asc", sort="published_utc", raw=True, **asked)
     articles = load_builder().results_of(response)
     found = [as_headline(article) for article in articles if isinstance(article, dict)]
-    found = [
-        each for each in found if each["title"] and start <= (each["published_utc"] or start) <= end
-    ]
-    return sorted(found, key=lambda headline: headline["published_utc"] or end)[:MOST_HEADLINES]
+    found.sort(key=lambda headline: headline["published_utc"] or end)
+    in_time = (each for each in found if start <= (each["published_utc"] or start) <= end)
+    return [headline for headline in in_time if headline["title"]][:MOST_HEADLINES]
 
 
 def as_headline(article):
@@ -940,7 +922,7 @@ def lightweight_charts_js():
     path = sources().chart_library
     if not path:
         raise NotFound
-    return send_from_directory(path.parent, path.name, max_age=365 * 86_400)
+    return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
 
 
 ROUTES = {
@@ -1032,9 +1014,8 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    app = Flask(
-        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
-    )
+    static = {"static_folder": "templates/static", "static_url_path": "/static"}
+    app = Flask(__name__, root_path=HERE, **static)
     chart_library = find_chart_library()
     app.extensions["sources"] = SimpleNamespace(
         table_path=table_path, polygon=polygon, hosts=hosts, chart_library=chart_library
@@ -1047,20 +1028,15 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    helpers = (bar_percent, cells, direction, list_columns, mark_name, mark_reason, percent_text)
+    app.jinja_env.globals.update({helper.__name__: helper for helper in helpers})
     app.jinja_env.globals.update(
         address=address_of,
-        bar_percent=bar_percent,
-        cells=cells,
         chart_address=partial(address_of, route="chart"),
-        chart_library_version=chart_library and CHART_LIBRARY[:8],
         csv_address=partial(address_of, route="anomalies_csv"),
-        direction=direction,
-        list_columns=list_columns,
-        mark_name=mark_name,
-        mark_reason=mark_reason,
+        chart_library_version=chart_library and CHART_LIBRARY[:8],
         marks=querier.MARKS,
         optional_columns=OPTIONAL_COLUMNS,
-        percent_text=percent_text,
         z_threshold=querier.Z_THRESHOLD,
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
