@@ -39,8 +39,6 @@ EXAMPLES = settings(max_examples=100 * EFFORT, derandomize=EFFORT == 1)
 TINY_DAYS = ["2024-01-0" + day for day in "2345"] + ["2024-01-08", "2024-01-12", "2024-01-16"]
 TINY_TRADES = [10, 20, 30, 40, 50, 1000, 90]
 TINY_CLOSES = [1, 2, 0.5, 0.5, 0, 4, 5]
-# The first five have a mean of 100 and a deviation of 20, so that the sixth's z-score is 3.
-AT_THE_THRESHOLD = [80, 80, 100, 120, 120, 160, 90]
 TIMES = "\N{MULTIPLICATION SIGN}"
 WITHOUT_END = ["area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"]
 ODD_TICKERS = ["A/../B", "../../v3/reference", "..", ".", "X?y#z", "A%2FB", "A&B=C", "A+B C", "NA"]
@@ -148,14 +146,6 @@ def sentence(response, status):
     return text
 
 
-def views_of(table_path, **options):
-    """What read_day_view and read_ticker_view return for these Options."""
-    options = gui.Options(**options)
-    with gui.open_table(table_path) as table:
-        day = gui.read_day_view(table, options)
-        return day, gui.read_ticker_view(table, options, day)
-
-
 # Tables, and clients of apps that show them.
 
 
@@ -178,16 +168,11 @@ def client(sample_table):
 
 @pytest.fixture(scope="module")
 def tiny_table(tmp_path_factory):
-    """TINY, FLAT with equal trades, and THREE at a z-score of 3 on 2024-01-12, MORE above it."""
+    """TINY, and FLAT with equal trades."""
     folder = tmp_path_factory.mktemp("tiny")
     market = {
-        day: [
-            ("FLAT", 7, 1),
-            ("TINY", TINY_TRADES[i], TINY_CLOSES[i]),
-            ("THREE", AT_THE_THRESHOLD[i], 1),
-            ("MORE", AT_THE_THRESHOLD[i] + (day == "2024-01-12"), 1),
-        ]
-        for i, day in enumerate(TINY_DAYS)
+        day: [("FLAT", 7, 1), ("TINY", trades, close)]
+        for day, trades, close in zip(TINY_DAYS, TINY_TRADES, TINY_CLOSES)
     }
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
 
@@ -207,10 +192,6 @@ def odd_table(tmp_path_factory):
 
 
 # The numbers.
-
-
-def test_the_days_are_those_of_the_flat_files(client):
-    assert loads(client.get("/api/days")) == {"days": SAMPLE_DAYS}
 
 
 @pytest.mark.parametrize("threshold", ["3", "0", "-1e3", "10.5", "1e9"])
@@ -246,13 +227,6 @@ def test_a_history_is_as_worked_out_by_hand(tiny_client):
     assert [row["baseline_days"] for row in rows] == [None] * 5 + [5, 5]
     # An open is the close here; there is no gap where it is 0, or the close before it.
     assert [row["gap"] for row in rows] == [None, 100, -75, 0, None, None, 25]
-
-
-def test_a_z_score_of_exactly_three_is_no_anomaly_in_a_history(tiny_client):
-    for ticker, z_score in (("THREE", 3), ("MORE", 3.05)):
-        rows = loads(tiny_client.get(f"/api/history?ticker={ticker}&date=2024-01-12"))["rows"]
-        assert rows[5]["z_score"] == pytest.approx(z_score)
-        assert rows[5]["anomaly"] is (ticker == "MORE")
 
 
 @pytest.mark.parametrize("ticker", ["VTAK", "SARO", "SWN", "SOpC"])
@@ -412,16 +386,23 @@ def test_a_row_is_put_in_words(trades, average, deviation, z_score, sentence):
 
 @pytest.mark.parametrize(
     ("ticker", "edgar"),
-    [("F", "F"), ("BRK.B", "BRK-B"), *((t, None) for t in ["AAp", "AACT.WS", "BACpL", "A&B"])],
+    [("VTAK", "VTAK"), ("BRK.B", "BRK-B"), *((t, None) for t in ["SOpC", "AACT.WS"])],
 )
-def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(tmp_path, ticker, edgar):
-    market = {"2024-01-02": [(ticker, 7, 1)]}
-    table = build_table(write_flat_files(tmp_path / "csv", market), tmp_path / "lookup_table.pkl")
-    view = parse(client_of(table).get("/?" + urlencode({"ticker": ticker})))
+def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(client, ticker, edgar):
+    view = parse(client.get("/?" + urlencode({"ticker": ticker, "date": SAMPLE_DAYS[40]})))
     links = [link["href"] for link in view.find("a", target="_blank") if link.text[0] in "ST"]
     company = "https://www.sec.gov/cgi-bin/browse-edgar?action=getcompany&CIK="
     chart = "https://www.tradingview.com/chart/?symbol="
+    assert view.find("h2")[0].text == ticker
     assert links == ([f"{company}{edgar}", f"{chart}{ticker}"] if edgar else [])
+
+
+def test_a_ticker_written_another_way_is_offered(client):
+    assert "it has SOpC" in parse(client.get(f"/chart?ticker=sopc&date={SAMPLE_DAY}")).text
+    message = parse(client.get("/?ticker=sopc")).find(id="detail")[0]
+    assert f"no trades of sopc on {SAMPLE_DAY}; it has SOpC" in message.text
+    (link,) = message.find("a")
+    assert parse(client.get(link["href"])).find("h2")[0].text == "SOpC"
 
 
 @pytest.mark.parametrize(
@@ -436,29 +417,6 @@ def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(tmp_pa
 def test_a_ticker_is_found_however_it_is_written(text, meant):
     tickers = ["AAP", "AAp", "SOpC", "VTAK", "BABa", "Baba", "BRK.B"]
     assert gui.find_ticker(tickers, text) == meant
-
-
-@pytest.fixture(scope="module")
-def class_table(tmp_path_factory):
-    """BRK.B, which is an anomaly on the last of TINY_DAYS[:6], and REST, which is none."""
-    folder = tmp_path_factory.mktemp("classes")
-    market = {
-        day: [("BRK.B", TINY_TRADES[i], 1), ("BF.B", 7, 1)] for i, day in enumerate(TINY_DAYS[:6])
-    }
-    return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
-
-
-@pytest.mark.parametrize("text", ["BRK-B", "BRK/B", "brk.b", "brk-b"])
-def test_a_ticker_written_another_way_is_found(class_table, text):
-    client = client_of(class_table)
-    listed = parse(client.get("/?" + urlencode({"filter": text})))
-    assert [row["ticker"] for row in list_rows(listed)] == ["BRK.B"]
-    address = urlencode({"ticker": text, "date": "2024-01-12"})
-    assert "it has BRK.B" in parse(client.get(f"/chart?{address}")).text
-    message = parse(client.get(f"/?{address}")).find(id="detail")[0]
-    assert f"no trades of {text} on 2024-01-12; it has BRK.B" in message.text
-    (link,) = message.find("a")
-    assert parse(client.get(link["href"])).find("h2")[0].text == "BRK.B"
 
 
 # The facts.
@@ -480,18 +438,6 @@ def test_a_days_head_says_how_usual_it_is(client, sample_table):
     assert shares == ["".join(each) for each in told]
     earlier = parse(client.get("/?date=2024-09-12")).find(id="summary")[0]
     assert "expire" not in earlier.text
-
-
-def test_the_filters_stay_in_every_address_of_the_list(client, sample_table):
-    state = {"min_price": "2.5", "min_trades": "9", "min_record": "1", "skip": "split,new"}
-    view = parse(client.get(f"/?{urlencode({'date': SAMPLE_DAY, **state})}"))
-    table = view.find("table", id="anomalies")[0].find("a")
-    options = ["--min-price=2.5", "--min-trades=9", "--min-record=1", "--skip=split,new"]
-    listed = query_json(sample_table, SAMPLE_DAY, *options)
-    assert listed and len(table) == 9 + len(listed)
-    for link in [*view.find(id="previous-day"), *view.find(id="csv"), *table]:
-        asked = dict(parse_qsl(urlsplit(link["href"]).query))
-        assert state.items() <= asked.items(), link["href"]
 
 
 def test_filters_that_leave_no_anomaly_have_a_message(client):
@@ -561,19 +507,6 @@ def test_what_came_after_is_as_worked_out_by_hand(
         assert [v if v is None or name == "state" else pytest.approx(v) for v in values] == found
 
 
-def test_what_came_after_is_what_the_querier_says(client, sample_table):
-    # On these days a split of an anomaly came after one day, and after two to five days.
-    for date, split_after in [("2024-09-12", 1), ("2024-08-15", 5)]:
-        anomalies = query_json(sample_table, date)
-        assert {anomaly["split_after"] for anomaly in anomalies} == {None, split_after}
-        for anomaly in anomalies:
-            horizons = loads(client.get(AFTER.format(anomaly["ticker"], date)))["horizons"]
-            changes = [anomaly[f"after_{days}"] for days in (1, 5, 20)]
-            assert [row["change"] for row in horizons] == changes
-            splits = [(anomaly["split_after"] or inf) <= days for days in (1, 5, 20)]
-            assert [row["split"] for row in horizons] == splits
-
-
 # What the lists of tickers and splits add.
 
 
@@ -615,34 +548,6 @@ def test_long_z_and_dollar_volume_are_columns_and_part_of_a_history(client, samp
 # The list's options in a ticker's own view, and where that view leads.
 
 
-@pytest.fixture(scope="module")
-def spiky_table(tmp_path_factory):
-    """SPIKE, which has a z-score of 45 on the sixth of SAMPLE_DAYS and on the twelfth, and REST.
-
-    Before each its trades have a mean of 100 and a deviation of 20: (1000 - 100) / 20 = 45.
-    """
-    folder = tmp_path_factory.mktemp("spiky")
-    trades = [*AT_THE_THRESHOLD[:5], 1000, *AT_THE_THRESHOLD[:5], 1000, 90]
-    market = {}
-    for day, count in zip(SAMPLE_DAYS, trades):
-        market[day] = [("SPIKE", count, 1), ("REST", 50, 1)]
-    market[SAMPLE_DAYS[8]].pop()
-    return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
-
-
-@pytest.mark.parametrize(
-    ("index", "threshold", "previous", "following"),
-    [(5, 3, None, 11), (8, 3, 5, 11), (11, 3, 5, None), (8, 44, 5, 11), (8, 46, None, None)],
-)
-def test_a_ticker_leads_to_its_previous_and_next_anomaly(
-    spiky_table, index, threshold, previous, following
-):
-    date = SAMPLE_DAYS[index]
-    _, detail = views_of(spiky_table, date=date, threshold=threshold, ticker="SPIKE")
-    expected = [n if n is None else SAMPLE_DAYS[n] for n in (previous, following)]
-    assert [detail["previous_anomaly"], detail["next_anomaly"]] == expected
-
-
 def test_a_tickers_own_view_keeps_the_lists_options(client):
     state = {"threshold": "2", "sort": "ticker", "order": "desc", "filter": "a"}
     query = urlencode({"date": SAMPLE_DAY, **state})
@@ -657,11 +562,6 @@ def test_a_tickers_own_view_keeps_the_lists_options(client):
         link = urlsplit(view.find("a", id=link_id)[0]["href"])
         assert link.path == path
         assert dict(parse_qsl(link.query)) == {**state, "date": SAMPLE_DAY, "ticker": ticker}
-
-
-def test_a_whole_history_can_be_asked_for(client):
-    rows = loads(client.get("/api/history?ticker=AAPL&date=2024-08-20&rows=all"))["rows"]
-    assert [row["date"] for row in rows] == SAMPLE_DAYS
 
 
 OPTIONS = [
@@ -763,15 +663,6 @@ def test_a_days_list_is_shown_without_a_ticker_that_it_lacks(client):
     assert view.find(id="detail")[0].text == f"no trades of NOSUCH on {SAMPLE_DAY}"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/", "/chart", "/api/days", "/api/bars", "/api/nothing"])
-def test_no_other_method_than_get_and_head_is_answered(client, method, path):
-    response = client.open(path, method=method, data={"date": SAMPLE_DAY})
-    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
-    if path.startswith("/api"):
-        sentence(response, 405)
-
-
 EVERY_KIND = [
     ("/", 200),
     (f"/chart?ticker=VTAK&date={SAMPLE_DAY}", 200),
@@ -788,24 +679,24 @@ EVERY_KIND = [
 def test_every_answers_policy_forbids_inline_scripts(client, address, status):
     response = client.get(address)
     assert response.status_code == status
-    directives = response.headers["Content-Security-Policy"].split(";")
-    policy = {words[0]: words[1:] for words in map(str.split, directives) if words}
-    assert policy.pop("style-src") == ["'self'", "'unsafe-inline'"]
-    assert [policy.pop(name) for name in ("object-src", "base-uri")] == [["'none'"]] * 2
-    assert policy.pop("frame-ancestors") == ["'none'"]
-    assert set(policy) == {"default-src", "script-src", "form-action"}
-    assert [*policy.values()] == [["'self'"]] * 3
+    directives = response.headers["Content-Security-Policy"].split("; ")
+    policy = {words[0]: " ".join(words[1:]) for words in map(str.split, directives)}
+    assert policy == {
+        **dict.fromkeys(["default-src", "script-src", "form-action"], "'self'"),
+        **dict.fromkeys(["object-src", "base-uri", "frame-ancestors"], "'none'"),
+        "style-src": "'self' 'unsafe-inline'",
+    }
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert not [name for name, _ in response.headers if name.startswith("Access-Control-")]
+    refused = client.post(address)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize("address", [address for address, _ in EVERY_KIND if "/api" not in address])
 def test_no_view_has_inline_scripts(client, address):
-    view = parse(client.get(address))
-    assert [(script["src"], script.text) for script in view.find("script")] == [
-        ("/static/scanner.js", "")
-    ]
-    every = view.find()
+    every = parse(client.get(address)).find()
+    scripts = [element for element in every if element.tag == "script"]
+    assert scripts and all(script["src"] and not script.text for script in scripts)
     assert not [name for element in every for name in element.attributes if name.startswith("on")]
     assert not [e for e in every if (e["href"] or "").lower().startswith("javascript:")]
 
@@ -823,78 +714,57 @@ def test_nothing_of_the_working_directory_is_served(sample_table, monkeypatch):
 
 # Requests that another site makes.
 
-BARS = f"/api/bars?ticker=VTAK&date={SAMPLE_DAY}"
 
-
-@pytest.mark.parametrize("address", [BARS, BARS.replace("bars", "headlines")])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         (OWN_SCRIPT, 200),  # by plain http in the local network, browsers send nothing more
-        ({**OWN_SCRIPT, "Sec-Fetch-Site": "same-origin"}, 200),
         ({}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 403),
         ({**OWN_SCRIPT, "Sec-Fetch-Site": "cross-site"}, 403),
-        ({**OWN_SCRIPT, "Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
-def test_only_the_pages_own_scripts_may_spend_the_key(client, address, headers, status):
-    assert client.get(address, headers=headers).status_code == status
+def test_only_the_pages_own_scripts_may_spend_the_key(client, headers, status):
+    for name in ("bars", "headlines"):
+        address = f"/api/{name}?ticker=VTAK&date={SAMPLE_DAY}"
+        assert client.get(address, headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("address", ["/api/days", AFTER.format("VTAK", SAMPLE_DAY)])
 @pytest.mark.parametrize(
-    ("site", "status"),
-    [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403), ("", 403)],
+    ("site", "is_other"),
+    [("same-origin", False), ("none", False), ("cross-site", True), ("same-site", True)],
 )
-def test_another_site_may_not_use_the_api(client, address, site, status):
-    assert client.get(address, headers={"Sec-Fetch-Site": site}).status_code == status
-
-
-@pytest.mark.parametrize("path", ["/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"])
-@pytest.mark.parametrize(
-    ("site", "is_told"),
-    [("cross-site", True), ("same-site", True), ("same-origin", False), ("none", False)],
-)
-def test_a_view_that_another_site_opened_is_told_so(client, path, site, is_told):
-    response = client.get(path, headers={"Sec-Fetch-Site": site})
-    assert response.status_code == 200
-    body = parse(response).find("body")[0]
-    assert ("data-opened-by-other-site" in body.attributes) is is_told
+def test_another_site_may_open_a_view_but_not_use_the_api(client, site, is_other):
+    headers = {"Sec-Fetch-Site": site}
+    for address in ("/api/days", AFTER.format("VTAK", SAMPLE_DAY)):
+        assert client.get(address, headers=headers).status_code == (403 if is_other else 200)
+    for address in ("/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"):
+        body = parse(client.get(address, headers=headers)).find("body")[0]
+        assert ("data-opened-by-other-site" in body.attributes) is is_other
 
 
 @pytest.mark.parametrize(
-    ("host", "status"),
+    ("more", "host", "status"),
     [
-        *((host, 200) for host in ("localhost:8888", "LOCALHOST", "127.0.0.1:8888", "[::1]:8888")),
-        ("my-computer.local:8888", 200),  # allowed by name
-        *((host, 400) for host in ("evil.example", "evil.example:8888", "evil.my-computer.local")),
-        *((host, 400) for host in ("localhost.evil.example", "localhost@evil.example", "local")),
-        *((host, 400) for host in ("127.0.0.1.evil.example", "evil.example#localhost", "a b", "[")),
-        *((host, 400) for host in ("192.0.2.1", "[::2]", "[evil.example]")),
+        *(("box.lan", host, 200) for host in ["localhost:8888", "LOCALHOST", "[::1]:8888"]),
+        *(("box.lan", host, 200) for host in ["127.0.0.1:8888", "box.lan:8888"]),
+        *(("box.lan", host, 400) for host in ["evil.example", "evil.box.lan", "local", "a b", "["]),
+        *(("box.lan", host, 400) for host in ["localhost.evil.example", "localhost@evil.example"]),
+        *(("box.lan", host, 400) for host in ["127.0.0.1.evil.example", "192.0.2.1", "[::2]"]),
+        # A server that listens on all addresses is asked by any of them, but not by any name.
+        *(("0.0.0.0", host, 200) for host in ["192.0.2.1:8888", "[2001:db8::1]:8888", "localhost"]),
+        *(("[::]", host, 200) for host in ["192.0.2.1", "[2001:db8::1]"]),
+        *(("0.0.0.0", host, 400) for host in ["evil.example", "192.0.2.1.evil.example"]),
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/api/days", "/static/style.css", "/nothing"])
-def test_only_the_servers_own_names_are_answered(sample_table, path, host, status):
-    client = client_of(sample_table, hosts={*gui.LOOPBACK, "my-computer.local"})
-    response = client.get(path, headers={"Host": host})
-    assert (response.status_code == 400) is (status == 400)
-    if status == 400:
-        text = response.get_data(as_text=True)
-        assert "--allow-host" in text and SAMPLE_DAY not in text
-
-
-@pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        *((host, 200) for host in ("192.0.2.1:8888", "[2001:db8::1]:8888", "localhost")),
-        *((host, 400) for host in ("evil.example", "192.0.2.1.evil.example", "[evil.example]")),
-    ],
-)
-def test_on_all_addresses_any_ip_address_is_answered(sample_table, wildcard, host, status):
-    client = client_of(sample_table, hosts={*gui.LOOPBACK, wildcard})
-    assert client.get("/api/days", headers={"Host": host}).status_code == status
+def test_only_the_servers_own_names_are_answered(sample_table, more, host, status):
+    client = client_of(sample_table, hosts={*gui.LOOPBACK, more})
+    for path in ("/", "/api/days", "/static/style.css"):
+        response = client.get(path, headers={"Host": host})
+        assert response.status_code == status
+        if status == 400:
+            text = response.get_data(as_text=True)
+            assert "--allow-host" in text and SAMPLE_DAY not in text
 
 
 # The table's version, by which an open view notices a new table.
@@ -1067,14 +937,6 @@ def test_a_host_name_is_answered_when_it_is_allowed(sample_table):
             connection.close()
 
 
-def test_it_runs_through_a_symbolic_link(sample_table, tmp_path):
-    link = tmp_path / GUI
-    link.symlink_to(TOP / GUI)
-    with gui_process("--table", sample_table, "--port", 0, script=link) as (_, url):
-        for path in ("/", "/static/style.css"):
-            assert urllib.request.urlopen(url.strip() + path, timeout=10).status == 200
-
-
 @pytest.mark.parametrize("missing", ["query-lookup-table.py", "build-lookup-table.py", "templates"])
 def test_a_copy_without_a_file_that_it_needs_says_so_in_one_line(tmp_path, missing):
     for name in {"query-lookup-table.py", "build-lookup-table.py", "templates"} - {missing}:
@@ -1086,17 +948,16 @@ def test_a_copy_without_a_file_that_it_needs_says_so_in_one_line(tmp_path, missi
 
 @pytest.mark.parametrize("name", ["flask", "werkzeug", "waitress"])
 @pytest.mark.parametrize(
-    ("error", "parts"),
+    ("error", "part"),
     [
-        ("ModuleNotFoundError('no', name={!r})", ["pip install -r requirements.txt"]),
-        ("ImportError('libx.so.0:\\ncannot open', name={!r})", ["libx.so.0: cannot open"]),
+        ("ModuleNotFoundError('no', name={!r})", "is missing: pip install -r requirements.txt"),
+        ("ImportError('libx.so.0:\\ncannot open', name={!r})", "libx.so.0: cannot open"),
     ],
 )
-def test_a_package_that_is_missing_or_broken_is_one_line(tmp_path, name, error, parts):
+def test_a_package_that_is_missing_or_broken_is_one_line(tmp_path, name, error, part):
     (tmp_path / f"{name}.py").write_text(f"raise {error.format(name)}")
     finished = run(GUI, env={**environment(), "PYTHONPATH": str(tmp_path)})
-    assert_refused(finished, name, *parts)
-    assert ("pip" in finished.stderr) is ("ModuleNotFoundError" in error)
+    assert_refused(finished, name, part)
 
 
 def test_it_listens_on_loopback_only(sample_table):
@@ -1116,26 +977,20 @@ def test_a_port_in_use_is_one_line(sample_table):
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("option", "values"),
     [
-        (["--port", "x"], "'x' is not a whole number from 0 to 65535"),
-        (["--port", "99999"], "'99999' is not a whole number from 0 to 65535"),
-        (["--no-such"], "unrecognized arguments: --no-such"),
-        (["--host="], "--host is empty: name an address"),
-        *(
-            (["--allow-host", name], f"{name!r} is no host name such as my-computer.local")
-            for name in ["", "*", ".example.com", "a b", "box:8888", "http://box"]
-        ),
-        *(
-            (["--api-url", url], f"{url!r} is no address such as {gui.API_URL}")
-            for url in ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"]
-        ),
+        ("--port", ["x", "99999"]),
+        ("--no-such", ["x"]),
+        ("--host", [""]),
+        ("--allow-host", ["", "*", ".example.com", "a b", "box:8888", "http://box"]),
+        ("--api-url", ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"]),
     ],
 )
-def test_a_wrong_command_ends_with_status_2(sample_table, options, reason):
-    finished = call_gui("--table", sample_table, *options)
-    assert finished.returncode == 2
-    assert reason in finished.stderr
+def test_a_wrong_command_ends_with_status_2(sample_table, option, values):
+    for value in values:
+        finished = call_gui("--table", sample_table, f"{option}={value}")
+        assert finished.returncode == 2
+        assert option in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("host", [b"\xff", b"a" * 300, b"no such host", b"192.0.2.1", b"::g", b"."])
