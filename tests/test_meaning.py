@@ -394,6 +394,7 @@ def aftermath_line(row):
 def test_the_aftermath_says_what_it_is_not(long_pair, sample_table):
     said = ["how often, not how much", "no entry price", "no costs", "not adjusted", "no index"]
     said += ["tickers that were gone", "suspected splits", "only tickers in the files", "no advice"]
+    said += ["list of splits are taken out"]
     text = " ".join(long_pair.ask("--aftermath").split())
     assert [each for each in said if each not in text] == []
     assert "is unknown" not in text

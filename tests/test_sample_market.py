@@ -4,9 +4,11 @@ import copy
 import json
 import math
 import re
+import shutil
 from datetime import date, timedelta
 
 import pytest
+from helpers.flat_files import write_file
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
 from helpers.scripts import assert_refused, call, load_table, query, run
 from helpers.tutorial import PUBLISHED_ANSWER, PUBLISHED_ROWS
@@ -161,6 +163,20 @@ def test_every_number_of_it_is_within_1e_12_of_the_exact_one(table):
     rows = sum(map(len, table.values()))
     assert f"{rows:,} rows of 150 tickers on 56 days" in result.stdout
     assert 0 < float(re.search(r"largest relative error is (\S+)", result.stdout)[1]) < 1e-12
+
+
+def test_lists_of_tickers_and_splits_are_verified_as_well(tmp_path):
+    shutil.copytree(SAMPLE_MARKET, tmp_path, dirs_exist_ok=True)
+    lists = {
+        "tickers.csv": "ticker,name,type\nNKLA,Nikola,CS\nNKLA,Another,ETF\nNONE,Nobody,CS\n",
+        "splits.csv": "ticker,execution_date,split_from,split_to\nNKLA,2024-09-26,20,1\n"
+        "AAA,2024-09-21,1,1.5\nNKLA,2024-09-26,3,1\nNONE,2024-09-20,1,2\n",
+    }
+    for name, text in lists.items():
+        write_file(tmp_path / "reference" / name, text)
+    result = call(verify_numbers, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "the largest relative error is" in result.stdout
 
 
 def test_what_the_builder_refuses_cannot_be_verified(tmp_path):

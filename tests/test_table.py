@@ -254,6 +254,12 @@ def test_whatever_numbers_a_day_page_holds_csv_and_json_can_be_parsed(column):
         assert all(None not in [*row, *row.values()] for row in rows)
 
 
+@pytest.mark.parametrize("part", ["directory", "splits", "facts", "rows"])
+def test_a_days_plain_query_reads_no_list_and_no_history(answers, part):
+    table = made_up_table(lies={part: (2**64 - 1, 8)})
+    assert ask(table, "day").stdout == answers["day"]
+
+
 # What a bad file costs
 
 FAR = 2**64 - 1
