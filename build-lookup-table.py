@@ -704,11 +704,9 @@ def pickled_text(text):
 
 def write_and_get_extent(file, *pieces):
     """Write pieces, bytes or arrays, one after the other, and return their packed EXTENT."""
-    offset, crc = file.tell(), 0
-    for piece in pieces:
-        crc = zlib.crc32(piece, crc)
-        file.write(piece)
-    return EXTENT.pack(offset, file.tell() - offset, crc)
+    content, offset = b"".join(pieces), file.tell()
+    file.write(content)
+    return EXTENT.pack(offset, len(content), zlib.crc32(content))
 
 
 def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
@@ -888,14 +886,14 @@ def write_directory(file, market, row_extents, listed):
     of its rows in part 1 and the EXTENT of its facts. After all these come the tickers, then their
     types, then their names, joined by line feeds; a type or name that is not known is empty.
     """
-    extents = b""
+    extents = []
     columns = [market.columns[name] for name in ("gap", "long_z", "dollar_volume")]
     for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
-        extents += of_rows + write_and_get_extent(file, *(column[start:end] for column in columns))
+        facts = write_and_get_extent(file, *(column[start:end] for column in columns))
+        extents.append(of_rows + facts)
     types, names = zip(*(listed.get(ticker, ("", "")) for ticker in market.tickers))
-    return write_and_get_extent(
-        file, extents + "\n".join([*market.tickers, *types, *names]).encode()
-    )
+    texts = "\n".join([*market.tickers, *types, *names])
+    return write_and_get_extent(file, *extents, texts.encode())
 
 
 def write_splits(file, market, splits):

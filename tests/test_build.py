@@ -99,13 +99,6 @@ def write_lists(data_dir, listed=(), splits=()):
                 csv.writer(file).writerows([header.split(","), *lines])
 
 
-def table_of(days, *options):
-    """The table of {day: rows}, built in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        flat_files = write_flat_files(Path(folder) / "flat", days)
-        return load_table(build_table(flat_files, Path(folder) / "table.pkl", *options))
-
-
 def days_in_a_row(trades, closes=None):
     """{day: rows} of one ticker, A, over as many days from 2024-03-01 on."""
     closes = closes or [1] * len(trades)
@@ -157,12 +150,12 @@ def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_tab
 
 
 def test_a_day_is_not_part_of_its_own_baseline():
-    stats = table_of(days_in_a_row([*USUAL, 10**6]))["A"]["2024-03-06"]
+    stats = verified(days_in_a_row([*USUAL, 10**6]))[0]["A"]["2024-03-06"]
     assert (stats["trades"], stats["avg_trades"], stats["std_trades"]) == (10**6, 100, 20)
 
 
 def test_price_diff_is_in_percent_and_nan_in_a_tickers_first_row():
-    days = table_of(days_in_a_row([1, 1, 1], [8, 10, 5]))["A"]
+    days = verified(days_in_a_row([1, 1, 1], [8, 10, 5]))[0]["A"]
     first, second, third = (stats["price_diff"] for stats in days.values())
     assert math.isnan(first) and (second, third) == (25, -50)
 
@@ -173,7 +166,7 @@ def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
         "2024-08-02": [("Z", 1, 1), ("A", 1, 1), ("AAp", 1, 1)],
         "2024-08-05": [("A", 1, 1), ("C", 1, 1), ("B", 1, 1)],
     }
-    assert list(table_of(market)) == ["B", "AAp", "Z", "A", "C"]
+    assert list(verified(market)[0]) == ["B", "AAp", "Z", "A", "C"]
 
 
 def test_dates_stand_in_order_whatever_the_order_of_the_rows():
@@ -473,8 +466,8 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
 
 @pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "0001-01-01", "2024-02-30"])
 def test_a_name_that_is_no_plausible_day_does_not_count(name):
-    write_file(Path(f"flat/{name}.csv"), flat_text([("A", 1, 1)], "2024-08-02"))
-    assert list(built("flat")["A"]) == ["2024-08-02"]
+    write_file(FLAT / f"{name}.csv", flat_text([("A", 1, 1)], "2024-08-02"))
+    assert list(built(FLAT)["A"]) == ["2024-08-02"]
 
 
 def test_of_several_rows_for_a_day_the_last_counts_with_a_warning():
@@ -491,12 +484,11 @@ def test_of_several_rows_for_a_day_the_last_counts_with_a_warning():
 
 
 def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
-    for name, text in {"2024-08-09.csv": HEADER, "2024-08-12.csv": f"{HEADER}\n"}.items():
-        write_file(market_folder / name, text)
-    result = build(market_folder, "lookup_table.pkl")
-    first, second, summary = result.stderr.splitlines()
-    assert first.startswith(f"warning: {market_folder / '2024-08-09.csv'}: no rows")
-    assert second.startswith(f"warning: {market_folder / '2024-08-12.csv'}: no rows")
+    paths = [market_folder / "2024-08-09.csv", market_folder / "2024-08-12.csv"]
+    for path, end in zip(paths, ("", "\n")):
+        write_file(path, HEADER + end)
+    *warnings, summary = build(market_folder, "lookup_table.pkl").stderr.splitlines()
+    assert warnings == [f"warning: {path}: no rows below the header, skipped" for path in paths]
     assert summary.startswith("10 tickers, 6 days, 55 rows, ")
 
 
@@ -720,7 +712,8 @@ def test_a_file_means_the_same_with_and_without_quotes(lines):
 
 
 def test_a_close_of_minus_zero_is_zero():
-    assert str(table_of(days_in_a_row([1], ["-0.0"]))["A"]["2024-03-01"]["close_price"]) == "0.0"
+    table = built(write_flat_files(FLAT, days_in_a_row([1], ["-0.0"])))
+    assert str(table["A"]["2024-03-01"]["close_price"]) == "0.0"
 
 
 @pytest.mark.parametrize("name", ["2024-08-01.csv.gz", "2024-08-01.CSV.GZ", "2024-08-01.CSV"])
