@@ -566,24 +566,6 @@ def read_history_and_index(table, ticker, date):
     return history, history["date"].index(date)
 
 
-def read_rows_around(table, ticker, date, most_rows, threshold):
-    """A ticker's rows around date, oldest first; most_rows is the largest number of them.
-
-    Each is what the querier's row_of returns, None in place of nan, with "anomaly": whether the row
-    is one. A quarter of most_rows are after date: fewer if the history ends earlier, more if too
-    few rows are before date. Raises NoDataError.
-    """
-    history, i = read_history_and_index(table, ticker, date)
-    length = len(history["date"])
-    later = min(length - i - 1, most_rows // 4)
-    first = max(0, i + 1 + later - most_rows)
-    anomalies = set(querier.indexes_of_anomalies(history, threshold))
-    return [
-        querier.without_nan({**querier.row_of(history, i), "anomaly": i in anomalies})
-        for i in range(first, min(length, first + most_rows))
-    ]
-
-
 def read_after(table, ticker, date):
     """What came after a ticker's day: a list with a dict for each of the querier's HORIZONS.
 
@@ -609,15 +591,6 @@ def read_after(table, ticker, date):
         horizon = {"days": days, "change": change, "state": state, "split": split, "median": median}
         horizons.append(querier.without_nan(horizon))
     return horizons
-
-
-def read_previous_close(table, ticker, date):
-    """The date and close of the ticker's row before date, None if missing. Raises NoDataError."""
-    history, i = read_history_and_index(table, ticker, date)
-    if not i:
-        return None, None
-    close = history["close_price"][i - 1]
-    return history["date"][i - 1], close if is_number(close) else None
 
 
 # Minute bars and headlines, from Polygon.
@@ -852,14 +825,27 @@ def api_anomalies(table):
 
 @from_table
 def api_history(table):
-    """A ticker's rows around a date; rows is their largest number, or "all". 400, 404."""
+    """A ticker's rows around a date, oldest first; rows is their largest number, or "all".
+
+    Each is what the querier's row_of returns, with "anomaly": whether the row is one. A quarter of
+    them are after the date: fewer if the history ends earlier, more if too few rows are before.
+    400, 404.
+    """
     options = requested_options("ticker", "date")
-    ticker, date, threshold = options.ticker, options.date, options.threshold
     most_rows = sys.maxsize
     if request.args.get("rows") != "all":
         most_rows = parameter("rows", querier.whole_number(1, MOST_HISTORY_ROWS), HISTORY_ROWS)
-    rows = read_rows_around(table, ticker, date, most_rows, threshold)
-    return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
+    history, i = read_history_and_index(table, options.ticker, options.date)
+    length = len(history["date"])
+    later = min(length - i - 1, most_rows // 4)
+    first = max(0, i + 1 + later - most_rows)
+    anomalies = set(querier.indexes_of_anomalies(history, options.threshold))
+    rows = [
+        querier.without_nan({**querier.row_of(history, each), "anomaly": each in anomalies})
+        for each in range(first, min(length, first + most_rows))
+    ]
+    asked = {"ticker": options.ticker, "date": options.date, "threshold": options.threshold}
+    return {**asked, "rows": rows}
 
 
 @from_table
@@ -873,9 +859,14 @@ def api_after(table):
 
 @from_table
 def requested_day(table):
-    """(ticker, date) of the request, and what read_previous_close returns for them."""
+    """(ticker, date) of the request, then date and close of the ticker's row before, or None."""
     options = requested_options("ticker", "date")
-    return options.ticker, options.date, *read_previous_close(table, options.ticker, options.date)
+    history, i = read_history_and_index(table, options.ticker, options.date)
+    if not i:
+        return options.ticker, options.date, None, None
+    close = history["close_price"][i - 1]
+    close = close if is_number(close) else None
+    return options.ticker, options.date, history["date"][i - 1], close
 
 
 def api_bars():
