@@ -961,6 +961,14 @@ def refuse_unwanted_request():
         raise Forbidden("only this server's own views may ask for this")
 
 
+def send_in_pieces(response):
+    """After each request: let the threads that send a long list hold little of it at a time."""
+    if not response.direct_passthrough:
+        content = response.get_data()
+        response.response = (content[i : i + 2**16] for i in range(0, len(content), 2**16))
+    return response
+
+
 def add_security_headers(response):
     """After each request: add headers that limit what a browser does with the answer."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
@@ -1014,6 +1022,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
     app.before_request(refuse_unwanted_request)
+    app.after_request(send_in_pieces)
     app.after_request(add_security_headers)
     for kind in (querier.TableError, querier.NoDataError, PolygonError, HTTPException):
         app.register_error_handler(kind, error_response)

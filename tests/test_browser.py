@@ -717,6 +717,7 @@ def test_sort_threshold_filters_and_columns_are_remembered(visitor, sample_table
     visitor.press("Enter")
     visitor.expect("#threshold").to_have_value("3")
     options = ["--sort", "z_score", "--skip", "thin"]
+    visitor.expect_tickers(found(sample_table, SAMPLE_DAY, "--skip", "thin", "--sort", "z_score"))
     visitor.open("/").expect_tickers(found(sample_table, SAMPLE_DAY, *options))
 
 
