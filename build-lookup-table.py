@@ -4,9 +4,10 @@ Usage:
     python build-lookup-table.py [--data-dir DIR] [--output FILE] [--window N] [--json]
                                  [--download [FROM] [--until DATE] [--api-url URL]]
 
-Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day. With --download
-        it first fetches the days that are missing there. It takes your Polygon key from the
-        environment variable POLYGON_API_KEY or MASSIVE_API_KEY.
+Reads   Polygon's daily flat files: every *.csv and *.csv.gz below ./aggregates_day; and there, if
+        they exist, the lists reference/tickers.csv and reference/splits.csv. With --download it
+        first fetches what is missing there. It takes your Polygon key from the environment
+        variable POLYGON_API_KEY or MASSIVE_API_KEY.
 Writes  ./lookup_table.pkl, for query-lookup-table.py and gui-lookup-table.py.
 
 A line of a flat file, and what it becomes in the table that pickle.load returns:
@@ -31,8 +32,9 @@ So a query needs to read one day only. write_lookup_table describes the whole fi
 
 import argparse
 import csv
+import glob
 import gzip
-import importlib.util
+import io
 import json
 import math
 import os
@@ -46,15 +48,13 @@ import struct
 import sys
 import time
 import zlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import datetime, timezone
-from itertools import pairwise
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 try:
@@ -63,17 +63,14 @@ try:
     from pyarrow import csv as arrow_csv
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
-except ImportError as error:  # numpy explains at length, the cause is one line
-    raise SystemExit(f"a package does not work: {error.__cause__ or error}") from None
-
-# numpy can use again what pyarrow has freed: half the time to sort the rows, and less memory.
-pyarrow.set_memory_pool(pyarrow.system_memory_pool())
 
 WINDOW = 5
 LONGEST_WINDOW = 1000
 # query-lookup-table.py has these two constants as well. day_counts uses them.
 Z_THRESHOLD = 3
 TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, counts as equal
+LONG_WINDOW, FEWEST_LONG = 60, 20  # the rows of long_z: at most, and at least
+NEAR_FLAT = 0.03  # below this deviation of logarithms, running sums are too coarse
 
 # What a flat file must and may hold. Trades may be written 12.0, so they are read as floats.
 COLUMN_TYPES = {
@@ -82,14 +79,16 @@ COLUMN_TYPES = {
     "transactions": pyarrow.float64(),
     "close": pyarrow.float64(),
     "open": pyarrow.float64(),
+    "volume": pyarrow.float64(),
 }
-NEEDED_COLUMNS = ["ticker", "close", "window_start", "transactions"]
+OPTIONAL_COLUMNS = ["open", "volume"]
+REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
 NS_PER_DAY = 86_400 * 10**9
 # 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-GZIP_WBITS = 31  # zlib: a gzip header, and the largest window
+MISSING = np.float32("nan")
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # The least and the greatest value of each column of numbers, and what a user reads of them.
@@ -116,36 +115,26 @@ DAY_PAGE_COLUMNS = {
     "record": "<u2",
     "earlier_rows": "<u2",
     "baseline_days": "<u2",
+    "long_z": "<f4",
+    "dollar_volume": "<f4",
 }
 # The pickle begins so: protocol 3, push a text of 12 bytes, pop it. This has no effect when the
 # pickle is loaded. It shows that the file is a table of this script, even if its end is missing.
 SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" + pickle.POP
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
-INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
-INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
-MAGIC = b"lookup-tab-2"
+# window, number of tickers, extents of the directory and of the splits
+INDEX_HEADER = struct.Struct("<II20s20s")
+INDEX_DAY = struct.Struct("<10s20s5I")  # date, extent of its page, day_counts
+MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
 
 class BuildError(Exception):
-    """Why there is no table, in one line for the user."""
+    """Why there is no table, in one line for the user; status is the script's exit status."""
 
-    status = 1  # the script's exit status
-
-
-class UsageError(BuildError):
-    """What is wrong with the command's arguments, in one line for the user."""
-
-    status = 2
-
-
-class NoFlatFiles(BuildError):
-    """There is no flat file, or no folder for them."""
-
-
-def quoted(text):
-    """The first 60 characters of text, escaped and in quotes, for a message."""
-    return ascii(text[:60])
+    def __init__(self, sentence, status=1):
+        super().__init__(sentence)
+        self.status = status
 
 
 def printable(text):
@@ -153,546 +142,95 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def say(line):
-    """Print a line on stdout at once."""
-    print(printable(line), flush=True)
-
-
-def print_to_stderr(message):
-    """Print message on stderr as one line of limited length, even if it quotes strange names."""
-    line = printable(message)
-    print(line if len(line) <= 1000 else f"{line[:1000]}...", file=sys.stderr, flush=True)
+def say(line, file=None):
+    """Print at most 1000 characters of line at once, on stdout or file."""
+    print(printable(line)[:1000], file=file, flush=True)
 
 
 def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def import_tqdm():
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise BuildError("tqdm is missing: pip install -r requirements.txt") from None
-    return tqdm
-
-
 def with_progress(items, description, total):
-    """items; on a terminal, stderr shows how many of them have been taken."""
+    """items; on a terminal, a bar on stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
-    return import_tqdm()(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+    from tqdm import tqdm
+
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 def in_threads(function, items):
     """Yields function(item) for each item, in order. Threads compute a few results ahead."""
+    items = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:
-        unfinished = deque()
-        try:
-            for item in items:
-                unfinished.append(pool.submit(function, item))
-                if len(unfinished) > 2 * THREADS:
-                    yield unfinished.popleft().result()
-            while unfinished:
-                yield unfinished.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def day_number(date):
-    """How many days after 1970-01-01 date is, YYYY-MM-DD. ValueError if there is no such date."""
-    return int(np.datetime64(date, "D").astype("int64"))
+        while group := list(islice(items, 16 * THREADS)):
+            yield from pool.map(function, group)
 
 
 def date_text(day):
-    """The date, YYYY-MM-DD, of a day number."""
+    """The date, YYYY-MM-DD, of a day number: the number of days after 1970-01-01."""
     return str(np.datetime64(int(day), "D"))
 
 
-def remove_leftovers(target):
-    """Remove the unfinished files, older than a day, that killed builds of target have left."""
-    name = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.tmp")
-    for path in target.parent.iterdir():
-        if name.fullmatch(path.name) and path.stat().st_mtime < time.time() - 86_400:
-            path.unlink()
+def day_number(date):
+    """The day number of a date, YYYY-MM-DD, from 1990 to 2099. Raises ValueError."""
+    day = int(np.datetime64(date, "D").astype("int64"))
+    if date_text(day) != date or not FIRST_DAY <= day <= LAST_DAY:
+        raise ValueError
+    return day
 
 
-@contextmanager
-def replacing(path):
-    """Yields a new binary file that replaces path at the end. After an error it is removed.
-
-    Until then it has a name that no other file has. Raises BuildError.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with suppress(OSError):
-            remove_leftovers(target)
-        with temporary.open("xb", buffering=2**20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-        os.replace(temporary, target)
-    except OSError as error:
-        raise BuildError(f"{path} not written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def check_output_path(path, *others):
-    """Raise BuildError if path cannot become a file, or if it is one of the files at others."""
-    target = os.path.realpath(path)
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise BuildError(f"{path} is a folder or a device, no file: name another --output")
-    if target in map(os.path.realpath, others):
-        raise BuildError(f"{path} would replace a file of this build: name another --output")
-    folder = os.path.dirname(target)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        reason = "no permission to write into" if os.path.isdir(folder) else "there is no folder"
-        raise BuildError(f"{path} not written: {reason} {folder}")
-
-
-# How Polygon is asked. build-lookup-table.py and gui-lookup-table.py have these lines in common.
-API_URL = "https://api.polygon.io"
-NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
-WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
-NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
-TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
-NOT_IN_PLAN = "your Polygon plan does not include this"
-# A part of the text of a refusal, and what the user reads.
-REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
-RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
-SERVER_ERROR = "Polygon's server is in trouble: try again later"
-BAD_ANSWER = "Polygon's answer makes no sense: try again later"
-TIMEOUT = "Polygon did not answer in time: try again later"
-NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
-NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-BAD_CERTIFICATE = (
-    "Polygon's certificate is not trusted: if your network has certificates of its own, "
-    "name their file in SSL_CERT_FILE"
-)
-
-
-class PolygonError(Exception):
-    """Why Polygon gave no answer, in a sentence for the user that never holds the key.
-
-    status is the HTTP status with which the page says so; retry_after is in seconds, or None.
-    """
-
-    def __init__(self, sentence, status=502, retry_after=None):
-        super().__init__(sentence)
-        self.status, self.retry_after = status, retry_after
-
-
-def polygon_client(api_url, connect, read):
-    """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
-
-    The client's own connections ignore the environment's proxy and the system's certificates, and
-    follow redirects, to which they would send the key. So it gets connections of ours. connect and
-    read are the most seconds for each. No request is repeated unless client.client.retries is set.
-    """
-    key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
-    if not key:
-        raise PolygonError(NO_KEY, 503)
-    if key[0] in "\"'":
-        raise PolygonError(QUOTED_KEY)
-    if not re.fullmatch("[!-~]+", key):
-        raise PolygonError(WRONG_KEY)
-    client = make_client(key, api_url)  # it needs urllib3, which is not looked for before
-    from urllib3 import Timeout, exceptions
-
-    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
-
-    def request(method, url, **options):
-        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
-        try:
-            response = connections.request(method, url, **options)
-        except exceptions.HTTPError as error:
-            raise as_polygon_error(error) from None
-        if response.status != 200:
-            raise refusal(response)
-        return response
-
-    client.client = SimpleNamespace(request=request, retries=False)
-    return client
-
-
-def make_client(key, api_url):
-    """A client of the package massive if it is installed, else of polygon. Raises PolygonError."""
-    # A mere folder of that name has no origin.
-    has_massive = getattr(importlib.util.find_spec("massive"), "origin", None)
-    name = "massive" if has_massive else "polygon"
-    try:
-        package = importlib.import_module(name)
-    except Exception as error:  # a broken package, or another one of that name, can raise anything
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "it is missing" if is_missing else error
-        sentence = f"cannot import {name}: {reason}: pip install -r requirements.txt"
-        raise PolygonError(sentence, 503) from None
-    try:
-        return package.RESTClient(key, base=api_url)
-    except (AttributeError, TypeError):  # another package, or version 0.2, which has no base
-        path = package.__file__ or next(iter(package.__path__))
-        sentence = f"{path} is not Polygon's client: remove it, or pip install -r requirements.txt"
-        raise PolygonError(sentence, 503) from None
-
-
-def open_connections(api_url):
-    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
-
-    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
-    """
-    import certifi
-    import urllib3
-
-    tls = ssl.create_default_context()
-    if "SSL_CERT_FILE" not in os.environ:
-        tls.load_verify_locations(certifi.where())
-    scheme, host = urlsplit(api_url)[:2]
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager(ssl_context=tls)
-    try:
-        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
-        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
-        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
-    except urllib3.exceptions.HTTPError:
-        raise PolygonError(NO_PROXY) from None
-
-
-def as_polygon_error(error):
-    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
-    from urllib3 import exceptions
-
-    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
-    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
-        return PolygonError(BAD_CERTIFICATE)
-    if isinstance(reason, exceptions.ProxyError):
-        return PolygonError(NO_PROXY)
-    if isinstance(reason, exceptions.DecodeError):
-        return PolygonError(BAD_ANSWER)
-    if isinstance(reason, exceptions.NewConnectionError):  # to urllib3 a kind of timeout
-        return PolygonError(NO_CONNECTION)
-    is_late = isinstance(reason, exceptions.TimeoutError)
-    return PolygonError(TIMEOUT, 504) if is_late else PolygonError(NO_CONNECTION)
-
-
-def refusal(response):
-    """The PolygonError for a urllib3 response whose status is not 200."""
-    status, words = response.status, response.data.decode(errors="replace")
-    if status == 429:
-        seconds = response.headers.get("Retry-After", "")
-        is_number = re.fullmatch("[0-9]{1,9}", seconds)
-        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
-    if status >= 500:
-        return PolygonError(SERVER_ERROR)
-    if status not in (401, 403):
-        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
-    known = (sentence for part, sentence in REFUSALS.items() if part in words)
-    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
-
-
-def results_of(response):
-    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
-    try:
-        # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
-        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-        results = answer.get("results", [] if "status" in answer else None)
-        if not isinstance(results, list) or (not results and answer.get("resultsCount")):
-            raise ValueError
-    except (ValueError, AttributeError, RecursionError):
-        raise PolygonError(BAD_ANSWER) from None
-    return results
-
-
-# The download of missing days from Polygon's REST API.
-NEW_YORK = "America/New_York"
-HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
-MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
-FLAT_FILE_HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
-ANSWER_COLUMNS = "Tvochltn"  # what Polygon's answer calls these columns
-
-
-def utc_now():
-    return datetime.now(timezone.utc)
-
-
-def in_new_york(day, hour):
-    """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
-    import pandas as pd
-
-    return pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp()
-
-
-def trading_days(first, until):
-    """The day numbers of the trading days from first to until, two day numbers."""
-    try:
-        from exchange_calendars import get_calendar
-    except ImportError as error:
-        reason = f"cannot import exchange_calendars: {error}: pip install -r requirements.txt"
-        raise BuildError(reason) from None
-    # A week more: get_calendar raises an error if there is no trading day in the time asked for.
-    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
-    days = (day_number(str(session.date())) for session in calendar.sessions)
-    return [day for day in days if day <= until]
-
-
-def days_to_download(data_dir, first, until):
-    """{day: path of its flat file} of the days to download, the last day first. Raises BuildError.
-
-    These are the trading days from first to until that have no file below data_dir, and the days
-    whose file is older than the vendor's corrections. first and until are day numbers, or None for
-    the day of the first file and for the last day that is over in New York.
-    """
-    import pandas as pd
-
-    now = pd.Timestamp(utc_now()).tz_convert(NEW_YORK)
-    today = day_number(str(now.date()))
-    last_ended = today if now.hour >= 16 else today - 1
-    until = today - 1 if until is None else until
-    if until > last_ended:
-        raise UsageError(
-            f"--until {date_text(until)}: trading ends at 16:00 in New York, "
-            f"and the last day on which that is past is {date_text(last_ended)}"
-        )
-    try:
-        paths = {day_in_name(path): path for path in find_flat_files(data_dir)}
-    except NoFlatFiles:
-        paths = {}
-    paths.pop(None, None)
-    if first is None and not paths:
-        raise UsageError(
-            f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: say which day is the first, "
-            f"for example --download {date_text(today - 91)}"
-        )
-    first = min(paths) if first is None else first
-    if first > until:
-        raise UsageError(f"the first day, {date_text(first)}, is after {date_text(until)}")
-    days = {
-        day: data_dir / f"{date_text(day)}.csv.gz"
-        for day in trading_days(first, until)
-        if day not in paths
-    }
-    for day, path in paths.items():
-        final = in_new_york(day, 16) + HOURS_OF_CORRECTIONS * 3600
-        if day <= until and path.stat().st_mtime < final <= now.timestamp():
-            days[day] = path
-    return dict(sorted(days.items(), reverse=True))
-
-
-def is_sound_row(row, start, end):
-    """Whether a row of Polygon's answer can become a line of the flat file of its day.
-
-    start and end of that day are in ms, as the row's time, which may be missing.
-    """
-    if not isinstance(row, dict):
-        return False
-    ticker, prices = row.get("T"), [row.get(name) for name in "ochl"]
-    numbers = [*prices, row.get("v"), row.get("n"), row.get("t", start)]
-    return (
-        isinstance(ticker, str)
-        and ticker.isprintable()
-        and 1 <= len(ticker.encode()) <= LONGEST_TICKER
-        and not set(ticker) & set(' ,"')
-        and all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers)
-        and max(prices) < MOST_DOLLARS
-        and row["n"] % 1 == 0
-        and row["n"] <= MOST_TRADES
-        and start <= row.get("t", start) < end
-    )
-
-
-def fetch_day(client, day):
-    """(rows, unsound): the DataFrame of a day's flat file, and the list of the rows left out of it.
-
-    Without trading on that day both are empty. Raises PolygonError.
-    """
-    import pandas as pd
-
-    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
-    sound, unsound = [], []
-    for row in results:
-        (sound if is_sound_row(row, start, end) else unsound).append(row)
-    if unsound and not sound:
-        raise PolygonError(BAD_ANSWER)
-    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
-    rows = pd.DataFrame(sound, columns=[*ANSWER_COLUMNS], dtype=object)
-    for name in "vn":
-        numbers = [int(number) if number % 1 == 0 else number for number in rows[name]]
-        rows[name] = pd.Series(numbers, dtype=object)
-    rows["t"] = int(start) * 10**6
-    rows.columns = FLAT_FILE_HEADER.split(",")
-    return rows.drop_duplicates("ticker", keep="last").sort_values("ticker"), unsound
-
-
-def write_flat_file(path, rows):
-    """Write the DataFrame of fetch_day as the flat file at path, packed if that ends in .gz."""
-    text = rows.to_csv(index=False, lineterminator="\n").encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"{path.parent}: {error.strerror}") from None
-    with replacing(path) as file:
-        file.write(gzip.compress(text, mtime=0) if path.suffix.lower() == ".gz" else text)
-
-
-def patient_client(api_url, report):
-    """A client that waits and tries again where that can help. report gets a line for each wait."""
-    client = polygon_client(api_url, connect=10, read=30)
-    from urllib3 import Retry
-
-    class PatientRetry(Retry):
-        def sleep(self, response=None):
-            is_limit = response is not None and response.status == 429
-            report("waiting for a new minute of requests" if is_limit else "trying again")
-            super().sleep(response)
-
-    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
-    tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
-    waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
-    statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
-    client.client.retries = PatientRetry(**tries, **waits, **statuses)
-    return client
-
-
-def download_days(data_dir, first=None, until=None, api_url=API_URL):
-    """Write the flat files of days_to_download. Returns the number of days that failed.
-
-    Each day is written as soon as it is fetched, so a later error loses none of them. Raises
-    BuildError for what would make the other days fail, too.
-    """
-    paths = days_to_download(data_dir, first, until)
-    if not paths:
-        say("Nothing to download: no day is missing.")
-        return 0
-    days, again = list(paths), sum(path.exists() for path in paths.values())
-    corrected = f", {again} of them again, because they were corrected since" if again else ""
-    dates = f"{date_text(days[-1])} to {date_text(days[0])}"
-    say(f"Downloading days: {len(days)}, {dates}{corrected}")
-    form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    bar = import_tqdm()(days, "Downloading", bar_format=form, disable=not on_terminal())
-    report = bar.set_postfix_str if on_terminal() else say
-    left_out, failed, too_old = [], 0, []
-    with closing(bar):
-        try:
-            client = patient_client(api_url, report)
-            for day in bar:
-                date = date_text(day)
-                try:
-                    rows, unsound = fetch_day(client, day)
-                except PolygonError as error:
-                    if str(error) == TOO_OLD:
-                        too_old = days[days.index(day) :]
-                        break
-                    if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
-                        raise
-                    bar.write(f"{date} not downloaded: {error}", file=sys.stderr)
-                    failed += 1
-                    continue
-                left_out += [(date, row) for row in unsound]
-                if rows.empty:
-                    bar.write(f"{date}: no trading")
-                else:
-                    write_flat_file(paths[day], rows)
-                    report(f"{date}: {len(rows):,} tickers")
-        except PolygonError as error:
-            raise BuildError(f"download stopped: {error}") from None
-    if too_old:
-        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
-    if left_out:
-        date, row = left_out[0]
-        ticker = row.get("T") if isinstance(row, dict) else row
-        print_to_stderr(
-            f"warning: {len(left_out):,} downloaded rows are left out, because a value is missing "
-            f"or not valid; the first is {str(ticker)[:LONGEST_TICKER]} on {date}"
-        )
-    return failed
+def is_ticker(text):
+    """Whether text can be a ticker: a str of 1 to LONGEST_TICKER bytes that can be printed."""
+    is_text = isinstance(text, str) and text.isprintable()
+    return is_text and 1 <= len(text.encode()) <= LONGEST_TICKER
 
 
 def day_in_name(path):
-    """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path.
-
-    It is None for other names, and for dates that do not exist or are not from 1990 to 2099.
-    """
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)\.csv(\.gz)?", path.name, re.ASCII | re.IGNORECASE)
+    """The day number in the file name YYYY-MM-DD.csv or .csv.gz of path; None for other names."""
     try:
-        day = day_number(match[1]) if match else None
+        return day_number(re.sub(r"\.csv(\.gz)?$", "", path.name, flags=re.IGNORECASE))
     except ValueError:
         return None
-    return day if match and FIRST_DAY <= day <= LAST_DAY else None
 
 
-def find_flat_files(data_dir, warnings=None):
+def find_flat_files(data_dir, warnings):
     """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    Hidden files and folders are left out, links are followed. Of several files of one day,
-    file_that_counts is read; the list warnings gets a sentence about the others. Raises
-    NoFlatFiles, or BuildError for what cannot be read.
+    data_dir/reference, hidden files and hidden folders are left out, links are followed. Of several
+    files of one day, file_that_counts is read. Raises BuildError for what cannot be read.
     """
 
     def refuse(error):
         raise BuildError(f"{error.filename}: {error.strerror}") from None
 
     if not os.path.isdir(data_dir):
-        raise NoFlatFiles(f"no folder {data_dir}: name another --data-dir, or use --download FROM")
-    of_one_day, entered = {}, set()
+        return []
+    of_one_day = {}
     for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:  # two links lead to it, or a link leads to a folder above
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
+        is_left_out = {REFERENCE} if Path(folder) == data_dir else ()
+        folders[:] = [name for name in folders if name[0] != "." and name not in is_left_out]
         for path in (Path(folder, name) for name in names if name[0] != "."):
-            if path.is_symlink() and not path.exists():
-                raise BuildError(f"{path} is a link that leads nowhere: remove it")
+            if not path.is_file():
+                raise BuildError(f"{path} is a link that leads nowhere, or no file: remove it")
             if path.name.lower().endswith((".csv", ".csv.gz")):
                 unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
                 of_one_day.setdefault(day_in_name(path) or unpacked, []).append(path)
-    if not of_one_day:
-        raise NoFlatFiles(
-            f"no *.csv or *.csv.gz in {data_dir}: copy some there, or use --download FROM"
-        )
     paths = [file_that_counts(paths, warnings) for paths in of_one_day.values()]
     return sorted(paths, key=lambda path: (path.name, path))
 
 
-def file_that_counts(paths, warnings=None):
+def file_that_counts(paths, warnings):
     """Of the paths of one day's files, the one modified last; of equally old ones, the .csv.
 
-    If these are equal as well, it is the one that sorts first. The list warnings gets a sentence
-    for each other file, unless it is just as old and packed.
+    The list warnings gets a sentence for each older one.
     """
-    if len(paths) == 1:
-        return paths[0]
     times = {path: path.stat().st_mtime_ns for path in paths}
-    is_packed = {path: path.suffix.lower() == ".gz" for path in paths}
-    chosen, *others = sorted(paths, key=lambda path: (-times[path], is_packed[path], path))
-    for path in others:
-        is_same = times[path] == times[chosen] and is_packed[path] != is_packed[chosen]
-        if warnings is not None and not is_same:
-            warnings.append(f"two files of one day: {chosen} is read, {path} is not")
+    chosen, *others = sorted(paths, key=lambda path: (-times[path], path.name.lower(), path))
+    older = [path for path in others if times[path] < times[chosen]]
+    warnings += [f"two files of one day: {chosen} is read, {path} is not" for path in older]
     return chosen
-
-
-def unpack_gzip(packed):
-    """The content of a .gz file, cut after MOST_BYTES + 1 bytes. packed is the file's bytes.
-
-    Raises zlib.error and EOFError.
-    """
-    content = b""
-    while packed and len(content) <= MOST_BYTES:
-        unpacker = zlib.decompressobj(wbits=GZIP_WBITS)
-        content += unpacker.decompress(packed, MOST_BYTES + 1 - len(content))
-        if not unpacker.eof and len(content) <= MOST_BYTES:
-            raise EOFError("cut short")
-        packed = unpacker.unused_data.lstrip(b"\0")  # what follows is padding or another .gz
-    return content
 
 
 def read_csv_bytes(path):
@@ -701,39 +239,34 @@ def read_csv_bytes(path):
     They are unpacked if they begin like a gzip file, whatever the file's name says.
     """
     try:
-        if not path.is_file():
-            raise BuildError(f"{path} is gone, or no regular file: remove it, or build again")
-        is_too_large = path.stat().st_size > MOST_BYTES
-        raw = b"" if is_too_large else path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
         if raw.startswith(b"\x1f\x8b"):
-            raw = unpack_gzip(raw)
-    except (EOFError, zlib.error) as error:
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(MOST_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}") from None
-    if is_too_large or len(raw) > MOST_BYTES:
-        raise BuildError(
-            f"{path}: over {MOST_BYTES / 1e6:,.0f} MB, too large for a flat file of daily rows"
-        )
+    if len(raw) > MOST_BYTES:
+        most = f"{MOST_BYTES / 1e6:,.0f} MB"
+        raise BuildError(f"{path}: over {most}, too large for a flat file of daily rows")
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 
 def read_header(raw, path):
     """The column names of a flat file. raw is its bytes. Raises BuildError."""
-    first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
     if raw.lstrip().startswith(b"<"):
         code = re.search(rb"<(?:Code|title)>([^<]*)", raw)
-        said = f" ({quoted(code[1].decode(errors='replace'))})" if code else ""
+        said = f" ({code[1].decode(errors='replace')[:60]!a})" if code else ""
         raise BuildError(f"{path} is an error page of a server{said}: download the file again")
-    try:
-        header = next(csv.reader([first_line], strict=True), [])
-    except csv.Error as error:
-        raise BuildError(f"{path}, line 1: {error}") from None
-    missing = [name for name in NEEDED_COLUMNS if header.count(name) != 1]
-    if missing:
+    first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
+    header = first_line.replace('"', "").split(",")
+    needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
+    wrong = ", ".join(name for name in needed if header.count(name) != 1)
+    if wrong:
         found = ", ".join(header)[:200] or "none"
         raise BuildError(
-            f"{path}: it must have each of these columns once: {', '.join(missing)}; it has {found}"
+            f"{path}: it must have each of these columns once: {wrong}; it has {found}"
         )
     return header
 
@@ -742,7 +275,7 @@ def parse_with_pyarrow(raw):
     """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
 
     raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
-    in COLUMN_TYPES. An open can be anything here.
+    in COLUMN_TYPES. Those of OPTIONAL_COLUMNS can be anything here.
     """
     try:
         rows = arrow_csv.read_csv(
@@ -752,141 +285,181 @@ def parse_with_pyarrow(raw):
             arrow_csv.ConvertOptions(
                 column_types=COLUMN_TYPES,
                 include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # open
+                include_missing_columns=True,  # the optional ones
                 null_values=[""],  # the ticker NA is no missing value
                 strings_can_be_null=False,
             ),
         )
     except pyarrow.ArrowInvalid:
         return None
-    if not len(rows) or any(rows[name].null_count for name in BOUNDS):
+    if b'"' in raw or not len(rows):
         return None
     tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
     letters = np.frombuffer(letters or b"", "uint8")
-    columns = {name: rows[name].to_numpy() for name in [*BOUNDS, "open"]}
-    trades = columns["transactions"]
+    columns = {name: column.to_numpy() for name, column in zip(rows.column_names, rows.columns)}
+    columns["ticker"] = tickers
     is_sound = (
         all(
-            ((columns[name] >= bounds[0]) & (columns[name] <= bounds[1])).all()
-            for name, bounds in BOUNDS.items()
+            ((columns[name] >= least) & (columns[name] <= most)).all()
+            for name, (least, most, _) in BOUNDS.items()
         )
-        and (trades == np.floor(trades)).all()
+        and (columns["transactions"] % 1 == 0).all()
         and 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
         and ord(" ") <= letters.min() <= letters.max() <= ord("~")
     )
-    return {"ticker": tickers, **columns} if is_sound else None
+    return columns if is_sound else None
 
 
-def parse_carefully(raw, header, path):
-    """(columns, warnings) of a flat file, read line by line. columns are as parse_with_pyarrow's.
+def parse_carefully(raw, header, path, warnings):
+    """The columns of a flat file as parse_with_pyarrow returns them, read line by line.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
     than one line in a hundred is bad. raw is the file's bytes, header its column names.
     """
-    rows, bad_lines = [], []
-    number = 0
-    for number, line in enumerate(raw.splitlines(), 1):
-        if number == 1 or not line.strip():
-            continue
+    rows, bad_lines, lines = [], [], raw.splitlines()
+    for number, line in enumerate(lines[1:], 2):
         try:
-            rows.append(parse_line(line.decode(errors="surrogateescape"), header))
+            if line.strip():
+                rows.append(parse_line(line.decode(errors="surrogateescape"), header))
         except (ValueError, csv.Error) as error:
             bad_lines.append((number, error))
-    warnings = []
     if bad_lines:
         (first, error), (last, last_error) = bad_lines[0], bad_lines[-1]
-        if last == number and not raw.endswith((b"\n", b"\r")):
+        if last == len(lines) and not raw.endswith((b"\n", b"\r")):
             raise BuildError(f"{path}, line {last}: {last_error}; it is cut off: download it again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
-        lines = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
-        warnings.append(f"{path}: {lines} left out, first line {first}: {error}")
-    tickers, *numbers = zip(*rows) if rows else [()] * 5
-    columns = {"ticker": pyarrow.array(tickers, pyarrow.string())}
-    for name, values in zip([*BOUNDS, "open"], numbers):
-        columns[name] = np.array(values, "int64" if name == "window_start" else "float64")
-    return columns, warnings
+        count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
+        warnings.append(f"{path}: {count} left out, first line {first}: {error}")
+    columns = dict(zip(COLUMN_TYPES, zip(*rows) if rows else [()] * len(COLUMN_TYPES)))
+    columns = {name: pyarrow.array(columns[name], COLUMN_TYPES[name]) for name in COLUMN_TYPES}
+    return {name: c if name == "ticker" else c.to_numpy() for name, c in columns.items()}
 
 
 def parse_line(line, header):
-    """(ticker, window_start, trades, close, open) of a line. Raises ValueError and csv.Error."""
+    """A line's values in COLUMN_TYPES; optional ones may be nan. Raises ValueError, csv.Error."""
     fields = next(csv.reader([line], strict=True))
     if len(fields) != len(header):
         raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
     row = dict(zip(header, fields))
     ticker = row["ticker"]
-    if not ticker.isprintable() or not 1 <= len(ticker.encode()) <= LONGEST_TICKER:
-        raise ValueError(
-            f"the ticker is {quoted(ticker)}, not 1 to {LONGEST_TICKER} bytes that can be printed"
-        )
-    numbers = [parse_number(name, row[name]) for name in BOUNDS]
-    has_open = header.count("open") == 1 and NUMBER_PATTERN.fullmatch(row["open"])
-    return ticker, *numbers, float(row["open"]) if has_open else math.nan
+    if not is_ticker(ticker):
+        bytes_ = f"1 to {LONGEST_TICKER} bytes that can be printed"
+        raise ValueError(f"the ticker is {ticker[:60]!a}, not {bytes_}")
+    optional = [row.get(name, "") for name in OPTIONAL_COLUMNS]
+    return (
+        ticker,
+        *(parse_number(name, row[name]) for name in BOUNDS),
+        *(float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan for text in optional),
+    )
 
 
 def parse_number(name, text):
     """The value of text in the column called name. Raises ValueError."""
     if not NUMBER_PATTERN.fullmatch(text):
-        raise ValueError(f"{name} is {quoted(text)}, not a number")
+        raise ValueError(f"{name} is {text[:60]!a}, not a number")
     # A float cannot hold every whole number as large as window_start.
     number = int(text) if text.strip().isdigit() else float(text)
     least, most, meaning = BOUNDS[name]
     if not least <= number <= most or (name != "close" and number != int(number)):
-        raise ValueError(f"{name} is {quoted(text)}, not {meaning}")
-    return number
-
-
-def refuse_minutes(tickers, window_starts, path):
-    """Raise BuildError if a ticker has several window_starts on one day: a file of minutes."""
-    if (window_starts == window_starts[0]).all():
-        return
-    numbers = tickers.dictionary_encode().indices.to_numpy()
-    order = np.lexsort((window_starts, numbers))
-    numbers, starts = numbers[order], window_starts[order]
-    is_same_day = (numbers[1:] == numbers[:-1]) & (np.diff(starts // NS_PER_DAY) == 0)
-    if (is_same_day & (starts[1:] != starts[:-1])).any():
-        raise BuildError(
-            f"{path} looks like a file of minutes, with several rows for a ticker and day: "
-            "take the daily ones (day_aggs_v1)"
-        )
+        raise ValueError(f"{name} is {text[:60]!a}, not {meaning}")
+    return number if name == "close" else int(number)
 
 
 def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
     tickers is a pyarrow array of strings. columns are arrays: day (uint16, the day number), trades
-    (int32), close_price and open_price (float64, in dollars; a missing open is nan). warnings is a
-    list of sentences. If the file's name and a row disagree on the day, the name is right.
+    (int32), close_price and open_price (float64, in dollars) and dollar_volume (float32). An open
+    or a dollar_volume that is missing is nan. warnings is a list of sentences. If the file's name
+    and a row disagree on the day, the name is right.
     """
-    raw = read_csv_bytes(path)
+    raw, warnings = read_csv_bytes(path), []
     header = read_header(raw, path)
-    is_plain = b'"' not in raw and header.count("open") <= 1
-    parsed, warnings = parse_with_pyarrow(raw) if is_plain else None, []
+    parsed = parse_with_pyarrow(raw)
     if parsed is None:
-        parsed, warnings = parse_carefully(raw, header, path)
-    tickers, window_starts, opens = (parsed[name] for name in ("ticker", "window_start", "open"))
+        parsed = parse_carefully(raw, header, path, warnings)
+    tickers, window_starts, trades, closes, opens, volumes = parsed.values()
     days = (window_starts // NS_PER_DAY).astype("uint16")
-    if len(tickers):
-        refuse_minutes(tickers, window_starts, path)
-    else:
+    if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
+    elif np.ptp(window_starts) and len(np.unique(window_starts)) > len(np.unique(days)):
+        several = "several window_starts on one day: take the daily ones (day_aggs_v1)"
+        raise BuildError(f"{path} looks like a file of minutes, with {several}")
     named_day = day_in_name(path)
     other_days = days[days != named_day] if named_day is not None else []
     if len(other_days):
-        warnings.append(
-            f"{path}: the day in the name is used, although {len(other_days)} rows say "
-            f"another, first {date_text(other_days[0])}"
-        )
+        other = f"although {len(other_days)} rows say another, first {date_text(other_days[0])}"
+        warnings.append(f"{path}: the day in the name is used, {other}")
         days[:] = named_day
+    with np.errstate(over="ignore", invalid="ignore"):
+        dollars = (volumes * closes).astype("float32")
     columns = {
         "day": days,
-        "trades": parsed["transactions"].astype("int32"),
-        "close_price": parsed["close"] + 0.0,  # which makes 0.0 of -0.0
+        "trades": trades.astype("int32"),
+        "close_price": closes + 0.0,  # which makes 0.0 of -0.0
         "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
+        "dollar_volume": np.where((dollars >= 0) & (dollars < math.inf), dollars, MISSING),
     }
     return tickers, columns, warnings
+
+
+def read_list(data_dir, name, warnings):
+    """{key: value} of the list called name in data_dir/reference, as its parser makes them.
+
+    It is empty if there is no such file. The first line of a key counts. A file or a line that
+    cannot be used is left out, and the list warnings gets a sentence.
+    """
+    path, (columns, parse) = data_dir / REFERENCE / name, LISTS[name]
+    found, bad_lines = {}, 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line in csv.DictReader(file, strict=True):
+                fields = [line[name] for name in columns]
+                try:
+                    found.setdefault(*parse(*fields))
+                except UNSOUND_ROW:
+                    bad_lines += 1
+    except FileNotFoundError:
+        return {}
+    except KeyError as error:
+        warnings.append(f"{path} is not used: it has no column {error}")
+        return {}
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        warnings.append(f"{path} is not used: {error}")
+        return {}
+    if bad_lines:
+        warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
+    return found
+
+
+def parse_listed(ticker, name, type_):
+    """ticker, (type, name). Raises ValueError."""
+    type_, name = " ".join(type_.split()), " ".join(name.split())
+    if not is_ticker(ticker) or not (type_ + name).isprintable():
+        raise ValueError
+    return ticker, (type_, name)
+
+
+def parse_split(ticker, date, *numbers):
+    """(ticker, date), (split_from, split_to); these are texts, such as 20. Raises ValueError."""
+    day_number(date)
+    split = [float(number) for number in numbers]
+    if not is_ticker(ticker) or not all(0 < number < MOST_TRADES for number in split):
+        raise ValueError
+    return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
+
+
+# What a list must hold, and what makes key and value of a line.
+LISTS = {
+    "tickers.csv": (["ticker", "name", "type"], parse_listed),
+    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], parse_split),
+}
+# What a line or a row raises that lacks a field, or has a value of another type or range.
+UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
+SOURCE = "source"  # a column that only downloaded lists have
 
 
 class Market(NamedTuple):
@@ -913,16 +486,17 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, all_columns = [], []
+    all_tickers, collected = [], {}
     files = in_threads(read_flat_file, paths)
     for path in with_progress(paths, "Reading", len(paths)):
         if not on_terminal():
             say(f"Processing {path.name}")
         tickers, columns, file_warnings = next(files)
         all_tickers.append(tickers)
-        all_columns.append(columns)
+        for name, column in columns.items():
+            collected.setdefault(name, bytearray()).extend(column.data)
         warnings += file_warnings
-    if not any(map(len, all_tickers)):
+    if not collected["day"]:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
     tickers = encoded[-1].dictionary.to_pylist()
@@ -932,16 +506,15 @@ def read_market(paths, warnings):
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
     del all_tickers, encoded
-    day = np.concatenate([columns["day"] for columns in all_columns])
-    order = np.lexsort((day, number))  # rows that are equal in both stay in the order of reading
-    # Each column is dropped as soon as it is sorted, to save memory.
-    sorted_columns = {
-        name: np.concatenate([columns.pop(name) for columns in all_columns])[order]
-        for name in list(columns)
-    }
+    # Rows that are equal in ticker and day stay in the order of reading.
+    order = np.lexsort((np.frombuffer(collected["day"], columns["day"].dtype), number))
     number = number[order]
-    del order
-    number, columns = without_replaced_rows(tickers, number, sorted_columns, warnings)
+    # Each column is dropped as soon as it is sorted, to save memory.
+    columns = {
+        name: np.frombuffer(collected.pop(name), column.dtype)[order]
+        for name, column in columns.items()
+    }
+    number, columns = without_replaced_rows(tickers, number, columns, warnings)
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
     days = np.flatnonzero(np.bincount(columns["day"])).tolist()
     return Market(tickers, starts, days, columns)
@@ -950,26 +523,19 @@ def read_market(paths, warnings):
 def without_replaced_rows(tickers, number, columns, warnings):
     """(number, columns) with only the last row of each ticker and date.
 
-    number is the column of the tickers' numbers. If some rows differ from the next one of the same
-    ticker and date, the list warnings gets a sentence with their number.
+    number is the column of the tickers' numbers. The list warnings gets a sentence if there were
+    others.
     """
     day = columns["day"]
-    is_replaced = np.append((number[1:] == number[:-1]) & (day[1:] == day[:-1]), False)
-    replaced = np.flatnonzero(is_replaced)
-    if not len(replaced):
+    is_last = np.append((number[1:] != number[:-1]) | (day[1:] != day[:-1]), True)
+    if is_last.all():
         return number, columns
-    differs = np.zeros(len(replaced), bool)
-    for column in columns.values():
-        before, after = column[replaced], column[replaced + 1]
-        differs |= (before != after) & ~(np.isnan(before) & np.isnan(after))
-    if differs.any():
-        first = replaced[differs.argmax()]
-        warnings.append(
-            f"{differs.sum()} rows differ from a later one of the same ticker and date, first "
-            f"{tickers[number[first]]} on {date_text(day[first])}: the last one is used"
-        )
-    kept = ~is_replaced
-    return number[kept], {name: column[kept] for name, column in columns.items()}
+    first = is_last.argmin()
+    warnings.append(
+        f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and date, "
+        f"first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
+    )
+    return number[is_last], {name: column[is_last] for name, column in columns.items()}
 
 
 def price_changes(prices, close_prices, earlier_rows):
@@ -1026,12 +592,42 @@ def record_column(trades, earlier_rows):
     return row - stop - 1
 
 
+def long_z_column(trades, earlier_rows):
+    """The column long_z: how many deviations each row's x = ln(1 + trades) is above the mean.
+
+    Mean and sample standard deviation are those of x in the ticker's LONG_WINDOW rows before it, or
+    in all of them while there are at least FEWEST_LONG. It is nan with fewer rows, and where these
+    rows' trades are all equal. Running sums make it; rows whose deviation is so small that these
+    are not exact enough are computed one by one.
+    """
+    row = np.arange(len(trades))
+    count = np.minimum(earlier_rows, LONG_WINDOW)
+    first = row - count
+    logs = np.log1p(trades)
+    logs -= logs.mean()  # keeps the running sums small, and so exact
+    sums, squares = (np.concatenate([[0.0], np.cumsum(c)]) for c in (logs, logs * logs))
+    total, total_of_squares = (running[row] - running[first] for running in (sums, squares))
+    with np.errstate(all="ignore"):
+        mean = total / count
+        variance = (total_of_squares - total * mean) / (count - 1)
+        long_z = (logs - mean) / np.sqrt(variance)
+    # The index of the first row of each stretch of equal trades of a ticker.
+    begins = (trades != np.roll(trades, 1)) | (earlier_rows == 0)
+    equal_since = np.maximum.accumulate(np.where(begins, row, 0))
+    is_known = (count >= FEWEST_LONG) & (np.roll(equal_since, 1) > first)
+    long_z[~is_known] = math.nan
+    for i in np.flatnonzero(is_known & ~(variance > NEAR_FLAT**2)).tolist():
+        before = logs[first[i] : i]
+        long_z[i] = (logs[i] - before.mean()) / before.std(ddof=1)
+    return long_z
+
+
 def add_facts(market, window=WINDOW):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record, earlier_rows and baseline_days (write_day_pages explains them). gap replaces the column
-    open_price.
+    record, earlier_rows, baseline_days and long_z (write_day_pages explains them). gap replaces the
+    column open_price.
     """
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
@@ -1052,6 +648,7 @@ def add_facts(market, window=WINDOW):
         of_rows["avg_trades"][:], of_rows["std_trades"][:] = baselines(trades, earlier_rows, window)
         of_rows["record"][:] = record_column(trades, earlier_rows)
         of_rows["earlier_rows"][:] = earlier_rows
+        of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
         sessions = session_of_day[of_rows["day"]]
         reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
@@ -1059,6 +656,44 @@ def add_facts(market, window=WINDOW):
     batches = market.batches()
     for _ in with_progress(in_threads(add_to, batches), "Computing", len(batches)):
         pass
+
+
+@contextmanager
+def replacing(path):
+    """Yields a new binary file that replaces path at the end. After an error it is removed.
+
+    Until then it has a name that no other file has. Those older than a day, which killed builds
+    have left, are removed. The folder is made if it is missing. Raises BuildError.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 86_400:
+                    left.unlink()
+        with temporary.open("xb", buffering=2**20) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
+    except OSError as error:
+        raise BuildError(f"{path} not written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_output_path(path, *others):
+    """Raise BuildError if path cannot become a file, or if it is one of the files at others."""
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise BuildError(f"{path} is a folder or a device, no file: name another --output")
+    if target in map(os.path.realpath, others):
+        raise BuildError(f"{path} would replace a file of this build: name another --output")
 
 
 def pickled_text(text):
@@ -1069,14 +704,12 @@ def pickled_text(text):
 
 def write_and_get_extent(file, *pieces):
     """Write pieces, bytes or arrays, one after the other, and return their packed EXTENT."""
-    offset, crc = file.tell(), 0
-    for piece in pieces:
-        crc = zlib.crc32(piece, crc)
-        file.write(piece)
-    return EXTENT.pack(offset, file.tell() - offset, crc)
+    content, offset = b"".join(pieces), file.tell()
+    file.write(content)
+    return EXTENT.pack(offset, len(content), zlib.crc32(content))
 
 
-def write_lookup_table(file, market, window=WINDOW):
+def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
         ┌───────────────────────────────────────────────────────────────┐
@@ -1084,7 +717,7 @@ def write_lookup_table(file, market, window=WINDOW):
         ├───────────────────────────────────────────────────────────────┤
         │ 2  a day page for each date: its rows, column by column       │ write_day_pages
         ├───────────────────────────────────────────────────────────────┤
-        │ 3  the gaps of each ticker, then the directory of tickers     │ write_directory
+        │ 3  facts of each ticker; the directory; the splits            │ write_directory, _splits
         ├───────────────────────────────────────────────────────────────┤
         │ 4  the index: INDEX_HEADER, and an INDEX_DAY for each date    │ write_lookup_table
         ├───────────────────────────────────────────────────────────────┤
@@ -1093,12 +726,14 @@ def write_lookup_table(file, market, window=WINDOW):
 
     A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
-    pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format.
+    pickle are little-endian, all text is UTF-8. query-lookup-table.py reads this format. listed and
+    splits are what read_list returns.
     """
     row_extents = write_pickle(file, market, window)
     index_days = write_day_pages(file, market)
-    directory = write_directory(file, market, row_extents)
-    index = INDEX_HEADER.pack(window, len(market.tickers), directory) + b"".join(index_days)
+    directory = write_directory(file, market, row_extents, listed or {})
+    splits = write_splits(file, market, splits or {})
+    index = INDEX_HEADER.pack(window, len(market.tickers), directory, splits) + b"".join(index_days)
     file.write(FOOTER.pack(write_and_get_extent(file, index), MAGIC))
 
 
@@ -1197,9 +832,8 @@ def write_day_pages(file, market):
         record         how many rows before this one, counted back from it, had fewer trades
         earlier_rows   how many rows the ticker has before this one
         baseline_days  over how many of the table's days the baseline reaches back; 0 without one
-
-    For each day the index has the number of rows, the number of rows with a deviation above 0
-    (with_deviation) and the number of anomalies.
+        long_z         see long_z_column
+        dollar_volume  volume * close_price, in dollars; nan without a volume
     """
     tickers = np.array(market.tickers, object)
 
@@ -1230,25 +864,52 @@ def rows_by_day(market):
 
 
 def day_counts(page):
-    """The number of a day page's rows, of those with a deviation above 0, and of its anomalies."""
+    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
+
+    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
+    four decimals, is above Z_THRESHOLD.
+    """
     trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
     varies = std_trades > 0
     z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    is_anomaly = z_scores > Z_THRESHOLD * (1 + TOLERANCE)
-    return len(trades), len(z_scores), np.count_nonzero(is_anomaly)
+    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
+    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
+    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
+    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
-def write_directory(file, market, row_extents):
-    """Write part 3 and return the directory's packed EXTENT.
+def write_directory(file, market, row_extents, listed):
+    """Write the facts of each ticker and the directory, and return the directory's packed EXTENT.
 
-    First come the gaps of each ticker by date, a float64 for each row. Then comes the directory:
-    for each ticker the EXTENT of its rows in part 1 and the EXTENT of its gaps, and after all
-    these the tickers' names, joined by line feeds. row_extents is what write_pickle returns.
+    A ticker's facts are what its rows in part 1 do not tell: its gaps, its long_z and its
+    dollar_volume by date, one column after the other. The directory has for each ticker the EXTENT
+    of its rows in part 1 and the EXTENT of its facts. After all these come the tickers, then their
+    types, then their names, joined by line feeds; a type or name that is not known is empty.
     """
-    extents, gaps = b"", market.columns["gap"]
+    extents = []
+    columns = [market.columns[name] for name in ("gap", "long_z", "dollar_volume")]
     for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
-        extents += of_rows + write_and_get_extent(file, gaps[start:end])
-    return write_and_get_extent(file, extents + "\n".join(market.tickers).encode())
+        facts = write_and_get_extent(file, *(column[start:end] for column in columns))
+        extents.append(of_rows + facts)
+    types, names = zip(*(listed.get(ticker, ("", "")) for ticker in market.tickers))
+    texts = "\n".join([*market.tickers, *types, *names])
+    return write_and_get_extent(file, *extents, texts.encode())
+
+
+def write_splits(file, market, splits):
+    """Write the splits of the table's tickers on or between its days, and return their EXTENT.
+
+    A line each: ticker, date, split_from and split_to, with tabs between them, and a line feed
+    between the lines, in the order of the tickers' numbers and of the dates.
+    """
+    numbers = {ticker: number for number, ticker in enumerate(market.tickers)}
+    first, last = date_text(market.days[0]), date_text(market.days[-1])
+    lines = [
+        (numbers[ticker], date, f"{ticker}\t{date}\t{split_from}\t{split_to}")
+        for (ticker, date), (split_from, split_to) in splits.items()
+        if ticker in numbers and first <= date <= last
+    ]
+    return write_and_get_extent(file, "\n".join(line for *_, line in sorted(lines)).encode())
 
 
 def write_json(file, market):
@@ -1267,27 +928,416 @@ def write_json(file, market):
     file.write(b"\n}\n")
 
 
+# How Polygon is asked. The page's server uses these as well.
+API_URL = "https://api.polygon.io"
+NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
+QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
+WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
+NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
+TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
+NOT_IN_PLAN = "your Polygon plan does not include this"
+# A part of the text of a refusal, and what the user reads.
+REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
+RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
+SERVER_ERROR = "Polygon's server is in trouble: try again later"
+BAD_ANSWER = "Polygon's answer makes no sense: try again later"
+TIMEOUT = "Polygon did not answer in time: try again later"
+NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
+NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
+BAD_CERTIFICATE = (
+    "Polygon's certificate is not trusted: if your network has certificates of its own, "
+    "name their file in SSL_CERT_FILE"
+)
+
+
+class PolygonError(Exception):
+    """Why Polygon gave no answer, in a sentence for the user that never holds the key.
+
+    status is the HTTP status with which the page says so; retry_after is in seconds, or None.
+    """
+
+    def __init__(self, sentence, status=502, retry_after=None):
+        super().__init__(sentence)
+        self.status, self.retry_after = status, retry_after
+
+
+def polygon_client(api_url, connect, read):
+    """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
+
+    The client's own connections ignore the environment's proxy and the system's certificates, and
+    follow redirects, to which they would send the key. So it gets connections of ours. connect and
+    read are the most seconds for each. No request is repeated unless client.client.retries is set.
+    """
+    key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
+    if not key:
+        raise PolygonError(NO_KEY, 503)
+    if key[0] in "\"'":
+        raise PolygonError(QUOTED_KEY)
+    if not re.fullmatch("[!-~]+", key):
+        raise PolygonError(WRONG_KEY)
+    try:
+        try:
+            from massive import RESTClient
+        except ImportError:
+            from polygon import RESTClient
+        client = RESTClient(key, base=api_url)
+    except Exception as error:  # a broken package, an old one, or another one of that name
+        sentence = f"Polygon's client cannot be used: {error}: pip install -r requirements.txt"
+        raise PolygonError(sentence, 503) from None
+    from urllib3 import Timeout, exceptions
+
+    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
+
+    def request(method, url, **options):
+        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
+        try:
+            response = connections.request(method, url, **options)
+        except exceptions.HTTPError as error:
+            raise as_polygon_error(error) from None
+        if response.status != 200:
+            raise refusal(response)
+        return response
+
+    client.client = SimpleNamespace(request=request, retries=False)
+    return client
+
+
+def open_connections(api_url):
+    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
+
+    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
+    """
+    import certifi
+    import urllib3
+
+    tls = ssl.create_default_context()
+    if "SSL_CERT_FILE" not in os.environ:
+        tls.load_verify_locations(certifi.where())
+    scheme, host = urlsplit(api_url)[:2]
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return urllib3.PoolManager(ssl_context=tls)
+    try:
+        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
+        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
+    except urllib3.exceptions.HTTPError:
+        raise PolygonError(NO_PROXY) from None
+
+
+def as_polygon_error(error):
+    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
+    from urllib3 import exceptions
+
+    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
+    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
+        return PolygonError(BAD_CERTIFICATE)
+    kinds = {
+        exceptions.ProxyError: NO_PROXY,
+        exceptions.DecodeError: BAD_ANSWER,
+        exceptions.NewConnectionError: NO_CONNECTION,  # to urllib3 a kind of timeout
+        exceptions.TimeoutError: TIMEOUT,
+    }
+    fitting = (sentence for kind, sentence in kinds.items() if isinstance(reason, kind))
+    sentence = next(fitting, NO_CONNECTION)
+    return PolygonError(sentence, 504 if sentence == TIMEOUT else 502)
+
+
+def refusal(response):
+    """The PolygonError for a urllib3 response whose status is not 200."""
+    status, words = response.status, response.data.decode(errors="replace")
+    if status == 429:
+        seconds = response.headers.get("Retry-After", "")
+        is_number = re.fullmatch("[0-9]{1,9}", seconds)
+        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
+    if status >= 500:
+        return PolygonError(SERVER_ERROR)
+    if status not in (401, 403):
+        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
+    known = (sentence for part, sentence in REFUSALS.items() if part in words)
+    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
+
+
+def results_of(response):
+    """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
+    try:
+        answer = json_of(response)
+        results = answer.get("results", [] if "status" in answer else None)
+        if not isinstance(results, list) or (not results and answer.get("resultsCount")):
+            raise ValueError
+    except (ValueError, AttributeError, RecursionError):
+        raise PolygonError(BAD_ANSWER) from None
+    return results
+
+
+def json_of(response):
+    # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
+    return json.loads(response.data.decode(errors="surrogateescape"), strict=False)
+
+
+# The download of missing days and of the lists of tickers and splits.
+NEW_YORK = "America/New_York"
+HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
+MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
+FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
+FLAT_FILE_HEADER += ["window_start", "transactions"]
+MOST_PAGES = 500  # of a list; that of all tickers has some 30
+DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
+
+
+def in_new_york(day, hour):
+    """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
+    import pandas as pd
+
+    return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
+
+
+def trading_days(first, until):
+    """The day numbers of the trading days from first to until, two day numbers."""
+    from exchange_calendars import get_calendar
+
+    # A week more: get_calendar raises an error if there is no trading day in the time asked for.
+    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
+    days = (day_number(str(session.date())) for session in calendar.sessions)
+    return [day for day in days if day <= until]
+
+
+def days_to_download(data_dir, first, until):
+    """{day: path of its flat file} of the days to download, the last day first. Raises BuildError.
+
+    These are the trading days from first to until that have no file below data_dir, and the days
+    whose file is older than the vendor's corrections. first and until are day numbers, or None for
+    the day of the first file and for the last day that is over in New York.
+    """
+    import pandas as pd
+
+    now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
+    today = day_number(f"{now:%Y-%m-%d}")
+    last_ended = today if now.hour >= 16 else today - 1
+    until = today - 1 if until is None else until
+    if until > last_ended:
+        ended = f"and the last day on which that is past is {date_text(last_ended)}"
+        raise BuildError(
+            f"--until {date_text(until)}: trading ends at 16:00 in New York, {ended}", 2
+        )
+    there = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
+    there.pop(None, None)
+    if first is None and not there:
+        example = f"say which day is the first, for example --download {date_text(today - 91)}"
+        raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
+    first = min(there) if first is None else first
+    if first > until:
+        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
+    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading_days(first, until)}
+    days = {day: path for day, path in days.items() if day not in there}
+    for day, path in there.items():
+        final = in_new_york(day, 16) + HOURS_OF_CORRECTIONS * 3600
+        if day <= until and path.stat().st_mtime < final <= now.timestamp():
+            days[day] = path
+    return dict(sorted(days.items(), reverse=True))
+
+
+def flat_file_fields(row, start, end):
+    """The fields of the flat file's line for a row of Polygon's answer, checked by parse_line.
+
+    start and end of the day are in ms, as the row's time, which may be missing. Raises
+    UNSOUND_ROW if a value is missing or not valid.
+    """
+    volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
+    prices = [row[name] for name in "ochl"]
+    fields = [row["T"], volume, *prices, start * 10**6, trades]
+    parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
+    is_of_day = start <= row.get("t", start) < end
+    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
+        raise ValueError
+    return fields
+
+
+def fetch_day(client, day):
+    """(lines, unsound): the lines of a day's flat file, and the rows that are left out of it.
+
+    Both are lists, without trading on that day they are empty. Raises PolygonError.
+    """
+    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
+    start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
+    lines, unsound = {}, []
+    for row in results:
+        try:
+            lines[row["T"]] = flat_file_fields(row, start, end)
+        except UNSOUND_ROW:
+            unsound.append(row)
+    if unsound and not lines:
+        raise PolygonError(BAD_ANSWER)
+    return [lines[ticker] for ticker in sorted(lines)], unsound
+
+
+def write_csv(path, header, lines):
+    """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
+    import pandas as pd
+
+    packing = {"method": "gzip", "mtime": 0} if path.suffix.lower() == ".gz" else None
+    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
+    rows = pd.DataFrame(lines, columns=header, dtype=object)
+    with replacing(path) as file:
+        rows.to_csv(file, index=False, lineterminator="\n", mode="wb", compression=packing)
+
+
+def patient_client(api_url, report):
+    """A client that waits and tries again where that can help. report gets a line for each wait."""
+    client = polygon_client(api_url, connect=10, read=30)
+    from urllib3 import Retry
+
+    class PatientRetry(Retry):
+        def sleep(self, response=None):
+            is_limit = response is not None and response.status == 429
+            report("waiting for a new minute of requests" if is_limit else "trying again")
+            super().sleep(response)
+
+    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
+    tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
+    waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
+    statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
+    client.client.retries = PatientRetry(**tries, **waits, **statuses)
+    return client
+
+
+def download_days(data_dir, first, until, api_url, warnings):
+    """Write the flat files of days_to_download. Returns the number of days that failed.
+
+    Each day is written as soon as it is fetched, so a later error loses none of them. Raises
+    PolygonError for what would make the other days fail, too.
+    """
+    from tqdm import tqdm
+
+    paths = days_to_download(data_dir, first, until)
+    if not paths:
+        say("Nothing to download: no day is missing.")
+        return 0
+    again = sum(path.exists() for path in paths.values())
+    corrected = f", {again} of them again, because they were corrected since" if again else ""
+    dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
+    say(f"Downloading days: {len(paths)}, {dates}{corrected}")
+    form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
+    failed, left_out, too_old = 0, [], []
+    with tqdm(paths, "Downloading", bar_format=form, disable=not on_terminal()) as days:
+        report = days.set_postfix_str if on_terminal() else say
+        client = patient_client(api_url, report)
+        for day in days:
+            date = date_text(day)
+            try:
+                lines, unsound = fetch_day(client, day)
+            except PolygonError as error:
+                if str(error) == TOO_OLD:
+                    too_old = [other for other in paths if other <= day]
+                    break
+                if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
+                    raise
+                days.write(f"{date} not downloaded: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            left_out += [f"{date}: {row}" for row in unsound]
+            if lines:
+                write_csv(paths[day], FLAT_FILE_HEADER, lines)
+            report(f"{date}: {len(lines):,} tickers" if lines else f"{date}: no trading")
+    if too_old:
+        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
+    if left_out:
+        reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
+        warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
+    return failed
+
+
+def all_results(ask, **options):
+    """Yields the results on all pages of a list. ask is a method of Polygon's client.
+
+    Raises PolygonError.
+    """
+    params = {}
+    for _ in range(MOST_PAGES):
+        response = ask(**options, params=params, raw=True)
+        yield from results_of(response)
+        # Of the next page's address only the query is used, so it leads to no other server.
+        params = dict(parse_qsl(str(json_of(response).get("next_url")).partition("?")[2]))
+        if not params:
+            return
+
+
+def is_to_download(path, changed):
+    """Whether the list at path is missing, or was downloaded before changed, a time in seconds."""
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        is_users_own = SOURCE.encode() not in file.readline().strip().split(b",")
+    return not is_users_own and path.stat().st_mtime < changed
+
+
+def download_lists(data_dir, api_url, warnings):
+    """Write reference/tickers.csv and splits.csv in data_dir, if they are missing or too old.
+
+    The tickers are too old after DAYS_BETWEEN_TICKERS, the splits if a flat file is newer. A list
+    without the column SOURCE was put there by the user, and stays. If Polygon refuses, the old list
+    stays as well, and the list warnings gets a sentence.
+    """
+    paths = find_flat_files(data_dir, [])
+    first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
+    newest = max((path.stat().st_mtime for path in paths), default=0)
+    month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
+    # Of a ticker's lines the first counts, so the active ones are asked for first.
+    of_tickers = [{"market": "stocks", "active": active, "limit": 1000} for active in (True, False)]
+    of_splits = [{"execution_date_gte": date_text(first_day), "limit": 1000}]
+    for name, method, requests, changed in (
+        ("tickers.csv", "list_tickers", of_tickers, month_ago),
+        ("splits.csv", "list_splits", of_splits, newest),
+    ):
+        path, (columns, parse), lines = data_dir / REFERENCE / name, LISTS[name], {}
+        if not is_to_download(path, changed):
+            continue
+        say(f"Downloading {path}")
+        try:
+            ask = getattr(patient_client(api_url, say), method)
+            for row in chain.from_iterable(all_results(ask, **options) for options in requests):
+                with suppress(UNSOUND_ROW):
+                    fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
+                    lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
+        except PolygonError as error:
+            warnings.append(f"{path} not downloaded: {error}")
+        else:
+            write_csv(path, [*columns, SOURCE], list(lines.values()))
+
+
+def download(options, warnings):
+    """Download what is missing in options.data_dir. Returns the number of days that failed."""
+    first = None if options.download is True else options.download  # True: without FROM
+    data_dir, api_url = options.data_dir, options.api_url
+    try:
+        failed = download_days(data_dir, first, options.until, api_url, warnings)
+    except PolygonError as error:
+        raise BuildError(f"download stopped: {error}") from None
+    download_lists(data_dir, api_url, warnings)
+    return failed
+
+
 def build(options):
     """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
+    warnings = []
+    failed_days = download(options, warnings) if options.download is not None else 0
+    paths = find_flat_files(options.data_dir, warnings)
+    if not paths:
+        advice = "copy some there, name another --data-dir, or use --download FROM"
+        raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
+    inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
+    check_output_path(options.output, *inputs)
     outputs = [options.output]
-    check_output_path(options.output)
     if options.json:
         outputs.append(options.output.with_suffix(".json"))
-        check_output_path(outputs[1], options.output)
-    failed_days = 0
-    if options.download is not None:
-        first = None if options.download is True else options.download  # True: without FROM
-        address = options.api_url or API_URL
-        failed_days = download_days(options.data_dir, first, options.until, address)
-    warnings = []
-    paths = find_flat_files(options.data_dir, warnings)
-    for output in outputs:
-        check_output_path(output, *paths)
+        check_output_path(outputs[1], options.output, *inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
     say("Building lookup table...")
     add_facts(market, options.window)
+    listed, splits = (read_list(options.data_dir, name, warnings) for name in LISTS)
     say("Lookup table built successfully.")
     with ExitStack() as stack:
         if options.json:  # it replaces the old one after the table has done so
@@ -1295,73 +1345,58 @@ def build(options):
             write_json(json_file, market)
             json_file.flush()
         with replacing(options.output) as file:
-            write_lookup_table(file, market, options.window)
+            write_lookup_table(file, market, options.window, listed, splits)
             size = file.tell()
     for output in reversed(outputs):
         say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
-        print_to_stderr(f"warning: {warning}")
-    print_to_stderr(
-        f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
-        f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
-    )
+        say(f"warning: {warning}", sys.stderr)
+    summary = f"{len(market.tickers):,} tickers, {len(market.days):,} days, "
+    summary += f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
+    say(summary, sys.stderr)
     if failed_days:
         raise BuildError(
             f"days that failed to download: {failed_days}; call --download again later"
         )
 
 
-def window_argument(text):
-    if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LONGEST_WINDOW:
-        raise argparse.ArgumentTypeError(
-            f"{quoted(text)} is not a whole number from 2 to {LONGEST_WINDOW}"
-        )
-    return int(text)
-
-
 def day_argument(text):
     try:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-            raise ValueError
-        day = day_number(text)
-        if not FIRST_DAY <= day <= LAST_DAY:
-            raise ValueError
+        return day_number(text)
     except ValueError:
-        message = f"{quoted(text)} is not a date from 1990 to 2099, write YYYY-MM-DD"
+        message = f"{text[:60]!a} is not a date from 1990 to 2099, write YYYY-MM-DD"
         raise argparse.ArgumentTypeError(message) from None
-    return day
 
 
 def url_argument(text):
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not like {API_URL}")
+        raise argparse.ArgumentTypeError(f"{text[:60]!a} is not like {API_URL}")
     return text.rstrip("/")
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description="Build the lookup table: each ticker's trades by day, and how many are normal."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     data_dir = "the folder of flat files (default %(default)s)"
     add("--data-dir", type=Path, default="aggregates_day", metavar="DIR", help=data_dir)
     output = "the table (default %(default)s)"
     add("--output", type=Path, default="lookup_table.pkl", metavar="FILE", help=output)
     window = "how many earlier rows make a baseline (default %(default)s)"
-    add("--window", type=window_argument, default=WINDOW, metavar="N", help=window)
+    add("--window", type=int, default=WINDOW, metavar="N", help=window)
     add("--json", action="store_true", help="also write the table as JSON, beside FILE")
-    download = (
-        "before building, download the trading days that DIR lacks, from FROM (YYYY-MM-DD) or its "
-    )
-    download += "first file on; your key is in POLYGON_API_KEY or MASSIVE_API_KEY"
+    download = "before building, download the trading days that DIR lacks, from FROM (YYYY-MM-DD) "
+    download += "or its first file on, and lists of tickers and splits; your key is in "
+    download += "POLYGON_API_KEY or MASSIVE_API_KEY"
     add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
     until = "the last day to download (default the last one that is over in New York; today is "
     until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
-    url = f"where to download from (default {API_URL})"
-    add("--api-url", type=url_argument, metavar="URL", help=url)
+    url = "where to download from (default %(default)s)"
+    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
     options = parser.parse_args(argv)
-    if options.download is None and (options.until is not None or options.api_url is not None):
+    if not 2 <= options.window <= LONGEST_WINDOW:
+        parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
+    if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
     if options.json and options.output.suffix == ".json":
         parser.error(f"--output {options.output}: the table and its JSON would be one file")
@@ -1372,7 +1407,7 @@ def stdout_failed(error):
     """The exit status after error, with which printing on stdout has failed. It is told here."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
     if not isinstance(error, BrokenPipeError):
-        print_to_stderr(f"output not written: {error.strerror}")
+        say(f"output not written: {error.strerror}", sys.stderr)
     return 1
 
 
@@ -1383,8 +1418,14 @@ def main(argv=None):
         build(options)
         sys.stdout.flush()
     except BuildError as error:
-        print_to_stderr(error)
+        say(error, sys.stderr)
         return error.status
+    except ModuleNotFoundError as error:  # of those that only some builds need
+        say(f"{error.name} is missing: pip install -r requirements.txt", sys.stderr)
+        return 1
+    except MemoryError:
+        say("not enough memory: build a table of fewer days", sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # only stdout is left: files' errors are BuildErrors

@@ -28,7 +28,6 @@ without running any of it.
 
 import argparse
 import bisect
-import datetime
 import functools
 import os
 import re
@@ -38,9 +37,10 @@ import sys
 import zlib
 from array import array
 from collections import defaultdict, deque, namedtuple
-from contextlib import contextmanager
-from itertools import chain, islice
-from math import ceil, floor, inf, isfinite, isnan, nan
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice, product
+from math import ceil, floor, inf, isfinite, isnan, nan, prod
+from types import MappingProxyType
 
 # build-lookup-table.py has the same two constants.
 Z_THRESHOLD = 3
@@ -51,6 +51,7 @@ NEW_ROWS = 20  # a ticker with fewer earlier rows is marked new
 THIN_TRADES = 20  # a row with a lower avg_trades is marked thin
 # A day's share of anomalies is compared with at least 20 and at most 250 earlier days.
 FEWEST_USUAL_DAYS, MOST_USUAL_DAYS = 20, 250
+FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
@@ -67,29 +68,30 @@ DAY_PAGE_COLUMNS = {
     "record": "H",
     "earlier_rows": "H",
     "baseline_days": "H",
+    "long_z": "f",
+    "dollar_volume": "f",
 }
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
-INDEX_HEADER = struct.Struct("<II20s")  # window, number of tickers, extent of the directory
-INDEX_DAY = struct.Struct("<10s20sIII")  # date, extent of its page, rows, with_deviation, anomalies
-MAGIC = b"lookup-tab-2"
+# window, number of tickers, extents of the directory and of the splits
+INDEX_HEADER = struct.Struct("<II20s20s")
+INDEX_DAY = struct.Struct("<10s20s5I")
+MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
 
-MAGIC_OF_VERSION_1 = b"lookup-table"
-LONGEST_EXTENT = MOST_TICKERS * 100  # bytes; the longest, a day page, has at most 82 a ticker
-# A row in the pickle (write_pickle in the builder describes it). Its integers, little-endian, are
-# the date's slot in the pickle's memo and the trades. Its four floats are big-endian. A short row
-# has no baseline and so lacks the last two floats.
-FULL_ROW_INTEGERS = struct.Struct("<x I 4x x i 45x")
-FULL_ROW_FLOATS = struct.Struct(">17x d 3x d 3x d 3x d x")
-SHORT_ROW_INTEGERS = struct.Struct("<x I 4x x i 29x")
-SHORT_ROW_FLOATS = struct.Struct(">17x d 3x d 7x")
+MAGICS_OF_OLDER_VERSIONS = (b"lookup-table", b"lookup-tab-2")
+LONGEST_EXTENT = MOST_TICKERS * 300  # bytes; a day page has at most 90 a ticker
+# A row in the pickle (write_pickle in the builder describes it): the date's slot in the pickle's
+# memo and the trades, four bytes each, then four floats. A row without a baseline lacks two.
+FULL_ROW = struct.Struct(">x 4s 5x 4s 3x d 3x d 3x d 3x d x")
+SHORT_ROW = struct.Struct(">x 4s 5x 4s 3x d 3x d 7x")
 
 ROW_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score"]
 ROW_FIELDS += ["close_price", "price_diff"]
-FACT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap"]
+FACT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap", "long_z", "dollar_volume"]
 AFTER_FIELDS = [f"after_{horizon}" for horizon in HORIZONS]
 ANOMALY_FIELDS = [*ROW_FIELDS, *FACT_FIELDS, *AFTER_FIELDS, "split_after", "marks"]
+ANOMALY_FIELDS += ["type", "name"]
 SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
 SORT_FIELDS += [*FACT_FIELDS, *AFTER_FIELDS]
 AFTERMATH_FIELDS = ["z_from", "move", "horizon", "cases", "better", "two_se", "median_excess"]
@@ -104,6 +106,13 @@ MARKS = ["split?", "new", "thin", "stale", "test"]
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 # What reading a damaged part of a table can raise.
 DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
+
+
+# What the index says of a day. with_deviation are its rows with a std_trades above 0, and anomalies
+# are counted among these; high_long_z are the rows with a long_z above 3 among those with_long_z.
+IndexDay = namedtuple(
+    "IndexDay", "date extent rows with_deviation anomalies with_long_z high_long_z"
+)
 
 
 class TableError(Exception):
@@ -125,17 +134,13 @@ def print_to_stderr(message):
     print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr)
 
 
-def silence(stream):
-    """Discard all further output to stream, so that Python's flush at exit cannot fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def stdout_failed(error):
     """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
 
     error is the OSError. Returns the exit status.
     """
-    silence(sys.stdout)
+    # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 0
     print_to_stderr(f"output not written: {error.strerror}")
@@ -156,13 +161,11 @@ def import_numpy():
 
 
 def with_progress(items, total):
-    """items; on a terminal, stderr shows how many of them have been taken."""
-    if not all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)):
+    """items; if stderr is a terminal, it shows how many of them have been taken."""
+    if not sys.stderr.isatty():
         return items
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
+    from tqdm import tqdm
+
     return tqdm(items, "Reading", total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
@@ -178,31 +181,21 @@ class PlainDtype:
     def __setstate__(self, state):  # state[1] is the byte order
         self.format = (">" if state[1] == ">" else "<") + self.format[1:]
 
-
-def number_of_numpy(dtype, raw):
-    """The number of dtype, a PlainDtype, that the bytes raw stand for."""
-    return struct.unpack(dtype.format, raw)[0]
-
-
-def latin_1_bytes(text, encoding):
-    """The bytes that a pickle of protocol 0 to 2 holds as text."""
-    if encoding != "latin1":
-        raise ValueError(f"it asks for the encoding {encoding}")
-    return text.encode("latin-1")
+    def number(self, raw):
+        """The number that the bytes raw stand for."""
+        return struct.unpack(self.format, raw)[0]
 
 
-def empty_dict(*_):
-    """A new dict, whatever the arguments. The pickle fills it afterwards."""
-    return {}
-
-
-# All names that a pickled table may need, each with something harmless to use instead.
+# All names that a pickled table may need, each with something harmless to use instead. A dict
+# begins empty: the pickle fills it afterwards.
 PICKLE_NAMES = {
-    **dict.fromkeys(["builtins.dict", "__builtin__.dict", "collections.defaultdict"], empty_dict),
-    "_codecs.encode": latin_1_bytes,
+    "builtins.dict": lambda *_: {},
+    "__builtin__.dict": lambda *_: {},
+    "collections.defaultdict": lambda *_: {},
+    "_codecs.encode": lambda text, _: text.encode("latin-1"),  # the bytes of a scalar
     "numpy.dtype": PlainDtype,
-    "numpy.core.multiarray.scalar": number_of_numpy,
-    "numpy._core.multiarray.scalar": number_of_numpy,
+    "numpy.core.multiarray.scalar": PlainDtype.number,
+    "numpy._core.multiarray.scalar": PlainDtype.number,
 }
 
 
@@ -265,7 +258,7 @@ class LookupTable:
 
     name is what messages call it. dates are the table's dates in order. A session is a trading day,
     given by its index in dates. window is the number of rows in a baseline. has_facts says that its
-    rows have FACT_FIELDS. The methods raise TableError if what they read is damaged.
+    rows have FACT_FIELDS. What reads a damaged part raises TableError.
     """
 
     has_facts = True
@@ -279,7 +272,7 @@ class LookupTable:
             raise ValueError
         self.index = self.read_extent(index_extent)
         header = INDEX_HEADER.unpack_from(self.index)
-        self.window, self.number_of_tickers, self.directory_extent = header
+        self.window, self.number_of_tickers, self.directory_extent, self.splits_extent = header
         self.number_of_days = (len(self.index) - INDEX_HEADER.size) // INDEX_DAY.size
 
     def damaged(self):
@@ -301,10 +294,12 @@ class LookupTable:
 
     @blaming_the_file
     def index_day(self, session):
-        """A session's INDEX_DAY: (date, extent of its page, rows, with_deviation, anomalies)."""
+        """The IndexDay of a session."""
         start = INDEX_HEADER.size + session * INDEX_DAY.size
-        date, *extent_and_counts = INDEX_DAY.unpack_from(self.index, start)
-        return (checked_date(date.decode()), *extent_and_counts)
+        date, *rest = INDEX_DAY.unpack_from(self.index, start)
+        if not is_date(date.decode()):
+            raise ValueError
+        return IndexDay(date.decode(), *rest)
 
     @property
     def dates(self):
@@ -323,7 +318,7 @@ class LookupTable:
         Its columns, all of one length, are the tickers, in the table's order, the session's date,
         and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
-        date, extent, rows, _, _ = self.index_day(session)
+        date, extent, rows, *_ = self.index_day(session)
         content, page, start = self.read_extent(extent), {}, 0
         for name, code in DAY_PAGE_COLUMNS.items():
             page[name] = array(code)
@@ -337,41 +332,69 @@ class LookupTable:
 
     @blaming_the_file
     def read_directory(self):
-        """(extents, tickers), the table's tickers in its order.
+        """(extents, tickers, types, names): lists, except that extents are bytes.
 
-        extents are two packed EXTENTs for each ticker, of its rows and of its gaps.
+        extents are two packed EXTENTs for each ticker, of its rows and of its facts. A type or name
+        is empty if the table does not know it.
         """
-        content = self.read_extent(self.directory_extent)
-        end = self.number_of_tickers * 2 * EXTENT.size
-        return content[:end], content[end:].decode().split("\n")
+        content, number = self.read_extent(self.directory_extent), self.number_of_tickers
+        end = number * 2 * EXTENT.size
+        texts = content[end:].decode().split("\n")
+        if len(texts) != 3 * number:
+            raise ValueError
+        return content[:end], texts[:number], texts[number : 2 * number], texts[2 * number :]
+
+    @functools.cached_property
+    def types_and_names(self):
+        """{ticker: (type, name)} of the tickers in the list of tickers; each may be None."""
+        _, *columns = self.read_directory()
+        return {ticker: (type_ or None, name or None) for ticker, type_, name in zip(*columns)}
+
+    @functools.cached_property
+    @blaming_the_file
+    def splits(self):
+        """The listed splits, each ticker's by date: {(ticker, date): (split_from, split_to)}.
+
+        Who had split_from shares before that day, has split_to from then on.
+        """
+        splits = {}
+        for line in filter(None, self.read_extent(self.splits_extent).decode().split("\n")):
+            ticker, date, *numbers = line.split("\t")
+            split_from, split_to = map(float, numbers)
+            if not (0 < split_from < inf and 0 < split_to < inf):
+                raise ValueError
+            splits[ticker, date] = split_from, split_to
+        return splits
 
     @blaming_the_file
     def read_history(self, ticker):
         """A ticker's history: its rows by date, with the columns of a day page.
 
-        The date and FIELDS are in the ticker's pickled rows. The gaps have an extent of their own.
-        The other facts follow from these. Raises NoDataError.
+        The date and FIELDS are in the ticker's pickled rows. gap, long_z and dollar_volume have an
+        extent of their own. The other facts follow from these. Raises NoDataError.
         """
-        extents, tickers = self.read_directory()
+        extents, tickers, *_ = self.read_directory()
         start = find_ticker_number(ticker, tickers, self.name) * 2 * EXTENT.size
         rows = self.read_extent(extents[start : start + EXTENT.size])
-        gaps = array("d", self.read_extent(extents[start + EXTENT.size :][: EXTENT.size]))
+        facts = self.read_extent(extents[start + EXTENT.size :][: EXTENT.size])
+        end = len(facts) // 2  # of 16 bytes a row, a gap takes 8, the others 4 each
+        gaps, others = array("d", facts[:end]), array("f", facts[end:])
         # Each row has a gap. The first window rows have no baseline, so they are short.
-        end = min(len(gaps), self.window) * SHORT_ROW_INTEGERS.size
-        short_rows, full_rows = rows[:end], rows[end:]
-        integers = list(SHORT_ROW_INTEGERS.iter_unpack(short_rows))
-        integers += FULL_ROW_INTEGERS.iter_unpack(full_rows)
-        floats = [(*pair, nan, nan) for pair in SHORT_ROW_FLOATS.iter_unpack(short_rows)]
-        floats += FULL_ROW_FLOATS.iter_unpack(full_rows)
-        if not 0 < len(gaps) == len(integers):
+        end = min(len(gaps), self.window) * SHORT_ROW.size
+        short_rows, full_rows = SHORT_ROW.iter_unpack(rows[:end]), FULL_ROW.iter_unpack(rows[end:])
+        rows = [*((*row, nan, nan) for row in short_rows), *full_rows]
+        if not 0 < len(gaps) == len(rows):
             raise ValueError
-        sessions = [slot - len(FIELDS) for slot, _ in integers]  # the first slots are for FIELDS
-        trades, dates = [trades for _, trades in integers], self.dates
+        slots, trades, *floats = zip(*rows)
+        trades = [int.from_bytes(each, "little", signed=True) for each in trades]
+        # The memo's first slots are for FIELDS.
+        sessions = [int.from_bytes(slot, "little") - len(FIELDS) for slot in slots]
+        dates = self.dates
         return {
             "ticker": [ticker] * len(trades),
             "date": [dates[session] for session in sessions],
             "trades": array("i", trades),
-            **dict(zip(FIELDS[1:], (array("d", column) for column in zip(*floats)))),
+            **dict(zip(FIELDS[1:], (array("d", column) for column in floats))),
             "gap": gaps,
             "record": record_column(trades),
             "earlier_rows": range(len(trades)),
@@ -379,18 +402,20 @@ class LookupTable:
                 sessions[i] - sessions[i - self.window] if i >= self.window else 0
                 for i in range(len(trades))
             ],
+            "long_z": others[: len(gaps)],
+            "dollar_volume": others[len(gaps) :],
         }
 
 
-class PlainTable:
-    """A pickled {ticker: {date: stats}}, read whole. list_days and list_ticker can use it, too.
+class PlainTable(LookupTable):
+    """A pickled {ticker: {date: stats}}, read whole.
 
-    It has no facts: each row's record, earlier_rows, baseline_days and gap are None. Raises
-    TableError if the file holds something else.
+    It has no facts: those of each row are None. Raises TableError if the file holds something else.
     """
 
     window = 5  # the tutorial's
     has_facts = False
+    types_and_names = splits = MappingProxyType({})
 
     def __init__(self, file, size, name):
         self.name = name
@@ -399,34 +424,28 @@ class PlainTable:
         except Exception as error:  # a broken pickle can raise any kind
             raise self.unusable(f"not a sound pickle ({str(error)[:100]})") from None
         # Check the types before a key is looked up: the hash of other objects may take for ever.
-        if (
-            file.read(1)
-            or {type(self.table)} != {dict}
-            or {*map(type, self.table.values())} - {dict}
-        ):
+        if type(self.table) is not dict or {*map(type, self.table.values())} - {dict}:
             raise self.unusable()
-        keys = chain(self.table, chain.from_iterable(self.table.values()))
-        if any(type(key) is not str for key in keys):
+        keys = chain(self.table, *self.table.values())
+        if file.read(1) or any(type(key) is not str for key in keys):
             raise self.unusable()
-        try:
-            dates = {date for days in self.table.values() for date in days}
-            self.dates = sorted(map(checked_date, dates))
-        except ValueError:
-            raise self.unusable() from None
-        self.number_of_days = len(self.dates)
-
-    def session_of(self, date):
-        return self.dates.index(date) if date in self.dates else None
+        self.sorted_dates = sorted(set(chain(*self.table.values())))
+        self.number_of_days = len(self.sorted_dates)
+        if not all(map(is_date, self.sorted_dates)):
+            raise self.unusable()
 
     def unusable(self, reason="not a lookup table"):
         return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
 
-    def stats_as_columns(self, tickers, dates, rows):
-        """The columns of a day page. The three arguments are lists; rows are stats."""
-        page = {"ticker": tickers, "date": dates}
+    def index_day(self, session):
+        return IndexDay(self.sorted_dates[session], *[0] * 6)
+
+    def columns_of(self, rows):
+        """The columns of a day page; rows are a list of (ticker, date, stats)."""
+        page = {"ticker": [row[0] for row in rows], "date": [row[1] for row in rows]}
         try:
             for field in FIELDS:
-                column = (stats[field] for stats in rows)
+                column = (stats[field] for _, _, stats in rows)
                 page[field] = array("d", (nan if value is None else value for value in column))
             # In the tutorial's table, trades are floats.
             if any(number % 1 for number in page["trades"]):
@@ -437,14 +456,14 @@ class PlainTable:
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
     def read_day_page(self, session):
-        date = self.dates[session]
-        rows = {ticker: days[date] for ticker, days in self.table.items() if date in days}
-        return self.stats_as_columns(list(rows), [date] * len(rows), list(rows.values()))
+        date = self.sorted_dates[session]
+        own_days = ((ticker, days) for ticker, days in self.table.items() if date in days)
+        return self.columns_of([(ticker, date, days[date]) for ticker, days in own_days])
 
     def read_history(self, ticker):
         find_ticker_number(ticker, list(self.table), self.name)  # raises NoDataError
-        days = dict(sorted(self.table[ticker].items()))
-        return self.stats_as_columns([ticker] * len(days), list(days), list(days.values()))
+        days = self.table[ticker]
+        return self.columns_of([(ticker, date, days[date]) for date in sorted(days)])
 
 
 @contextmanager
@@ -456,34 +475,24 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
     """
     if os.path.exists(path) and not os.path.isfile(path):  # to open a named pipe could wait
         raise TableError(f"{path} is no regular file: run build-lookup-table.py first")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise TableError(f"{path} not found: run build-lookup-table.py first") from None
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    with ExitStack() as stack:
         try:
-            beginning = file.read(len(SIGNATURE))
-            size = file.seek(0, os.SEEK_END)
+            file = stack.enter_context(open(path, "rb"))
+            beginning, size = file.read(len(SIGNATURE)), os.path.getsize(path)
             file.seek(max(0, size - len(MAGIC)))
-            magic = file.read(len(MAGIC))
+            magic = file.read()
             file.seek(0)
-        except OSError as error:
-            raise TableError(f"{path}: {error.strerror}") from None
-        if magic == MAGIC_OF_VERSION_1:
+        except FileNotFoundError:
+            raise TableError(f"{path} not found: run build-lookup-table.py first") from None
+        except (OSError, ValueError) as error:
+            raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        if magic in MAGICS_OF_OLDER_VERSIONS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
         if kind not in kinds:
-            raise TableError(
-                f"{path} was not written by build-lookup-table.py: run it to make a table"
-            )
+            message = "was not written by build-lookup-table.py: run it to make a table"
+            raise TableError(f"{path} {message}")
         yield kind(file, size, path)
-
-
-def z_score(trades, avg_trades, std_trades):
-    """How many standard deviations trades are above the mean; nan if std_trades is not above 0."""
-    return (trades - avg_trades) / std_trades if std_trades > 0 else nan
 
 
 def z_limit(threshold):
@@ -497,14 +506,17 @@ def z_limit(threshold):
 def row_of(page, i):
     """The row with index i of a day page or a history: a dict of ROW_FIELDS and FACT_FIELDS.
 
-    z_score is nan without a deviation above 0. A fact that is not known is None.
+    z_score is nan without a deviation above 0. A fact that is not known is None. long_z has four
+    decimals, and dollar_volume is a whole number.
     """
-    row = {field: page[field][i] for field in ("ticker", "date", *FIELDS, *FACT_FIELDS)}
-    row["z_score"] = z_score(row["trades"], row["avg_trades"], row["std_trades"])
-    if row["gap"] is not None and isnan(row["gap"]):
-        row["gap"] = None
+    row = {field: page[field][i] for field in (*ROW_FIELDS, *FACT_FIELDS) if field != "z_score"}
+    above, std_trades = row["trades"] - row["avg_trades"], row["std_trades"]
+    row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
-    return {field: row[field] for field in (*ROW_FIELDS, *FACT_FIELDS)}
+    for field, digits in (("gap", 99), ("long_z", 4), ("dollar_volume", None)):
+        is_known = row[field] is not None and isfinite(row[field])
+        row[field] = round(row[field], digits) if is_known else None
+    return row
 
 
 def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
@@ -514,7 +526,6 @@ def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
     return [
         i
         for i, (trades, avg_trades, std_trades) in enumerate(rows)
-        # This is z_score(...) > limit without the calls, which take too long for a whole day.
         if std_trades > 0 and (trades - avg_trades) / std_trades > limit
     ]
 
@@ -552,26 +563,29 @@ def is_split(gap):
     return any(abs(ratio / each - 1) <= 0.05 + TOLERANCE for each in split_ratios)
 
 
-def marks_of(row, session, window):
-    """The MARKS of a row, in their order: reasons to distrust it.
+def marks_of(row, session, window, splits=None):
+    """The marks of a row, in the order of MARKS: reasons to look twice.
 
-    row is a dict of row_of. session and window are as in LookupTable.
+    row is a dict of row_of. session, window and splits are as in LookupTable.
 
-    split?  the open looks like a split (is_split)
-    new     the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
-    thin    the ticker usually has fewer than 20 trades
-    stale   the baseline reaches back over more than twice as many days as it has rows
-    test    the ticker is one of the exchanges' test symbols
+    split 1:20  the list of splits has one on this day: one share for every 20
+    split?      no list has one, but the open looks like a split (is_split)
+    new         the ticker has fewer than 20 earlier rows, although the table has 20 earlier days
+    thin        the ticker usually has fewer than 20 trades
+    stale       the baseline reaches back over more than twice as many days as it has rows
+    test        the ticker is one of the exchanges' test symbols
     """
     earlier_rows, baseline_days = row["earlier_rows"], row["baseline_days"]
+    listed = (splits or {}).get((row["ticker"], row["date"]))
     is_marked = {
-        "split?": is_split(row["gap"]),
+        "split?": is_split(row["gap"]) and not listed,
         "new": earlier_rows is not None and earlier_rows < NEW_ROWS <= session,
         "thin": row["avg_trades"] < THIN_TRADES,
         "stale": baseline_days is not None and baseline_days > 2 * window,
         "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
     }
-    return [mark for mark in MARKS if is_marked[mark]]
+    marks = [mark for mark in MARKS if is_marked[mark]]
+    return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
 
 
 class LaterCloses:
@@ -580,8 +594,10 @@ class LaterCloses:
     closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
     the next 1, 5 or 20 days of the table. It is nan if the ticker is gone, which means that it has
     no row on these days. A horizon that the table does not reach yet is no key of last_closes.
+    Listed splits in between are taken out: a close is multiplied by split_to / split_from.
     split_days[i] says on which of the next days, counted from 1, the ticker first has a suspected
-    split; 0 means on none. The columns are numpy arrays, or lists if only of_row is needed.
+    split that is not listed; 0 means on none. The columns are numpy arrays, or lists if only of_row
+    is needed.
     """
 
     def __init__(self, closes, last_closes, split_days):
@@ -596,6 +612,10 @@ class LaterCloses:
         with np.errstate(all="ignore"):
             changes = (last_closes / self.closes - 1) * 100
         return np.where((self.closes == 0) & ~np.isnan(last_closes), inf, changes)
+
+    def has_split(self, horizon):
+        """For each row whether a suspected split is on one of the next days. An array."""
+        return (self.split_days > 0) & (self.split_days <= horizon)
 
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
@@ -626,6 +646,10 @@ def read_days(table, sessions, needs_after, end=None):
             yield session, table.read_day_page(session), None
         return
     np, ahead = import_numpy(), deque()  # the session's own day and the next ones
+    dates, ratios = table.dates if table.splits else [], defaultdict(list)
+    for (ticker, date), (split_from, split_to) in table.splits.items():
+        # A split on a day that the table does not have counts from its next one on.
+        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
     numbers = defaultdict()  # by ticker; a new ticker gets the next number
     numbers.default_factory = numbers.__len__
     last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
@@ -634,63 +658,77 @@ def read_days(table, sessions, needs_after, end=None):
         for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
             page = table.read_day_page(later)
             # Only a page that is still to be yielded stays in memory.
-            ahead.append((page if later in sessions else None, closes_of_day(np, page, numbers)))
+            closes = closes_of_day(np, page, numbers, table.splits, ratios[later])
+            ahead.append((page if later in sessions else None, closes))
         after = later_closes(np, [closes for _, closes in ahead], len(numbers))
         yield session, ahead.popleft()[0], after
 
 
-def closes_of_day(np, page, numbers):
-    """Three arrays of a day page: the numbers of its tickers, their closes, the splits.
+def closes_of_day(np, page, numbers, listed_splits, ratios):
+    """What later_closes needs of a day page: (its tickers' numbers, their closes, splits, ratios).
 
-    The splits are the numbers of the tickers with a suspected split. np is numpy.
+    The splits are the numbers of the tickers with a suspected split that is not listed. ratios,
+    pairs of a ticker and what a listed split multiplies its closes by, get numbers, too. np is
+    numpy.
     """
     own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
     gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
-    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
-    splits = own_numbers[np.array([i for i in large if is_split(page["gap"][i])], int)]
-    return own_numbers, np.asarray(page["close_price"]), splits
+    suspected = [
+        i
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
+        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
+    ]
+    ratios = [(numbers[ticker], ratio) for ticker, ratio in ratios]
+    return own_numbers, np.asarray(page["close_price"]), own_numbers[suspected], ratios
 
 
 def later_closes(np, days, number_of_tickers):
     """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
-    (own_numbers, closes, _), *later_days = days
+    (own_numbers, closes, *_), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
-    last_closes = {}
-    for day, (numbers, closes_then, splits) in enumerate(later_days, 1):
-        last_close[numbers] = closes_then
+    adjustment, last_closes = np.ones(number_of_tickers), {}
+    for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
+        for number, ratio in ratios:
+            adjustment[number] *= ratio
+        last_close[numbers] = closes_then * adjustment[numbers]
         split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
     return LaterCloses(closes, last_closes, split_day[own_numbers])
 
 
-def later_closes_in_history(history, sessions, i, number_of_days):
-    """The LaterCloses of row i of a ticker's history alone. sessions are those of its rows."""
-    later = range(i + 1, min(i + 1 + HORIZONS[-1], len(sessions)))
-    ahead = {j: sessions[j] - sessions[i] for j in later}  # how many days later each row is
-    last_closes = {
-        horizon: [history["close_price"][max(reached)] if reached else nan]
-        for horizon in HORIZONS
-        if sessions[i] + horizon < number_of_days
-        for reached in [[j for j in later if ahead[j] <= horizon]]
-    }
-    split_days = [ahead[j] for j in later if is_split(history["gap"][j])]
-    return LaterCloses([history["close_price"][i]], last_closes, split_days[:1] or [0])
+def later_closes_in_history(history, sessions, i, number_of_days, splits):
+    """The LaterCloses of row i of a ticker's history alone.
+
+    sessions are those of its rows; splits are the ticker's listed ones, as in LookupTable.
+    """
+    session, date, closes, later = sessions[i], history["date"][i], {}, range(0)
+    for horizon in HORIZONS:
+        later = range(i + 1, bisect.bisect_right(sessions, session + horizon))
+        if session + horizon < number_of_days:
+            closes[horizon] = [nan]
+            for j in later[-1:]:
+                ratios = (
+                    split_to / split_from
+                    for (_, day), (split_from, split_to) in splits.items()
+                    if date < day <= history["date"][j]
+                )
+                closes[horizon] = [history["close_price"][j] * prod(ratios)]
+    split_days = [
+        sessions[j] - session
+        for j in later
+        if is_split(history["gap"][j]) and (history["ticker"][j], history["date"][j]) not in splits
+    ]
+    return LaterCloses([history["close_price"][i]], closes, split_days[:1] or [0])
 
 
 def median(numbers):
-    """The median of the finite numbers in a list or numpy array; None if there are none."""
-    if isinstance(numbers, list):
-        numbers = sorted(filter(isfinite, numbers))
-    else:
-        numbers = numbers[abs(numbers) < inf]  # this is False for nan, too
-        numbers.sort()
-    if not len(numbers):
-        return None
-    half = len(numbers) // 2
-    middle = numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2
-    return float(middle)
+    """The median of the finite numbers in a list or array; None if there are none."""
+    np = import_numpy()
+    numbers = np.asarray(numbers, float)
+    numbers = numbers[np.isfinite(numbers)]
+    return float(np.median(numbers)) if len(numbers) else None
 
 
 def points_for_doing_better(change, median_change):
@@ -698,30 +736,74 @@ def points_for_doing_better(change, median_change):
     return (change > median_change) + (change == median_change) / 2
 
 
-def anomaly_share(table, session):
-    """A session's share of anomalies, compared with earlier days: a dict, or None.
+def compare_share(table, session, found, among, earlier, fewest_days):
+    """A session's share of found among other rows, compared with earlier sessions: a dict, or None.
 
-    share is the share of anomalies among the tickers with a deviation above 0, in percent. It is
-    compared with the earlier days that have such tickers: the last 250 of them, or all if there are
-    fewer. days is their number, usual is the median of their shares, and lower_days is the number
-    of them with a lower share. The answer is None if there are fewer than 20, or if the session
-    itself has no such tickers.
+    found and among are names of counts in IndexDay. share is in percent. It is compared with the
+    sessions in earlier, latest first, that have such rows: at most 250 of them. days is their
+    number, usual is the median of their shares, and lower_days is the number of them with a lower
+    share. None if there are fewer than fewest_days, or if the session itself has no such rows.
     """
-    *_, with_deviation, anomalies = table.index_day(session)
-    counts = (table.index_day(earlier)[-2:] for earlier in range(session - 1, -1, -1))
-    shares = (100 * found / tickers for tickers, found in counts if tickers)
+    day = table.index_day(session)
+    pairs = ((getattr(each, found), getattr(each, among)) for each in map(table.index_day, earlier))
+    shares = (100 * number / rows for number, rows in pairs if rows)
     shares = list(islice(shares, MOST_USUAL_DAYS))
-    if len(shares) < FEWEST_USUAL_DAYS or not with_deviation:
+    if len(shares) < fewest_days or not getattr(day, among):
         return None
-    share = 100 * anomalies / with_deviation
+    share = 100 * getattr(day, found) / getattr(day, among)
     return {
-        "anomalies": anomalies,
-        "with_deviation": with_deviation,
+        found: getattr(day, found),
+        among: getattr(day, among),
         "share": share,
         "usual": median(shares),
         "lower_days": sum(share > earlier_share for earlier_share in shares),
         "days": len(shares),
     }
+
+
+def anomaly_share(table, session):
+    """compare_share of the anomalies among the tickers with a deviation above 0."""
+    earlier = range(session - 1, -1, -1)
+    return compare_share(table, session, "anomalies", "with_deviation", earlier, FEWEST_USUAL_DAYS)
+
+
+def high_long_z_share(table, session):
+    """compare_share of the tickers with a long_z above 3 among those with a long_z."""
+    earlier = range(session - 1, -1, -1)
+    return compare_share(table, session, "high_long_z", "with_long_z", earlier, FEWEST_USUAL_DAYS)
+
+
+def expiration_kind(dates, session):
+    """ "quarterly" or "monthly" if options expire on that session, else None.
+
+    They expire on the third Friday of a month; on the Thursday before if the next of the table's
+    dates is later than that Friday. Quarterly ones are in March, June, September and December.
+    """
+    from datetime import date, timedelta
+
+    friday = date.fromisoformat(dates[session])
+    next_day = (friday + timedelta(1)).isoformat()
+    if friday.weekday() == 3 and max(dates[session + 1 : session + 2], default="") > next_day:
+        friday += timedelta(1)
+    if friday.weekday() != 4 or not 15 <= friday.day <= 21:
+        return None
+    return "quarterly" if friday.month % 3 == 0 else "monthly"
+
+
+def expiration_share(table, session):
+    """On a day on which options expire, its kind and how usual its share of anomalies is; or None.
+
+    A dict of kind, which is expiration_kind's, and of anomaly_share's names, compared with the
+    earlier days of this kind. With fewer than 4 of these, the kind is the dict's only key.
+    """
+    dates = table.dates
+    kind = expiration_kind(dates, session)
+    if kind is None:
+        return None
+    earlier = [day for day in range(session) if expiration_kind(dates, day) == kind][::-1]
+    counts = "anomalies", "with_deviation"
+    share = compare_share(table, session, *counts, earlier, FEWEST_USUAL_EXPIRATIONS)
+    return {"kind": kind, **(share or {})}
 
 
 def find_aftermath(table, last):
@@ -736,75 +818,60 @@ def find_aftermath(table, last):
     median ticker's. Without cases, better and median_excess are None. two_se is None if fewer than
     10 blocks have a case.
     """
-    np, found = import_numpy(), {horizon: [] for horizon in HORIZONS}
+    np = import_numpy()
+    case = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
+    found = [np.empty(0, case)]
     days = read_days(table, range(last + 1), needs_after=True, end=last + 1)
     for session, page, after in with_progress(days, last + 1):
         anomalies, classes = classify_anomalies(np, page)
         for horizon in after.last_closes:
-            excesses, points = compare_with_median(np, after, horizon, anomalies)
-            blocks = np.full(len(anomalies), session // BLOCK_DAYS, "uint16")
-            found[horizon].append((classes, blocks, points, excesses))
-    for horizon, parts in found.items():
-        found[horizon] = [np.concatenate(column) for column in zip(*parts)]
+            changes = after.changes(horizon)
+            middle = nan if median(changes) is None else median(changes)
+            changes = changes[anomalies]
+            is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
+            cases = np.empty(len(anomalies), case)
+            cases["class"] = classes + HORIZONS.index(horizon)
+            cases["block"] = session // BLOCK_DAYS
+            cases["points"] = points_for_doing_better(changes, middle)
+            cases["excess"] = np.where(is_case, changes - middle, nan)
+            found.append(cases)
+    found = np.concatenate(found)
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | aftermath_figures(np, found[horizon], number)
-        for number, (z_from, move) in enumerate((z, m) for z in Z_CLASSES for m in MOVES)
-        for horizon in HORIZONS
+        | aftermath_figures(np, found[found["class"] == number])
+        for number, (z_from, move, horizon) in enumerate(product(Z_CLASSES, MOVES, HORIZONS))
     ]
 
 
 def classify_anomalies(np, page):
     """(anomalies, classes): the indexes of a day page's anomalies, and the class of each.
 
-    A class is a number: the index of its z_from and move among all such pairs. np is numpy.
+    A class is the number of its z_from and move at the first of HORIZONS. np is numpy.
     """
     trades, avg_trades, std_trades, price_diff = (
         np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
     )
     with np.errstate(all="ignore"):
-        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, np.nan)
+        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
     limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
     price_diffs = price_diff[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
-    return anomalies, (z_classes * len(MOVES) + moves).astype("uint8")
+    return anomalies, (z_classes * len(MOVES) + moves) * len(HORIZONS)
 
 
-def compare_with_median(np, after, horizon, anomalies):
-    """(excesses, points): how the anomalies of a day did, compared with its median ticker.
+def aftermath_figures(np, found):
+    """A dict of AFTERMATH_FIELDS, from cases on, for the anomalies of one class and horizon.
 
-    after is the day's LaterCloses, anomalies are indexes. An excess is an anomaly's change minus
-    the median ticker's, in percentage points; nan if the anomaly is to be left out. np is numpy.
+    An anomaly's excess is its change minus the median ticker's; nan if it is left out. np is numpy.
     """
-    changes = after.changes(horizon)
-    median_change, changes = median(changes), changes[anomalies]
-    split_days = after.split_days[anomalies]
-    has_split = (split_days > 0) & (split_days <= horizon)
-    if median_change is None:
-        return np.full(len(anomalies), nan), np.zeros(len(anomalies), "float32")
-    excesses = np.where(np.isfinite(changes) & ~has_split, changes - median_change, nan)
-    return excesses, points_for_doing_better(changes, median_change).astype("float32")
-
-
-def aftermath_figures(np, columns, number):
-    """A dict of AFTERMATH_FIELDS, from cases on, for the class with this number.
-
-    columns are the anomalies' classes, blocks, points and excesses; [] if there are none.
-    """
-    if not columns:
-        return {**share_that_did_better([], []), "median_excess": None, "left_out": 0}
-    classes, blocks, points, excesses = columns
-    is_case = ~np.isnan(excesses)
-    cases = (classes == number) & is_case
+    cases = found[~np.isnan(found["excess"])]
+    blocks, points = cases["block"], cases["points"]
     return {
-        **share_that_did_better(
-            np.bincount(blocks[cases]).tolist(),
-            np.bincount(blocks[cases], points[cases]).tolist(),
-        ),
-        "median_excess": median(excesses[cases]),
-        "left_out": int(np.count_nonzero((classes == number) & ~is_case)),
+        **share_that_did_better(np.bincount(blocks).tolist(), np.bincount(blocks, points).tolist()),
+        "median_excess": median(cases["excess"]),
+        "left_out": len(found) - len(cases),
     }
 
 
@@ -837,16 +904,38 @@ def share_that_did_better(cases, better):
 Listing = namedtuple("Listing", "title anomalies notes")
 
 
+def reaches(number, limit):
+    """Whether number is at least limit. None as a limit lets all pass; None as a number fails."""
+    return limit is None or (number is not None and number >= limit)
+
+
 def select_anomalies(anomalies, options):
-    """The anomalies that are not excluded by options: min_trades, min_price, min_record, skip."""
+    """The anomalies that options do not exclude: by min_trades and the like, skip and type."""
+    skipped = {mark.rstrip("?") for mark in options.skip}
     return [
         anomaly
         for anomaly in anomalies
         if anomaly["trades"] >= options.min_trades
         and not anomaly["close_price"] < options.min_price  # nan, in a plain pickle, stays
-        and (not options.min_record or anomaly["record"] >= options.min_record)
-        and (not options.skip or options.skip.isdisjoint(anomaly["marks"]))
+        and reaches(anomaly["record"], options.min_record or None)
+        and reaches(anomaly["long_z"], options.min_long_z)
+        and reaches(anomaly["dollar_volume"], options.min_dollars)
+        # The first word of a mark is split, split?, new ...
+        and not (skipped and {m.split()[0].rstrip("?") for m in anomaly["marks"]} & skipped)
+        and (not options.type or anomaly["type"] in options.type)
     ]
+
+
+def count_without_type(anomalies, options):
+    """How many anomalies options exclude for no other reason than that their type is not known."""
+    if not options.type:
+        return 0
+    return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
+
+
+def say_without_type(count):
+    if count:
+        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
 
 
 def sort_anomalies(anomalies, field):
@@ -862,34 +951,35 @@ def sort_anomalies(anomalies, field):
     return sorted(anomalies, key=sort_key, reverse=True)
 
 
+def anomaly_of(page, i, session, table, options, after):
+    """row_of, with what else the options need: marks, type, name, and the facts in after."""
+    row = {**row_of(page, i), **after}
+    if options.needs_marks:
+        row["marks"] = marks_of(row, session, table.window, table.splits)
+    if options.needs_type:
+        row["type"], row["name"] = table.types_and_names.get(row["ticker"], (None, None))
+    return row
+
+
 def list_days(table, sessions, options):
     """Yields a Listing for each of sessions, a range.
 
-    Says so on stderr if no ticker has a baseline on any of them.
+    Says so on stderr if no ticker has a baseline on any of them, and how many anomalies are left
+    out because their type is not known.
     """
-    has_baseline = False
+    has_baseline, without_type = False, 0
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
-        anomalies = []
-        for i in indexes_of_anomalies(page, options.threshold):
-            row = row_of(page, i)
-            if after:
-                row.update(after.of_row(i))
-            if options.needs_marks:
-                row["marks"] = marks_of(row, session, table.window)
-            anomalies.append(row)
-        anomalies = sort_anomalies(anomalies, "trades")
-        if options.sort:  # equal ones stay in the order of trades
-            anomalies = sort_anomalies(anomalies, options.sort)
-        notes = []
-        if options.format == "wide":
-            notes = [
-                share_sentence(table, session) if table.has_facts else None,
-                record_sentence(page, options.min_record),
-                median_sentence(page, after),
-            ]
-        shown = select_anomalies(anomalies, options)[: options.limit]
-        yield Listing(page["date"][0], shown, [note for note in notes if note])
+        anomalies = [
+            anomaly_of(page, i, session, table, options, after.of_row(i) if after else {})
+            for i in indexes_of_anomalies(page, options.threshold)
+        ]
+        without_type += count_without_type(anomalies, options)
+        anomalies = sort_anomalies(anomalies, "trades")  # also the order of equal ones below
+        is_wide = options.format == "wide"
+        notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
+        yield listing_of(page["date"][0], anomalies, notes, options)
+    say_without_type(without_type)
     if not has_baseline:
         print_to_stderr(
             f"note: no ticker has a baseline yet on {page['date'][0]}: "
@@ -899,24 +989,43 @@ def list_days(table, sessions, options):
 
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
-    history = table.read_history(ticker)
+    history, days = table.read_history(ticker), table.number_of_days
     session_by_date = {date: session for session, date in enumerate(table.dates)}
     own_sessions = [session_by_date[date] for date in history["date"]]
+    splits = table.splits.items() if options.needs_after else ()
+    splits = {key: split for key, split in splits if key[0] == ticker}
     anomalies = []
     for i in indexes_of_anomalies(history, options.threshold):
         if own_sessions[i] in sessions:
-            row = row_of(history, i)
-            after = later_closes_in_history(history, own_sessions, i, table.number_of_days)
-            marks = marks_of(row, own_sessions[i], table.window)
-            anomalies.append({**row, **after.of_row(0), "marks": marks})
+            after = later_closes_in_history(history, own_sessions, i, days, splits)
+            row = anomaly_of(history, i, own_sessions[i], table, options, after.of_row(0))
+            anomalies.append(row)
+    say_without_type(count_without_type(anomalies, options))
+    return listing_of(ticker, anomalies, [], options)
+
+
+def listing_of(title, anomalies, notes, options):
+    """The Listing of the anomalies that options select, in their order."""
+    anomalies = select_anomalies(anomalies, options)
     if options.sort:
         anomalies = sort_anomalies(anomalies, options.sort)
-    return Listing(ticker, select_anomalies(anomalies, options)[: options.limit], [])
+    return Listing(title, anomalies[: options.limit], notes)
 
 
-def share_sentence(table, session):
-    """What anomaly_share returns for a session, as a sentence, or None."""
-    share = anomaly_share(table, session)
+def notes_of(table, session, page, after, min_record):
+    """Sentences about a day. They count all its anomalies, whatever the options are."""
+    notes = [record_sentence(page, min_record), median_sentence(page, after)]
+    if table.has_facts:
+        notes[:0] = [
+            share_sentence(anomaly_share(table, session)),
+            long_z_sentence(high_long_z_share(table, session)),
+            expiration_sentence(expiration_share(table, session)),
+        ]
+    return [note for note in notes if note]
+
+
+def share_sentence(share):
+    """What anomaly_share returns, as a sentence, or None."""
     if not share:
         return None
     beginning = (
@@ -926,6 +1035,24 @@ def share_sentence(table, session):
     if share["lower_days"] == share["days"]:
         return f"{beginning}all {share['days']} days before."
     return f"{beginning}{share['lower_days'] or 'none'} of the {share['days']} days before."
+
+
+def long_z_sentence(share):
+    """What high_long_z_share returns, as a sentence, or None."""
+    return share and (
+        "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
+        "above 3; the usual is {usual:.1f} %.".format(**share)
+    )
+
+
+def expiration_sentence(share):
+    """What expiration_share returns, as a sentence, or None."""
+    if not share:
+        return None
+    sentence = f"Options expire on this day ({share['kind']})"
+    if "usual" in share:
+        sentence += "; on the {days} such days before, {usual:.1f} % are usual".format(**share)
+    return f"{sentence}."
 
 
 def record_sentence(page, min_record):
@@ -952,10 +1079,7 @@ def record_sentence(page, min_record):
 
 
 def median_sentence(page, after):
-    """How the median ticker did, and how many anomalies did better: a sentence, or None.
-
-    Like share_sentence, it counts all anomalies of the day, whatever the options are.
-    """
+    """How the median ticker did, and how many anomalies did better: a sentence, or None."""
     changes = {horizon: after.changes(horizon) for horizon in after.last_closes}
     medians = {horizon: median(changes[horizon]) for horizon in changes}
     known = [horizon for horizon in medians if medians[horizon] is not None]
@@ -984,18 +1108,10 @@ def number_text(number, form):
     if number is None:
         return "-"
     text = format(number, form)
-    return text if float(text) else text.lstrip("-")
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
 RULE_LENGTH = 91  # the tutorial's line of dashes, which is longer than its headings
-# The tutorial's columns after the first: field, format, width.
-COLUMNS = [("trades", ".0f", 10), ("avg_trades", ".2f", 15), ("std_trades", ".2f", 10)]
-COLUMNS += [("z_score", ".2f", 10), ("close_price", ".2f", 12), ("price_diff", ".2f", 12)]
-HEADINGS = (
-    f"{'Trades':>10}{'Avg Trades':>15}{'Std Dev':>10}{'Z-score':>10}"
-    f"{'Close Price':>12}{'Price Diff':>12}"
-)
-WIDE_HEADINGS = f"{'Record':>10}{'After 1':>11}{'After 5':>11}{'After 20':>11}  Marks"
 AFTERMATH_NOTES = """\
 Days: how many trading days later.
 Price: on the day of the anomaly, up by more than 1 %, flat, or down by more than 1 %.
@@ -1012,47 +1128,10 @@ This is no advice.
 """
 
 
-def line_of_cells(name, cells):
-    """name in a column of 10, then cells: pairs of a text and the width of its column.
-
-    A text that is too wide for its column keeps a space before it.
-    """
-    line = f"{name:<10}"
-    for text, width in cells:
-        is_apart = len(text) < width or line.endswith(" ")
-        line += f"{text:>{width}}" if is_apart else f" {text}"
-    return line
-
-
-def as_table(listings, by_ticker, is_wide=False):
-    """Yields the anomalies as the tutorial prints them. by_ticker: each listing is of a ticker."""
-    heading = f"{'Date' if by_ticker else 'Ticker':<10}{HEADINGS}{WIDE_HEADINGS if is_wide else ''}"
-    for listing in listings:
-        yield f"\nAnomalies Found for {printable(listing.title)}:\n\n"
-        yield f"{heading}\n{'-' * (len(heading) if is_wide else RULE_LENGTH)}\n"
-        for anomaly in listing.anomalies:
-            name = anomaly["date"] if by_ticker else printable(anomaly["ticker"])
-            cells = [(format(anomaly[field], form), width) for field, form, width in COLUMNS]
-            if is_wide:
-                line = line_of_cells(name, cells + wide_cells(anomaly))
-                yield f"{line}  {' '.join(anomaly['marks'])}".rstrip() + "\n"
-            else:
-                yield line_of_cells(name, cells) + "\n"
-        if listing.notes:
-            yield "\n" + "".join(f"{note}\n" for note in listing.notes)
-
-
-def as_wide_table(listings, by_ticker):
-    """Yields the text of as_table with the columns of WIDE_HEADINGS and with the notes."""
-    return as_table(listings, by_ticker, is_wide=True)
-
-
-def wide_cells(anomaly):
-    """An anomaly's cells below WIDE_HEADINGS, for line_of_cells."""
-    record, earlier_rows = anomaly["record"], anomaly["earlier_rows"]
-    is_most_ever = record is not None and record == earlier_rows
-    text = "-" if record is None else f"all {record}" if is_most_ever else str(record)
-    return [(text, 10), *((change_text(anomaly, horizon), 11) for horizon in HORIZONS)]
+def record_text(anomaly):
+    record = anomaly["record"]
+    is_most_ever = record is not None and record == anomaly["earlier_rows"]
+    return "-" if record is None else f"all {record}" if is_most_ever else str(record)
 
 
 def change_text(anomaly, horizon):
@@ -1065,17 +1144,67 @@ def change_text(anomaly, horizon):
     return number_text(change, ".2f") + ("*" if split and split <= horizon else "")
 
 
+# The columns behind the ticker or date: heading, width, and the text of an anomaly's cell.
+COLUMNS = [
+    ("Trades", 10, "{trades:.0f}".format_map),
+    ("Avg Trades", 15, "{avg_trades:.2f}".format_map),
+    ("Std Dev", 10, "{std_trades:.2f}".format_map),
+    ("Z-score", 10, "{z_score:.2f}".format_map),
+    ("Close Price", 12, "{close_price:.2f}".format_map),
+    ("Price Diff", 12, "{price_diff:.2f}".format_map),
+]
+WIDE_COLUMNS = [
+    *COLUMNS,
+    ("Record", 10, record_text),
+    ("Long Z", 10, lambda anomaly: number_text(anomaly["long_z"], ".2f")),
+    ("Dollar Volume", 17, lambda anomaly: number_text(anomaly["dollar_volume"], ",d")),
+    *((f"After {h}", 11, functools.partial(change_text, horizon=h)) for h in HORIZONS),
+    (" Marks", 0, lambda anomaly: f" {' '.join(anomaly['marks'])}"),
+]
+
+
+def line_of(name, texts, columns):
+    """name in a column of 10, then texts in columns, which are of COLUMNS or WIDE_COLUMNS.
+
+    A text that is too wide for its column keeps a space before it.
+    """
+    line = f"{name:<10}"
+    for text, (_, width, _) in zip(texts, columns):
+        is_apart = len(text) < width or line.endswith(" ")
+        line += f"{text:>{width}}" if is_apart else f" {text}"
+    return line.rstrip() + "\n"
+
+
+def as_table(listings, first="ticker", columns=COLUMNS):
+    """Yields the anomalies as the tutorial prints them. first is the field of the first column."""
+    heading = line_of(first.title(), [name for name, _, _ in columns], columns)
+    rule_length = RULE_LENGTH if columns is COLUMNS else len(heading) - 1
+    for listing in listings:
+        yield f"\nAnomalies Found for {printable(listing.title)}:\n\n"
+        yield f"{heading}{'-' * rule_length}\n"
+        for anomaly in listing.anomalies:
+            texts = [text_of(anomaly) for _, _, text_of in columns]
+            yield line_of(printable(anomaly[first]), texts, columns)
+        if listing.notes:
+            yield "\n" + "".join(f"{note}\n" for note in listing.notes)
+
+
+def as_wide_table(listings, first="ticker"):
+    """Yields the text of as_table with more columns and with the notes."""
+    return as_table(listings, first, WIDE_COLUMNS)
+
+
 def rows_for_csv_and_json(listings):
     """Yields the ANOMALY_FIELDS of each anomaly: changes without nan, and marks as text."""
     for anomaly in chain.from_iterable(listing.anomalies for listing in listings):
-        row = {field: anomaly[field] for field in ANOMALY_FIELDS}
+        row = {field: anomaly.get(field) for field in ANOMALY_FIELDS}
         for field in AFTER_FIELDS:
             if row[field] is not None and isnan(row[field]):
                 row[field] = None
         yield {**row, "marks": " ".join(anomaly["marks"])}
 
 
-def as_csv(listings, by_ticker=False):
+def as_csv(listings, first="ticker"):
     """Yields the lines of a CSV file: ANOMALY_FIELDS, and the anomalies in full precision."""
     return csv_lines(ANOMALY_FIELDS, rows_for_csv_and_json(listings))
 
@@ -1103,7 +1232,7 @@ def without_nan(row):
     }
 
 
-def as_json(listings, by_ticker=False):
+def as_json(listings, first="ticker"):
     """Yields the pieces of a JSON list of the anomalies, in full precision."""
     return json_pieces(rows_for_csv_and_json(listings))
 
@@ -1119,7 +1248,7 @@ def json_pieces(rows):
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
-# Each is called with (listings, by_ticker), even if by_ticker changes nothing.
+# Each is called with (listings, first), even if first changes nothing.
 FORMATS = {"table": as_table, "wide": as_wide_table, "csv": as_csv, "json": as_json}
 
 
@@ -1149,20 +1278,20 @@ def aftermath_table(rows, dates):
         )
 
 
-def checked_date(text):
-    """text, if it is a date written YYYY-MM-DD. Raises ValueError."""
+def is_date(text):
+    """Whether text is a date of the calendar, written YYYY-MM-DD."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-        raise ValueError
-    datetime.date.fromisoformat(text)
-    return text
+        return False
+    year, month, day = map(int, text.split("-"))
+    is_leap_year = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    days = [31, 28 + is_leap_year, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    return year > 0 and 1 <= month <= 12 and 1 <= day <= days[month - 1]
 
 
 def date_argument(text):
-    try:
-        return checked_date(text)
-    except ValueError:
-        message = f"{text[:60]!a} is not a date, write YYYY-MM-DD"
-        raise argparse.ArgumentTypeError(message) from None
+    if not is_date(text):
+        raise argparse.ArgumentTypeError(f"{text[:60]!a} is not a date, write YYYY-MM-DD")
+    return text
 
 
 def number_argument(text):
@@ -1171,7 +1300,7 @@ def number_argument(text):
     except ValueError:
         number = nan
     if not isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text[:20]!a} is not a number")
+        raise argparse.ArgumentTypeError(f"{text.strip()[:20]!a} is not a number")
     return number
 
 
@@ -1180,7 +1309,7 @@ def whole_number(least, most):
 
     def argument(text):
         if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-            message = f"{text[:20]!a} is not a whole number from {least} to {most}"
+            message = f"{text.strip()[:20]!a} is not a whole number from {least} to {most}"
             raise argparse.ArgumentTypeError(message)
         return int(text)
 
@@ -1189,26 +1318,21 @@ def whole_number(least, most):
 
 def marks_argument(text):
     """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
-    names = {mark.rstrip("?"): mark for mark in MARKS}
-    wanted = [name.strip().rstrip("?") for name in text.split(",")]
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        message = f"{unknown[0][:20]!a} is none of {', '.join(names)}"
-        raise argparse.ArgumentTypeError(message)
-    return {names[name] for name in wanted}
+    names, wanted = {mark.rstrip("?"): mark for mark in MARKS}, set()
+    for name in text.split(","):
+        if name.strip().rstrip("?") not in names:
+            message = f"{name.strip()[:20]!a} is none of {', '.join(names)}"
+            raise argparse.ArgumentTypeError(message)
+        wanted.add(names[name.strip().rstrip("?")])
+    return wanted
 
 
-# The options of lists, which --aftermath does not take, and their defaults.
-LIST_OPTIONS = {
-    "ticker": None,
-    "threshold": Z_THRESHOLD,
-    "min_trades": 0,
-    "min_price": 0,
-    "min_record": None,
-    "skip": frozenset(),
-    "sort": None,
-    "limit": None,
-}
+def types_argument(text):
+    """The set of types that text names, separated by commas."""
+    types = {name.strip() for name in text.split(",")}
+    if "" in types:
+        raise argparse.ArgumentTypeError(f"{text[:20]!a} is no type such as CS, or CS,ADRC")
+    return types
 
 
 def make_parser():
@@ -1217,28 +1341,29 @@ def make_parser():
         # Without a width, argparse imports shutil to find it, which takes 2 ms.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80),
     )
-    add = parser.add_argument
-    count_argument = whole_number(0, 999_999_999)
+    add, count = parser.add_argument, whole_number(0, 999_999_999)
     dates = "a day as YYYY-MM-DD, or the first and the last day"
     add("dates", nargs="*", type=date_argument, metavar="DATE", help=dates)
-    add("--ticker", metavar="T", help="one ticker's anomalies, on all days or on those of DATE")
     aftermath = "print what followed all anomalies, or those up to DATE"
     add("--aftermath", action="store_true", help=aftermath)
-    threshold = "list tickers with a z-score above Z (default 3)"
-    add("--threshold", type=number_argument, metavar="Z", help=threshold)
-    trades = "leave out tickers with fewer than N trades"
-    add("--min-trades", type=count_argument, metavar="N", help=trades)
-    price = "leave out tickers that closed below P dollars"
-    add("--min-price", type=number_argument, metavar="P", help=price)
-    record = "list only tickers with more trades than in each of their N previous rows"
-    add("--min-record", type=count_argument, metavar="N", help=record)
+    types = "list only tickers of a TYPE you name, such as CS (common stock) or ADRC"
     skip = "leave out tickers that have a MARK you name: split, new, thin, stale or test"
-    add("--skip", type=marks_argument, metavar="MARK[,MARK]", help=skip)
+    for name, metavar, kind, default, text in [
+        ("--ticker", "T", str, None, "one ticker's anomalies, on all days or on those of DATE"),
+        ("--threshold", "Z", number_argument, 3, "list tickers with a z-score above Z (default 3)"),
+        ("--min-trades", "N", count, 0, "leave out tickers with fewer than N trades"),
+        ("--min-price", "P", number_argument, 0, "leave out tickers that closed below P dollars"),
+        ("--min-record", "N", count, None, "leave out tickers with a record of fewer than N rows"),
+        ("--min-long-z", "Z", number_argument, None, "leave out tickers with a long z below Z"),
+        ("--min-dollars", "N", number_argument, None, "leave out dollar volumes below N"),
+        ("--type", "TYPE[,TYPE]", types_argument, frozenset(), types),
+        ("--skip", "MARK[,MARK]", marks_argument, frozenset(), skip),
+        ("--limit", "N", count, None, "print at most N anomalies of a day or ticker"),
+    ]:
+        add(name, metavar=metavar, type=kind, default=default, help=text)
     sort = "sort by FIELD, largest first, but ticker from A on (default: a day by trades, a ticker "
     sort += f"by date); FIELD is one of {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
-    limit = "print at most N anomalies of a day or ticker"
-    add("--limit", type=count_argument, metavar="N", help=limit)
     formats = "table (default); wide, with more columns; csv or json, with all columns and digits"
     add("--format", choices=FORMATS, default="table", help=formats)
     file = "the table to read (default lookup_table.pkl)"
@@ -1247,18 +1372,13 @@ def make_parser():
 
 
 def parse_arguments(argv):
-    parser, words = make_parser(), []
-    for word in sys.argv[1:] if argv is None else argv:
-        # argparse would read a negative number such as -1e9 as an option.
-        if words and words[-1] in ("--threshold", "--min-price") and re.match(r"-[\d.]", word):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
+    parser, words = make_parser(), sys.argv[1:] if argv is None else argv
+    # argparse would read a negative number such as -1e9 as an option, but not one after a space.
+    words = [f" {word}" if re.match(r"-[\d.]", word) else word for word in words]
     options = parser.parse_args(words)
-    for name, default in LIST_OPTIONS.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-        elif options.aftermath:
+    for name, value in vars(options).items():
+        for_aftermath = name in ("dates", "aftermath", "format", "table")
+        if options.aftermath and not for_aftermath and value != parser.get_default(name):
             parser.error(f"--aftermath takes no --{name.replace('_', '-')}")
     if options.aftermath and (len(options.dates) > 1 or options.format == "wide"):
         parser.error("--aftermath takes at most one DATE, and no --format wide")
@@ -1267,6 +1387,7 @@ def parse_arguments(argv):
     if len(options.dates) == 2 and options.dates[0] > options.dates[1]:
         parser.error(f"{options.dates[0]} is after {options.dates[1]}")
     options.needs_marks = options.format != "table" or bool(options.skip)
+    options.needs_type = options.format in ("csv", "json") or bool(options.type)
     options.needs_after = options.format != "table" or options.sort in AFTER_FIELDS
     return options
 
@@ -1292,16 +1413,20 @@ def select_sessions(table, dates):
 
 def nearest_date(dates, date):
     """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
-    day = datetime.date.fromisoformat(date)
-    return min(dates, key=lambda each: abs(datetime.date.fromisoformat(each) - day))
+    from datetime import date as day
+
+    wanted = day.fromisoformat(date)
+    return min(dates, key=lambda each: abs(day.fromisoformat(each) - wanted))
 
 
 def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
-    if (options.aftermath or options.min_record) and not table.has_facts:
+    needs_facts = options.aftermath or options.min_record or options.type
+    needs_facts = needs_facts or options.min_long_z is not None or options.min_dollars is not None
+    if needs_facts and not table.has_facts:
         raise NoDataError(
-            f"{table.name} is a plain pickle: --aftermath and --min-record need a table that "
-            "build-lookup-table.py wrote"
+            f"{table.name} is a plain pickle: --aftermath, --min-record, --min-long-z, "
+            "--min-dollars and --type need a table that build-lookup-table.py wrote"
         )
     if options.aftermath:
         return answer_aftermath(table, options)
@@ -1310,7 +1435,7 @@ def answer(table, options):
         listings = [list_ticker(table, options.ticker, sessions, options)]
     else:
         listings = list_days(table, sessions, options)
-    return FORMATS[options.format](listings, by_ticker=options.ticker is not None)
+    return FORMATS[options.format](listings, "ticker" if options.ticker is None else "date")
 
 
 def answer_aftermath(table, options):
@@ -1333,9 +1458,6 @@ def print_answer(options):
 def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if sys.stdout is None:
-        print_to_stderr("output not written: stdout is closed")
-        return 1
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -1,5 +1,6 @@
 """The builder: what it reads, the numbers it writes, and what it refuses."""
 
+import csv
 import errno
 import gzip
 import json
@@ -13,13 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes.made_up_market import made_up_market
-from fakes.made_up_table import DATES, ROWS, made_up_table
 from helpers.flat_files import (
     HEADER,
     flat_row,
@@ -46,12 +45,12 @@ from helpers.scripts import (
 from helpers.terminal import run_on_terminal
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.verify_numbers import PAGE_COLUMNS, read_parts
+from tools import verify_numbers
 from witnesses import reference
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-TOLERANCE = Fraction(1, 10**12)
+FLAT = Path("flat")
 # fmt: off
 ODD_TICKERS = [
     "NA", "NAN", "TRUE", "INF", "E", "ON", "DEC", "None", "null", "#N/A", "1", "007", "1e5", "-inf",
@@ -65,46 +64,46 @@ def built(data_dir, *options):
     return load_table(build_table(data_dir, "lookup_table.pkl", *options))
 
 
-def table_of(days, *options):
-    """The table of {day: rows}, built in a folder of its own."""
+def verified(market, window=5, listed=(), splits=()):
+    """(table, parts) of a market, each number of which is that of the reference.
+
+    avg_trades and std_trades are within 1e-12 of the exact value, long_z within 1e-6, the rest is
+    the same to the bit. listed and splits are the lines of the reference lists.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        flat_files = write_flat_files(Path(folder) / "flat", days)
-        return load_table(build_table(flat_files, Path(folder) / "table.pkl", *options))
+        data_dir = write_flat_files(Path(folder), market)
+        write_lists(data_dir, listed, splits)
+        path = build_table(data_dir, Path(folder) / "lookup_table.pkl", "--window", window)
+        table, parts = load_table(path), verify_numbers.read_parts(path.read_bytes())
+    facts = reference.Table(as_written(market), window, listed, splits)
+    assert verify_numbers.largest_error(facts, table) <= 1e-12
+    verify_numbers.compare_parts(parts, table, facts)
+    return table, parts
 
 
-def days_in_a_row(trades, closes=None):
-    """{day: rows} of one ticker, A, over as many days of August 2024."""
-    closes = closes or [1] * len(trades)
+def as_written(market):
+    """The market as verify_numbers.read_market reads it: with an open, and a volume of 1000."""
     return {
-        f"2024-08-{n:02}": [("A", *of_day)] for n, of_day in enumerate(zip(trades, closes), start=1)
+        day: [(*row[:2], row[-2] if len(row) == 4 else row[-1], row[-1], 1000) for row in rows]
+        for day, rows in market.items()
+        if rows
     }
 
 
-def same(number, other):
-    return number == other or (number != number and other != other)
+def write_lists(data_dir, listed=(), splits=()):
+    headers = {"tickers": "ticker,name,type", "splits": "ticker,execution_date,split_from,split_to"}
+    for (name, header), lines in zip(headers.items(), (listed, splits)):
+        if lines:
+            (data_dir / "reference").mkdir(parents=True, exist_ok=True)
+            with open(data_dir / "reference" / f"{name}.csv", "w", newline="") as file:
+                csv.writer(file).writerows([header.split(","), *lines])
 
 
-def near(number, exact):
-    return abs(Fraction(number) - exact) <= TOLERANCE * abs(exact)
-
-
-def is_change(price_diff, previous, close):
-    """Is price_diff the change from previous to close in percent?"""
-    if previous == 0:
-        return same(price_diff, math.inf if close > 0 else math.nan)
-    previous, close = Fraction(previous), Fraction(close)
-    return near(price_diff, (close - previous) / previous * 100)
-
-
-def is_mean(avg_trades, earlier):
-    return near(avg_trades, Fraction(sum(earlier), len(earlier)))
-
-
-def is_deviation(std_trades, earlier):
-    """Is std_trades the sample standard deviation of earlier? Its square tells, without a root."""
-    mean = Fraction(sum(earlier), len(earlier))
-    variance = sum((trades - mean) ** 2 for trades in earlier) / (len(earlier) - 1)
-    return std_trades >= 0 and near(Fraction(std_trades) ** 2, variance)
+def days_in_a_row(trades, closes=None):
+    """{day: rows} of one ticker, A, over as many days from 2024-03-01 on."""
+    closes = closes or [1] * len(trades)
+    days = np.arange(len(trades)) + np.datetime64("2024-03-01")
+    return {str(day): [("A", *of_day)] for day, of_day in zip(days, zip(trades, closes))}
 
 
 @st.composite
@@ -128,30 +127,13 @@ def markets(draw):
 
 
 @given(market=markets(), window=st.integers(2, 7))
-def test_every_number_is_within_1e_12_of_the_exact_one(market, window):
-    histories = {}
-    for day, rows in market.items():
-        for ticker, trades, close in rows:
-            histories.setdefault(ticker, []).append((day, trades, close))
+def test_every_number_is_that_of_the_reference(market, window):
+    verified(market, window)
 
-    table = table_of(market, "--window", window)
 
-    assert list(table) == list(histories)
-    for ticker, history in histories.items():
-        assert list(table[ticker]) == [day for day, _, _ in history]
-        for i, (day, trades, close) in enumerate(history):
-            stats = table[ticker][day]
-            assert (stats["trades"], stats["close_price"]) == (trades, close)
-            if i == 0:
-                assert math.isnan(stats["price_diff"])
-            else:
-                assert is_change(stats["price_diff"], history[i - 1][2], close)
-            if i < window:
-                assert stats["avg_trades"] is None and stats["std_trades"] is None
-            else:
-                earlier = [trades for _, trades, _ in history[i - window : i]]
-                assert is_mean(stats["avg_trades"], earlier)
-                assert is_deviation(stats["std_trades"], earlier)
+@pytest.mark.parametrize(("seed", "window"), [(1, 5), (2, 10), (3, 2)])
+def test_the_numbers_of_long_histories_are_those_of_the_reference(seed, window):
+    verified(made_up_market(seed, days=150, tickers=50), window)
 
 
 def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_table):
@@ -168,29 +150,14 @@ def test_a_row_of_the_sample_market_is_pickled_as_the_docstring_shows(sample_tab
 
 
 def test_a_day_is_not_part_of_its_own_baseline():
-    stats = table_of(days_in_a_row([*USUAL, 10**6]))["A"]["2024-08-06"]
+    stats = verified(days_in_a_row([*USUAL, 10**6]))[0]["A"]["2024-03-06"]
     assert (stats["trades"], stats["avg_trades"], stats["std_trades"]) == (10**6, 100, 20)
 
 
 def test_price_diff_is_in_percent_and_nan_in_a_tickers_first_row():
-    days = table_of(days_in_a_row([1, 1, 1], [8, 10, 5]))["A"]
+    days = verified(days_in_a_row([1, 1, 1], [8, 10, 5]))[0]["A"]
     first, second, third = (stats["price_diff"] for stats in days.values())
     assert math.isnan(first) and (second, third) == (25, -50)
-
-
-def test_after_a_close_of_zero_the_change_is_infinite_or_nan():
-    days = table_of(days_in_a_row([1, 1, 1, 1], [0, 0, 3, 0]))["A"]
-    changes = [stats["price_diff"] for stats in days.values()]
-    assert math.isnan(changes[0]) and math.isnan(changes[1])
-    assert changes[2:] == [math.inf, -100]
-
-
-def test_a_change_too_large_for_a_float_is_infinite_without_a_warning():
-    market = days_in_a_row([1, 1, 1], [5e-324, 1.7e308, 5e-324])
-    result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
-    assert result.stderr == "1 tickers, 3 days, 3 rows, 0.0 MB\n"
-    _, up, down = (stats["price_diff"] for stats in load_table()["A"].values())
-    assert (up, down) == (math.inf, -100)
 
 
 def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
@@ -199,7 +166,7 @@ def test_tickers_stand_in_the_order_in_which_the_files_first_name_them():
         "2024-08-02": [("Z", 1, 1), ("A", 1, 1), ("AAp", 1, 1)],
         "2024-08-05": [("A", 1, 1), ("C", 1, 1), ("B", 1, 1)],
     }
-    assert list(table_of(market)) == ["B", "AAp", "Z", "A", "C"]
+    assert list(verified(market)[0]) == ["B", "AAp", "Z", "A", "C"]
 
 
 def test_dates_stand_in_order_whatever_the_order_of_the_rows():
@@ -227,30 +194,17 @@ def test_a_hidden_file_and_a_folder_named_like_a_flat_file_are_not_read(market_f
     assert list(built(market_folder)) == list(MARKET)
 
 
-def test_a_folder_that_is_linked_in_a_loop_is_read_once(market_folder):
-    os.symlink(".", market_folder / "loop")
-    os.symlink("..", write_file(market_folder / "08/x.txt", "").parent / "back")
-    result = build(market_folder, "lookup_table.pkl")
-    assert (result.returncode, result.stdout.count("Processing")) == (0, 6)
-
-
 def test_the_tutorials_lines_are_on_stdout_and_the_summary_on_stderr(market_folder):
     result = run("build-lookup-table.py")
-
     assert result.returncode == 0
-    assert result.stdout == (
-        "Starting to process files...\n"
-        "Processing 2024-08-01.csv\n"
-        "Processing 2024-08-02.csv\n"
-        "Processing 2024-08-05.csv\n"
-        "Processing 2024-08-06.csv\n"
-        "Processing 2024-08-07.csv\n"
-        "Processing 2024-08-08.csv\n"
-        "Finished processing files.\n"
-        "Building lookup table...\n"
-        "Lookup table built successfully.\n"
-        "Lookup table saved to 'lookup_table.pkl'.\n"
-    )
+    assert result.stdout.splitlines() == [
+        "Starting to process files...",
+        *(f"Processing {day}.csv" for day in DAYS),
+        "Finished processing files.",
+        "Building lookup table...",
+        "Lookup table built successfully.",
+        "Lookup table saved to 'lookup_table.pkl'.",
+    ]
     # Eight tickers on all six days, NEW on two of them and GONE on five.
     size = os.path.getsize("lookup_table.pkl") / 1e6
     assert result.stderr == f"10 tickers, 6 days, 55 rows, {size:.1f} MB\n"
@@ -259,39 +213,24 @@ def test_the_tutorials_lines_are_on_stdout_and_the_summary_on_stderr(market_fold
 
 def test_on_a_terminal_progress_is_shown_instead_of_the_files_lines(market_folder):
     result = run_on_terminal(command("build-lookup-table.py"))
-
-    assert result.returncode == 0
-    assert result.stdout.splitlines() == [
-        "Starting to process files...",
-        "Finished processing files.",
-        "Building lookup table...",
-        "Lookup table built successfully.",
-        "Lookup table saved to 'lookup_table.pkl'.",
-    ]
-    for step in ("Reading", "Writing tickers", "Writing days"):
+    assert (result.returncode, "Processing" in result.stdout) == (0, False)
+    for step in ("Reading", "Computing", "Writing tickers", "Writing days"):
         assert f"{step}: 100%" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("10 tickers, 6 days, 55 rows, ")
 
 
 def test_the_json_is_the_same_table_with_null_for_what_is_not_finite(market_folder):
-    def nulled(stats):
-        return {
-            key: value if value is None or math.isfinite(value) else None
-            for key, value in stats.items()
-        }
-
     write_flat_files(market_folder, {"2024-08-09": [("ZERO", 1, 5)]})  # a change of inf
     result = run("build-lookup-table.py", "--json")
-
     assert "Lookup table saved to 'lookup_table.json'.\n" in result.stdout
     table = load_table()
     assert table["ZERO"]["2024-08-09"]["price_diff"] == math.inf
+    for days in table.values():
+        for stats in days.values():
+            if not math.isfinite(stats["price_diff"]):
+                stats["price_diff"] = None
     as_json = strict_json(Path("lookup_table.json").read_text(encoding="utf-8"))
-    assert list(as_json) == list(table)
-    assert as_json == {
-        ticker: {day: nulled(stats) for day, stats in days.items()}
-        for ticker, days in table.items()
-    }
+    assert (list(as_json), as_json) == (list(table), table)
 
 
 def test_an_output_that_is_a_link_is_written_to_the_linked_file(market_folder):
@@ -326,85 +265,156 @@ def test_wrong_usage_ends_with_status_2(market_folder, arguments):
 
 def parts_of(path="lookup_table.pkl"):
     """The parts of the table in the file at path behind the dict."""
-    return read_parts(Path(path).read_bytes())
+    return verify_numbers.read_parts(Path(path).read_bytes())
 
 
-def named(row):
-    """A row of a day page as {column: number}."""
-    return dict(zip(PAGE_COLUMNS, row))
+def column_of(parts, name, ticker="A"):
+    index = list(verify_numbers.PAGE_COLUMNS).index(name)
+    return [page[ticker][index] for page in parts.pages.values()]
 
 
-def test_the_file_has_exactly_the_bytes_of_the_documented_layout():
-    opens = {"A": [1.0, 1.0, 1.25, 1.5], "B": [None] * 4}
-    market = {
-        date: [(ticker, rows[i][0], opens[ticker][i], rows[i][1]) for ticker, rows in ROWS.items()]
-        for i, date in enumerate(DATES)
-    }
-    built(write_flat_files(Path("flat"), market), "--window", 2)
-    assert Path("lookup_table.pkl").read_bytes() == made_up_table()
+def exact_long_z(earlier, trades):
+    """long_z by its definition, with sums that are rounded only once."""
+    xs = [math.log1p(x) for x in earlier]
+    mean = math.fsum(xs) / len(xs)
+    variance = math.fsum((x - mean) ** 2 for x in xs) / (len(xs) - 1)
+    return (math.log1p(trades) - mean) / math.sqrt(variance)
 
 
-@pytest.mark.parametrize(("seed", "window"), [(1, 5), (2, 5), (3, 10), (4, 2), (5, 3)])
-def test_the_facts_of_every_row_are_those_of_the_reference(seed, window):
-    market = made_up_market(seed, days=150, tickers=50)
-    reference_table = reference.Table(market, window)
-    built(write_flat_files(Path("flat"), market), "--window", window)
+@given(st.lists(st.integers(0, 50) | st.integers(0, 2**31 - 1), min_size=62, max_size=80))
+def test_long_z_is_over_the_60_rows_before_or_all_of_20_and_more(trades):
+    _, parts = verified(days_in_a_row(trades))
+    found = column_of(parts, "long_z")
+    assert all(math.isnan(long_z) for long_z in found[:20])
+    for i in (20, 59, 60, 61):
+        earlier = trades[max(0, i - 60) : i]
+        if len(set(earlier)) > 1:
+            exact = exact_long_z(earlier, trades[i])
+            assert abs(found[i] - exact) <= 1e-6 * max(1, abs(exact))
 
-    parts = parts_of()
-    assert parts.window == window
-    assert list(parts.pickled_rows) == list(reference_table.tickers)
-    for date in reference_table.days:
-        rows = reference_table.rows[date]
-        assert set(parts.pages[date]) == set(rows)
-        for ticker, numbers in parts.pages[date].items():
-            found, row = named(numbers), rows[ticker]
-            assert (found["trades"], found["close_price"]) == (row.trades, row.close_price)
-            assert repr(found["price_diff"]) == repr(row.price_diff)
-            assert found["record"] == row.record
-            assert found["earlier_rows"] == row.earlier_rows
-            assert found["baseline_days"] == (row.baseline_days or 0)
-            assert repr(found["gap"]) == repr(math.nan if row.gap is None else row.gap)
-            if row.avg_trades is None:
-                assert math.isnan(found["avg_trades"]) and math.isnan(found["std_trades"])
-            else:
-                assert found["avg_trades"] == float(row.avg_trades)
-                assert near(found["std_trades"], Fraction(reference.std_trades(row)))
-    for ticker, rows in reference_table.tickers.items():
-        gaps = [math.nan if row.gap is None else row.gap for row in rows]
-        assert repr(list(parts.gaps[ticker])) == repr(gaps)
+
+def test_after_equal_trades_there_is_no_long_z_and_after_nearly_equal_ones_an_exact_one():
+    flat, near = 10**6, 10**6 + 5000  # a deviation of 0.0006 in logarithms
+    trades = [flat] * 25 + [near] + [flat] * 60 + [near]
+    _, parts = verified(days_in_a_row(trades))
+    found = column_of(parts, "long_z")
+    unknown = [i for i, long_z in enumerate(found) if math.isnan(long_z)]
+    assert unknown == [*range(26), 86]  # the last row follows 60 equal ones
+    exact = exact_long_z(trades[20:80], flat)
+    assert abs(found[80] - exact) <= 1e-6
+
+
+def test_a_long_z_counts_as_high_if_it_rounds_to_more_than_3():
+    earlier = [100, 10_000] * 30
+    # Mean 6.91 and deviation 2.317 of the logarithms: 3 is at 13.866, or 1,051,500 trades.
+    trades = range(1_040_000, 1_060_000, 50)
+    dates = list(days_in_a_row([0] * 61))
+    days = {date: [(f"T{n}", earlier[i], 1) for n in trades] for i, date in enumerate(dates[:60])}
+    _, parts = verified({**days, dates[60]: [(f"T{n}", n, 1) for n in trades]})
+    high = [n for n in trades if round(exact_long_z(earlier, n), 4) > 3]
+    assert 100 < len(high) < 300
+    assert parts.counts[dates[60]][3:] == (len(trades), len(high))
+
+
+@pytest.mark.parametrize(
+    ("volume", "dollars"),
+    [("1000.5", 2001), ("0", 0), ("", None), ("nan", None), ("-1", None), ("x", None)],
+)
+def test_dollar_volume_is_volume_times_close(volume, dollars):
+    text = flat_text([("A", 3, 2), ("B", 3, 2)], DAYS[0]).replace("A,1000,", f"A,{volume},")
+    write_file(FLAT / f"{DAYS[0]}.csv", text)
+    built(FLAT)
+    for ticker, expected in (("A", dollars), ("B", 2000)):
+        (found,) = column_of(parts_of(), "dollar_volume", ticker)
+        assert math.isnan(found) if expected is None else found == expected
 
 
 # The text of the second row's open, and the gap that it makes after a close of 2.
-OPENS = {
-    "3": 50,
-    "3.0": 50,
-    " 3 ": 50,
-    "": math.nan,
-    "0": math.nan,
-    "-3": math.nan,
-    "nan": math.nan,
-    "NA": math.nan,
-    "inf": math.nan,
-    "abc": math.nan,
-    "True": math.nan,
-}
+OPENS = {"3": 50, "3.0": 50, " 3 ": 50}
+OPENS |= dict.fromkeys(["", "0", "-3", "nan", "NA", "inf", "abc", "True"], math.nan)
 
 
 @pytest.mark.parametrize("text", OPENS)
-@pytest.mark.parametrize("spelling", ["plain", "quoted"])
-def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(text, spelling):
-    write_file(Path("flat/2024-08-01.csv"), flat_text([("A", 3, 2), ("B", 3, 2)], "2024-08-01"))
-    lines = [HEADER]
-    for ticker, opened in (("A", text), ("B", 4)):
-        # A quote anywhere in the file has it read line by line.
-        name = f'"{ticker}"' if spelling == "quoted" else ticker
-        lines.append(f"{name},1000,{opened},2,2,2,{window_start('2024-08-02')},3")
-    write_file(Path("flat/2024-08-02.csv"), "\n".join([*lines, ""]))
-    result = build("flat", "lookup_table.pkl")
-    assert result.stderr == "2 tickers, 2 days, 4 rows, 0.0 MB\n"
-    gap_of_a, gap_of_b = (gaps[1] for gaps in parts_of().gaps.values())
-    assert gap_of_b == 100
-    assert same(gap_of_a, OPENS[text])
+@pytest.mark.parametrize("name", ["A", '"A"'])  # quotes have a file read line by line
+def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(name, text):
+    write_file(FLAT / "2024-08-01.csv", flat_text([("A", 3, 2)], "2024-08-01"))
+    line = f"{name},1000,{text},2,2,2,{window_start('2024-08-02')},3"
+    write_file(FLAT / "2024-08-02.csv", f"{HEADER}\n{line}\n")
+    result = build(FLAT, "lookup_table.pkl")
+    assert result.stderr == "1 tickers, 2 days, 2 rows, 0.0 MB\n"
+    gap = column_of(parts_of(), "gap")[1]
+    assert gap == OPENS[text] or (math.isnan(gap) and math.isnan(OPENS[text]))
+
+
+# Types, names and splits
+
+LISTED = [
+    ("AAA", "Triple A, Inc.", "CS"),
+    ("AAA.WS", "Triple A  Warrants", "WARRANT"),
+    ("NEW", "New Name Corp", "CS"),  # renamed: who has the ticker today stands first
+    ("GONE", "Gone Ltd", "CS"),  # delisted
+    ("NEW", "Old Name Corp", "ETF"),
+    ("NAMELESS", "", ""),
+    ("OTHER", "In no flat file", "CS"),
+]
+SPLITS = [
+    ("GONE", "2024-08-05", "20", "1.0"),
+    ("AAA", "2024-08-06", "1", "1.5"),
+    ("AAA", "2024-08-01", "1", "10"),
+    ("AAA", "2024-08-06", "1", "3"),  # a duplicate that differs
+    ("GONE", "2024-08-05", "20", "1"),
+    ("NEW", "2024-08-05", "3", "2"),  # two on one day
+    ("AAA", "2024-07-31", "1", "2"),  # before the first day
+    ("AAA", "2024-08-09", "1", "2"),  # after the last
+    ("OTHER", "2024-08-05", "1", "2"),
+]
+LIST_MARKET = {
+    day: [(ticker, 5, 1) for ticker in ("GONE", "AAA", "AAA.WS", "NEW", "NAMELESS", "UNKNOWN")]
+    for day in DAYS
+}
+
+
+def test_the_table_has_its_tickers_types_names_and_splits():
+    write_lists(write_flat_files(FLAT, LIST_MARKET), LISTED, SPLITS)
+    assert "warning" not in build(FLAT, "lookup_table.pkl").stderr
+    assert parts_of().listed == {
+        "GONE": ("CS", "Gone Ltd"),
+        "AAA": ("CS", "Triple A, Inc."),
+        "AAA.WS": ("WARRANT", "Triple A Warrants"),
+        "NEW": ("CS", "New Name Corp"),
+        "NAMELESS": (None, None),
+        "UNKNOWN": (None, None),
+    }
+    assert parts_of().splits == [
+        ("GONE", "2024-08-05", "20", "1"),
+        ("AAA", "2024-08-01", "1", "10"),
+        ("AAA", "2024-08-06", "1", "1.5"),
+        ("NEW", "2024-08-05", "3", "2"),
+    ]
+
+
+# A list's name and bytes, and a part of the warning.
+BAD_LISTS = {
+    "no such column": ("tickers", b"ticker,name\nAAA,A\n", "no column 'type'"),
+    "not UTF-8": ("tickers", b"ticker,name,type\nAAA,\xff,CS\n", "utf-8"),
+    "an open quote": ("splits", b'ticker\n"', "unexpected end"),
+    "bad tickers": ("tickers", b"ticker,name,type\nAAA\n,x,CS\nAAA,\x1b[1m,CS\n", "sense: 3"),
+    "bad splits": (
+        "splits",
+        b"ticker,execution_date,split_from,split_to\nAAA,8/5/2024,1,2\nAAA,2024-08-05,0,2\n",
+        "sense: 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "part"), BAD_LISTS.values(), ids=BAD_LISTS)
+def test_what_is_bad_in_a_list_is_left_out_with_a_warning(name, content, part):
+    write_file(write_flat_files(FLAT, LIST_MARKET) / f"reference/{name}.csv", content)
+    result = build(FLAT, "lookup_table.pkl")
+    warning, _ = result.stderr.splitlines()
+    assert (result.returncode, part in warning) == (0, True)
+    assert warning.startswith(f"warning: flat/reference/{name}.csv")
+    assert (set(parts_of().listed.values()), parts_of().splits) == ({(None, None)}, [])
 
 
 # Counts of anomalies
@@ -413,46 +423,30 @@ def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(text, spelling):
 def exact_cases(window):
     """Baselines and a next row's trades, whose z is exactly 3: [[*baseline, trades], ...].
 
-    Let S be the sum of a baseline's n numbers x, and Q the sum of all (n*x - S)**2. Then
-    n * trades - S must be 3 * sqrt(Q / (n - 1)). All of this is done in whole numbers.
+    With as many numbers d below m as above it, and one m, the mean is m and the deviation d.
     """
-    rng = np.random.default_rng(window)
-    baselines = rng.integers(0, 50, (400_000, window))
-    sums = baselines.sum(axis=1)
-    variances, rest = np.divmod(((window * baselines - sums[:, None]) ** 2).sum(axis=1), window - 1)
-    roots = np.round(np.sqrt(variances)).astype("int64")
-    trades, also_rest = np.divmod(sums + 3 * roots, window)
-    is_exact = (rest == 0) & (also_rest == 0) & (roots**2 == variances) & (roots > 0)
-    cases = np.column_stack([baselines, trades])[is_exact]
-    return np.unique(cases, axis=0)[:400].tolist()
+    if window == 10:
+        return [[*TEN, 68]]
+    shape = [-1] * (window // 2) + [0] + [1] * (window // 2)
+    return [
+        [*(m + d * x for x in shape), m + 3 * d] for m in range(50, 150) for d in (1, 7, 13, 31)
+    ]
 
 
-def found_on(date):
-    """{ticker: z} of the anomalies that the querier finds, and what the index counts."""
-    result = query("lookup_table.pkl", date, "--format", "json")
-    assert (result.returncode, result.stderr) == (0, "")
-    found = {anomaly["ticker"]: anomaly["z_score"] for anomaly in json.loads(result.stdout)}
-    return found, parts_of().counts[date]
-
-
-@pytest.mark.parametrize("window", [3, 4, 5, 7, 10, 17])
+@pytest.mark.parametrize("window", [3, 5, 7, 10, 17])
 def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
     cases = exact_cases(window)
-    assert len(cases) > 20
-    if window == 10:
-        cases.append([*TEN, 68])
     # Each case once as it is, and once with one trade more.
     tickers = {f"T{n}": case for n, case in enumerate(cases)}
     tickers.update({f"U{n}": [*case[:-1], case[-1] + 1] for n, case in enumerate(cases)})
+    dates = list(days_in_a_row([0] * (window + 1)))
     market = {
-        f"2024-08-{day + 1:02}": [(ticker, case[day], 1) for ticker, case in tickers.items()]
-        for day in range(window + 1)
+        date: [(t, case[i], 1) for t, case in tickers.items()] for i, date in enumerate(dates)
     }
-    built(write_flat_files(Path("flat"), market), "--window", window)
-
-    found, counts = found_on(f"2024-08-{window + 1:02}")
-    assert set(found) == {ticker for ticker in tickers if ticker[0] == "U"}
-    assert counts == (len(tickers), len(tickers), len(cases))
+    built(write_flat_files(FLAT, market), "--window", window)
+    found = json.loads(query("lookup_table.pkl", dates[-1], "--format", "json").stdout)
+    assert {row["ticker"] for row in found} == {ticker for ticker in tickers if ticker[0] == "U"}
+    assert parts_of().counts[dates[-1]][:3] == (len(tickers), len(tickers), len(cases))
 
 
 # What real flat files hold
@@ -460,54 +454,41 @@ def test_a_z_of_exactly_three_is_no_anomaly_at_any_window(window):
 
 def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
     rows = [flat_row("A", 1, 1, "2019-08-12"), flat_row("B", 2, 2, "2019-08-13")]
-    write_file(Path("flat/2019-08-12.csv"), "\n".join([HEADER, *rows, ""]))
-    write_file(Path("flat/2019-08-13.csv"), flat_text([("B", 3, 3)], "2019-08-13"))
-
-    result = build("flat", "lookup_table.pkl")
-
-    table = load_table()
-    assert {ticker: list(days) for ticker, days in table.items()} == {
-        "A": ["2019-08-12"],
-        "B": ["2019-08-12", "2019-08-13"],
-    }
-    assert table["B"]["2019-08-13"]["trades"] == 3
+    path = write_file(FLAT / "2019-08-12.csv", "\n".join([HEADER, *rows, ""]))
+    write_file(FLAT / "2019-08-13.csv", flat_text([("B", 3, 3)], "2019-08-13"))
+    result = build(FLAT, "lookup_table.pkl")
+    days = {ticker: list(days) for ticker, days in load_table().items()}
+    assert days == {"A": ["2019-08-12"], "B": ["2019-08-12", "2019-08-13"]}
+    assert load_table()["B"]["2019-08-13"]["trades"] == 3
     warning, _ = result.stderr.splitlines()
-    assert warning == (
-        "warning: flat/2019-08-12.csv: the day in the name is used, although 1 rows say another, "
-        "first 2019-08-13"
-    )
+    assert warning.startswith(f"warning: {path}: the day in the name is used, although 1 rows ")
 
 
 @pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "0001-01-01", "2024-02-30"])
 def test_a_name_that_is_no_plausible_day_does_not_count(name):
-    write_file(Path(f"flat/{name}.csv"), flat_text([("A", 1, 1)], "2024-08-02"))
-    assert list(built("flat")["A"]) == ["2024-08-02"]
+    write_file(FLAT / f"{name}.csv", flat_text([("A", 1, 1)], "2024-08-02"))
+    assert list(built(FLAT)["A"]) == ["2024-08-02"]
 
 
-def test_of_different_rows_for_a_day_the_last_counts_with_a_warning():
+def test_of_several_rows_for_a_day_the_last_counts_with_a_warning():
     market = {
         "2024-08-01": [("B", 1, 1), ("A", 1, 1), ("B", 2, 1)],
         "2024-08-02": [("A", 5, 1), ("A", 5, 2), ("A", 5, 3)],
     }
-    result = build(write_flat_files(Path("flat"), market), "lookup_table.pkl")
-
+    result = build(write_flat_files(FLAT, market), "lookup_table.pkl")
     table = load_table()
     assert table["B"]["2024-08-01"]["trades"] == 2
     assert table["A"]["2024-08-02"]["close_price"] == 3
     warning, _ = result.stderr.splitlines()
-    assert warning == (
-        "warning: 3 rows differ from a later one of the same ticker and date, first "
-        "B on 2024-08-01: the last one is used"
-    )
+    assert warning.startswith("warning: 3 rows ") and "B on 2024-08-01" in warning
 
 
 def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
-    for name, text in {"2024-08-09.csv": HEADER, "2024-08-12.csv": f"{HEADER}\n"}.items():
-        write_file(market_folder / name, text)
-    result = build(market_folder, "lookup_table.pkl")
-    first, second, summary = result.stderr.splitlines()
-    assert first.startswith(f"warning: {market_folder / '2024-08-09.csv'}: no rows")
-    assert second.startswith(f"warning: {market_folder / '2024-08-12.csv'}: no rows")
+    paths = [market_folder / "2024-08-09.csv", market_folder / "2024-08-12.csv"]
+    for path, end in zip(paths, ("", "\n")):
+        write_file(path, HEADER + end)
+    *warnings, summary = build(market_folder, "lookup_table.pkl").stderr.splitlines()
+    assert warnings == [f"warning: {path}: no rows below the header, skipped" for path in paths]
     assert summary.startswith("10 tickers, 6 days, 55 rows, ")
 
 
@@ -550,33 +531,8 @@ MINUTES = GOOD + GOOD.splitlines()[1].replace(NANOSECONDS, f"{NANOSECONDS[:-11]}
 
 
 BAD_VALUES = {
-    "transactions": [
-        "",
-        " ",
-        "-1",
-        "inf",
-        "nan",
-        "NA",
-        "True",
-        "many",
-        "1_000",
-        "1.5",
-        "2147483648",
-    ],
-    "close": [
-        "",
-        "-1",
-        "-inf",
-        "nan",
-        "None",
-        "abc",
-        "1e999",
-        "0x10",
-        "1.2.3",
-        "٣",
-        "--1",
-        "9" * 999,
-    ],
+    "transactions": ["", " ", "-1", "inf", "nan", "NA", "many", "1_000", "1.5", "2147483648"],
+    "close": ["", "-1", "nan", "abc", "1e999", "0x10", "1.2.3", "٣", "--1", "9" * 999],
     "window_start": ["", "-1", "2024-08-02", NANOSECONDS[:-9], NANOSECONDS[:-3], "9" * 30],
     "ticker": ["", "B" * 40, "B\x1b[31m", "B\u202e", "B\0"],
 }
@@ -613,7 +569,6 @@ BAD_FILE = {
     "a column twice": (GOOD.replace("open", "close"), "each of these columns once: close; "),
     "semicolons": (GOOD.replace(",", ";"), "it has ticker;volume"),
     "a long header with control characters": ("\x1b[31m," * 50_000 + "\n", r"has \x1b[31m, "),
-    "a quote in the header that is not closed": (f'"{GOOD}', "line 1: unexpected end"),
     "UTF-16": (GOOD.encode("utf-16"), "must have each of these columns once: ticker, "),
     "an error page of S3": ("<?xml?>\n<Error><Code>AccessDenied</Code>", "page", "'AccessDenied'"),
     "a web page": ("<html>403 Forbidden</html>", "error page of a server"),
@@ -641,7 +596,7 @@ def refuse(empty_folder):
 
 def write_between_good_files(content, suffix=".csv"):
     """The path of a file with content that has a good one on either side."""
-    write_flat_files(Path("flat"), {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
+    write_flat_files(FLAT, {day: [("A", 2, 2)] for day in ("2024-08-01", "2024-08-05")})
     return write_file(Path("flat/2024-08-02.csv"), content).rename(f"flat/2024-08-02{suffix}")
 
 
@@ -656,7 +611,7 @@ def test_a_gz_that_unpacks_to_gigabytes_is_refused_in_bounded_memory():
     # A hundred members of 25 MB: 2.4 MB that unpack to 2.5 GB.
     member = gzip.compress(bytes(25 * 10**6), 9)
     assert len(member * 100) < 2.5e6
-    Path("flat").mkdir()
+    FLAT.mkdir()
     Path("flat/2024-08-02.csv.gz").write_bytes(member * 100)
     status, line, megabytes = run_measured("build-lookup-table.py", "--data-dir", "flat")
     assert (status, line.count("\n")) == (1, 1)
@@ -664,14 +619,10 @@ def test_a_gz_that_unpacks_to_gigabytes_is_refused_in_bounded_memory():
     assert megabytes < 500
 
 
-def test_control_characters_in_a_files_name_are_escaped(refuse):
-    name = "2024-08-02\x1b[31m\n\x9b.csv"
-    write_file(Path("flat") / name, GOOD)
-    result = build("flat", "lookup_table.pkl")
+def test_control_characters_in_a_files_name_are_escaped():
+    write_file(FLAT / "2024-08-02\x1b[31m\n\x9b.csv", GOOD)
+    result = build(FLAT, "lookup_table.pkl")
     assert result.stdout.splitlines()[1] == "Processing 2024-08-02\\x1b[31m\\n\\x9b.csv"
-    os.unlink("lookup_table.pkl")
-    write_file(Path("flat") / name, with_value("close", "?"))
-    refuse("flat/2024-08-02\\x1b[31m\\n\\x9b.csv, line 3: close is '?'")
 
 
 @pytest.mark.parametrize("what", BAD_FILE)
@@ -681,57 +632,33 @@ def test_a_bad_file_is_refused_by_its_name(refuse, what):
     refuse("flat/2024-08-02.csv", *parts)
 
 
-@pytest.mark.parametrize("length", [2, 9, 10, 50, -20, -8, -1])
-def test_a_gz_that_is_cut_short_is_refused(refuse, length):
-    write_between_good_files(PACKED[:length], ".csv.gz")
-    refuse("flat/2024-08-02.csv.gz: broken .gz (cut short): download it again\n")
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(PACKED[:40] + bytes(8) + PACKED[48:], id="contents"),
-        pytest.param(PACKED[:-8] + b"\0\1\2\3" + PACKED[-4:], id="checksum"),
-        pytest.param(PACKED[:-4] + b"\0\1\2\3", id="size"),
-        pytest.param(PACKED + b"and more", id="something follows"),
+        *(PACKED[:length] for length in (2, 9, 10, 50, -20, -8, -1)),
+        PACKED[:40] + bytes(8) + PACKED[48:],
+        PACKED[:-8] + b"\0\1\2\3" + PACKED[-4:],  # the checksum
+        PACKED[:-4] + b"\0\1\2\3",  # the size
+        PACKED + b"and more",
     ],
 )
-def test_a_gz_that_is_damaged_is_refused(refuse, content):
+def test_a_gz_that_is_cut_short_or_damaged_is_refused(refuse, content):
     write_between_good_files(content, ".csv.gz")
     refuse("flat/2024-08-02.csv.gz: broken .gz (", "): download it again\n")
 
 
-NO_FOLDER = "no folder flat: name another --data-dir, or use --download FROM\n"
-
-
-def test_a_folder_that_does_not_exist_is_refused(refuse):
-    refuse(NO_FOLDER)
-
-
-def test_a_folder_without_flat_files_is_refused(refuse):
-    write_file(Path("flat/README.md"), "Put flat files here.")
-    write_file(Path("flat/2024-08-02.CSV.zip"), "PK")
-    refuse("no *.csv or *.csv.gz in flat: copy some there, or use --download FROM\n")
+@pytest.mark.parametrize("name", ["", "README.md", "2024-08-02.CSV.zip", "reference/tickers.csv"])
+def test_without_flat_files_there_is_advice(refuse, name):
+    if name:
+        write_file(FLAT / name, "ticker,name,type\n")
+    refuse("no *.csv or *.csv.gz in flat: ", "--data-dir", "--download FROM\n")
 
 
 @pytest.mark.parametrize("name", ["2024-08-06.csv", "september"])
-@pytest.mark.parametrize("target", ["../gone", "september", "2024-08-06.csv"])
-def test_a_link_that_leads_nowhere_is_named(refuse, name, target):
+def test_a_link_that_leads_nowhere_is_named(refuse, name):
     write_between_good_files(GOOD)
-    os.symlink(target, f"flat/{name}")
-    refuse(f"flat/{name} is a link that leads nowhere: remove it\n")
-
-
-def test_a_pipe_named_like_a_flat_file_is_refused_without_waiting(refuse):
-    write_between_good_files(GOOD)
-    os.mkfifo("flat/2024-08-06.csv")
-    refuse("flat/2024-08-06.csv is gone, or no regular file: remove it, or build again\n")
-
-
-def test_more_tickers_than_a_table_holds_are_refused(refuse, monkeypatch):
-    monkeypatch.setattr(builder, "MOST_TICKERS", 2)
-    write_file(Path("flat/2024-08-02.csv"), GOOD + flat_row("C", 1, 1) + "\n")
-    refuse("3 tickers, but a table holds at most 2\n")
+    os.symlink("../gone", f"flat/{name}")
+    refuse(f"flat/{name} is a link that leads nowhere")
 
 
 def test_files_without_any_row_are_refused(refuse):
@@ -785,7 +712,8 @@ def test_a_file_means_the_same_with_and_without_quotes(lines):
 
 
 def test_a_close_of_minus_zero_is_zero():
-    assert str(table_of(days_in_a_row([1], ["-0.0"]))["A"]["2024-08-01"]["close_price"]) == "0.0"
+    table = built(write_flat_files(FLAT, days_in_a_row([1], ["-0.0"])))
+    assert str(table["A"]["2024-03-01"]["close_price"]) == "0.0"
 
 
 @pytest.mark.parametrize("name", ["2024-08-01.csv.gz", "2024-08-01.CSV.GZ", "2024-08-01.CSV"])
@@ -802,7 +730,7 @@ def test_whether_a_file_is_packed_is_seen_in_its_first_bytes(name):
         ({"2024-08-01.csv": 5, "2024-08-01.csv.gz": 5}, "2024-08-01.csv", False),
         ({"2024-08-01.csv": 5, "08/2024-08-01.csv.gz": 9}, "2024-08-01.csv", True),
         ({"2024-08-01.csv": 9, "2024-08-01.csv.gz": 5}, "2024-08-01.csv.gz", True),
-        ({"b/2024-08-01.csv": 5, "a/2024-08-01.csv": 5}, "a/2024-08-01.csv", True),
+        ({"b/2024-08-01.csv": 5, "a/2024-08-01.csv": 9}, "b/2024-08-01.csv", True),
     ],
 )
 def test_of_two_files_of_a_day_the_one_modified_last_counts(ages, counts, warns):
@@ -831,7 +759,6 @@ OLD = "the old table"
         ("link", "would replace a file of this build"),
         ("aggregates_day/2024-08-01.csv", "would replace a file of this build"),
         ("linked.pkl", "would replace a file of this build"),
-        ("no/such/folder/table.pkl", "not written: there is no folder"),
         ("/proc/self/table.pkl", "not written: "),
         ("x" * 300, "not written: "),
     ],
@@ -864,6 +791,18 @@ def test_on_a_full_disk_both_old_files_stay(sample_table, share):
         "lookup_table.pkl": OLD,
         "lookup_table.json": OLD,
     }
+
+
+def test_a_build_without_enough_memory_is_one_line_and_the_old_table_stays(market_folder):
+    write_file(Path("lookup_table.pkl"), OLD)
+    write_file(market_folder / "2024-08-09.csv", HEADER + "\n1" * 60_000_000)
+    limit = (2**30, 2**30)
+    result = run(
+        "build-lookup-table.py",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    assert_refused(result, "not enough memory")
+    assert Path("lookup_table.pkl").read_text() == OLD
 
 
 def test_a_new_table_keeps_the_permissions_of_the_old_one(market_folder):
@@ -915,17 +854,10 @@ def test_where_stdout_fails_there_is_status_1_and_at_most_one_line(market_folder
     assert os.listdir() == ["aggregates_day"]
 
 
-@pytest.mark.parametrize(
-    ("raised", "said"),
-    [
-        ("ModuleNotFoundError(name='numpy')", "numpy is missing: pip install -r requirements.txt"),
-        ("ImportError('libx.so.0: cannot open')", "libx.so.0: cannot open"),
-    ],
-)
-def test_a_package_that_cannot_be_imported_is_named_in_one_line(empty_folder, raised, said):
-    write_file(Path("packages/numpy.py"), f"raise {raised}")
+def test_a_package_that_is_missing_is_named_in_one_line(empty_folder):
+    write_file(Path("packages/numpy.py"), "raise ModuleNotFoundError(name='numpy')")
     environment = {**os.environ, "PYTHONPATH": "packages"}
-    assert_refused(run("build-lookup-table.py", env=environment), said)
+    assert_refused(run("build-lookup-table.py", env=environment), "numpy is missing: pip install")
 
 
 @pytest.mark.parametrize("script", ["build-lookup-table", "query-lookup-table"])

@@ -12,16 +12,37 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from fakes.polygon import BROKEN, RATE_LIMIT, REFUSALS, FakePolygon, answered, row
-from helpers.flat_files import flat_text, write_file, write_flat_files
-from helpers.markets import DAYS, MARKET, rows_by_day
-from helpers.scripts import KEY, TOP, assert_refused, build, builder, call, load_table
+from fakes.polygon import (
+    BROKEN,
+    RATE_LIMIT,
+    REFUSALS,
+    SPLITS,
+    TICKERS,
+    FakePolygon,
+    answered,
+    row,
+)
+from helpers.flat_files import flat_text, write_file
+from helpers.scripts import KEY, TOP, assert_refused, builder, call, load_table
 from helpers.terminal import run_on_terminal
 
 FOLDER = Path("aggregates_day")
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK = [f"2024-08-{day:02}" for day in range(5, 10)]
 NEXT_MONDAY = "2024-08-12"
 OLD = b"the old table"
+LISTED = [
+    {"ticker": "AAA", "name": "Triple A, Inc.", "type": "CS", "active": True, "cik": "1"},
+    {"ticker": "BBB", "name": "B", "type": "WARRANT"},
+    {"ticker": "NAMELESS"},
+    {"ticker": "AAA", "name": "Who had it before", "type": "ETF", "active": False},
+    {"ticker": "GONE", "name": "Gone Ltd", "type": None, "active": False},
+]
+SPLIT = [
+    {"ticker": "BBB", "execution_date": TUESDAY, "split_from": 20, "split_to": 1},
+    {"ticker": "AAA", "execution_date": "2024-08-01", "split_from": 1, "split_to": 2},
+    {"ticker": "BBB", "execution_date": TUESDAY, "split_from": 20, "split_to": 1},
+    {"ticker": "AAA", "execution_date": FRIDAY, "split_from": 1, "split_to": 1.5},
+]
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -31,7 +52,7 @@ def too_many(**headers):
 
 
 class Clock:
-    """Replaces the builder's clock. Time passes only in waits."""
+    """Replaces time.time and time.sleep. Time passes only in waits."""
 
     def __init__(self, now):
         self.set(now)
@@ -49,7 +70,6 @@ class Clock:
 def clock(monkeypatch):
     """The Saturday after WEEK, 12:00 UTC."""
     clock = Clock("2024-08-10T12:00:00")
-    monkeypatch.setattr(builder, "utc_now", lambda: clock.now)
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(time, "time", lambda: clock.now.timestamp())
     return clock
@@ -62,6 +82,7 @@ def market(monkeypatch):
     monkeypatch.setenv("POLYGON_API_KEY", KEY)
     with FakePolygon() as market:
         market.days = {day: [row("AAA", 100, 10.5), row("BBB", 7, 3)] for day in WEEK}
+        market.lists = {TICKERS: LISTED, SPLITS: SPLIT}
         yield market
 
 
@@ -75,7 +96,7 @@ def download(market, *options):
 
 
 def names_there():
-    return sorted(os.listdir(FOLDER)) if FOLDER.is_dir() else []
+    return sorted({*os.listdir(FOLDER)} - {"reference"}) if FOLDER.is_dir() else []
 
 
 def files_of(days):
@@ -234,38 +255,15 @@ def test_a_day_becomes_a_flat_file(market, clock):
     ]
 
 
-def test_the_table_has_the_same_numbers_as_from_flat_files(market, clock, tmp_path):
-    days = rows_by_day(MARKET)
-    write_flat_files(tmp_path / "flat", days)
-    assert build(tmp_path / "flat", tmp_path / "from-flat-files.pkl").returncode == 0
-    market.days = {
-        day: [row(ticker, trades, close) for ticker, trades, close in reversed(rows)]
-        for day, rows in days.items()
-    }
-    assert download(market, DAYS[0], "--until", DAYS[-1]).returncode == 0
-
-    def numbers(path):
-        return {
-            (ticker, day): repr(stats)
-            for ticker, days in load_table(path).items()
-            for day, stats in days.items()
-        }
-
-    assert len(numbers("lookup_table.pkl")) == 55
-    assert numbers("lookup_table.pkl") == numbers(tmp_path / "from-flat-files.pkl")
-
-
 UNSOUND = {
     "trades missing": {name: value for name, value in row("BAD", 1, 1).items() if name != "n"},
     "half a trade": row("BAD", 1.5, 1),
     "more trades than 31 bits": row("BAD", 2**31, 1),
-    "trades true": row("BAD", True, 1),
     "trades a text": row("BAD", "5", 1),
     "close less than 0": row("BAD", 1, -0.01),
     "close nan": row("BAD", 1, float("nan")),
     "close of 400 digits": row("BAD", 1, 10**400),
     "a price of 1e12": row("BAD", 1, 1, h=1e12),
-    "volume infinite": row("BAD", 1, 1, v=float("inf")),
     "open missing": row("BAD", 1, 1, o=None),
     # 2024-08-09 in New York is from 1723176000 to 1723262400 seconds after 1970.
     "the day before": row("BAD", 1, 1, t=1723175999999),
@@ -274,7 +272,6 @@ UNSOUND = {
     "an empty ticker": row("", 1, 1),
     "a ticker of 32 bytes in 16 characters": row("Ä" * 16, 1, 1),
     "a ticker with a comma": row("B,D", 1, 1),
-    "a ticker with a quote": row('B"D', 1, 1),
     "a ticker with an escape": row("\x1b[31mBAD", 1, 1),
     "a lone surrogate": row("\ud800", 1, 1),
     "a raw control character": b'{"T": "B\x01", "v": 1, "o": 1, "c": 1, "h": 1, "l": 1, "n": 1}',
@@ -351,6 +348,85 @@ def test_what_holds_for_each_day_ends_the_download_and_the_next_call_goes_on(
     assert table_days() == WEEK
 
 
+# The lists of tickers and splits
+
+
+def list_lines(name):
+    return (FOLDER / "reference" / f"{name}.csv").read_text().splitlines()
+
+
+@pytest.mark.parametrize("page_rows", [1, 1000])
+def test_the_lists_of_tickers_and_splits_are_downloaded_page_by_page(market, clock, page_rows):
+    market.page_rows = page_rows  # the next page's address is another server's
+    assert download(market, MONDAY).returncode == 0
+    assert list_lines("tickers") == [
+        "ticker,name,type,source",
+        'AAA,"Triple A, Inc.",CS,Polygon',
+        "BBB,B,WARRANT,Polygon",
+        "NAMELESS,,,Polygon",
+        "GONE,Gone Ltd,,Polygon",
+    ]
+    assert list_lines("splits") == [  # from the first day on
+        "ticker,execution_date,split_from,split_to,source",
+        f"BBB,{TUESDAY},20,1,Polygon",
+        f"AAA,{FRIDAY},1,1.5,Polygon",
+    ]
+    table = Path("lookup_table.pkl").read_bytes()
+    assert b"CS\nWARRANT\nTriple A, Inc.\nB" in table
+    assert f"AAA\t{FRIDAY}\t1\t1.5\nBBB\t{TUESDAY}\t20\t1".encode() in table
+
+
+def test_a_row_of_a_list_that_makes_no_sense_is_left_out(market, clock):
+    market.lists = {
+        TICKERS: [None, {}, {"ticker": "\x1b[1m"}, {"ticker": 5, "name": "Five"}, LISTED[1]],
+        SPLITS: [None, {}, {**SPLIT[0], "split_to": 0}, {**SPLIT[0], "split_to": "x"}, SPLIT[3]],
+    }
+    assert download(market, MONDAY).returncode == 0
+    assert [line.split(",")[0] for line in list_lines("tickers")] == ["ticker", "5", "BBB"]
+    assert [line.split(",")[0] for line in list_lines("splits")] == ["ticker", "AAA"]
+
+
+def lists_asked(market):
+    paths = (request.path for request in market.requests)
+    return sorted({path.rpartition("/")[2] for path in paths if path in market.lists})
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "days_old", "asked"),
+    [
+        ("tickers", "ticker,name,type,source", 31, ["tickers"]),
+        ("tickers", "ticker,name,type,source", 29, []),
+        ("tickers", "ticker,name,type", 999, []),  # the user's own
+        ("splits", "ticker,execution_date,split_from,split_to,source", 1, ["splits"]),
+        ("splits", "ticker,execution_date,split_from,split_to,source", -1, []),
+        ("splits", "ticker,execution_date,split_from,split_to", 999, []),
+    ],
+)
+def test_a_list_is_downloaded_again_when_it_is_old_but_never_the_users_own(
+    market, clock, name, header, days_old, asked
+):
+    download(market, MONDAY)
+    market.requests.clear()
+    now = clock.now.timestamp()
+    for path in FOLDER.glob("*.gz"):
+        os.utime(path, (now, now))
+    path = write_file(FOLDER / f"reference/{name}.csv", f"{header}\n")
+    os.utime(path, (now, now - days_old * 86_400))
+    download(market)
+    assert lists_asked(market) == asked
+
+
+@pytest.mark.parametrize("refusal", [REFUSALS["not entitled"], BROKEN["broken json"]])
+def test_a_list_that_is_refused_costs_a_warning_and_the_old_one_stays(market, clock, refusal):
+    path = write_file(FOLDER / "reference/tickers.csv", "ticker,name,type,source\nAAA,Old,CS,x\n")
+    os.utime(path, (0, 0))
+    market.answers = [None] * 5 + [None, refusal, None]  # days, active tickers, others, splits
+    result = download(market, MONDAY)
+    (warning,) = (line for line in result.stderr.splitlines() if line.startswith("warning"))
+    assert (result.returncode, f"{path} not downloaded" in warning) == (0, True)
+    assert (list_lines("tickers")[1:], len(list_lines("splits"))) == (["AAA,Old,CS,x"], 3)
+
+
 # The limit of requests
 
 
@@ -366,7 +442,7 @@ def test_a_free_key_gets_five_requests_a_minute_and_all_days(market, clock):
 
     market.answer = limited
     assert download(market, "2024-07-08").returncode == 0
-    assert len(times) == 25  # trading days, five weeks
+    assert len(times) == 25 + 3  # five weeks; the list of splits, and two of tickers
     # Of each group of six requests that are answered, the last has to wait: four or five times.
     assert 4 * 60 <= sum(clock.waits) < 6 * 120
 
@@ -428,7 +504,7 @@ def test_a_command_that_makes_no_sense_ends_with_status_2(market, clock, old_tab
 
 def test_a_folder_that_is_named_is_made(market, clock):
     assert download(market, FRIDAY, "--data-dir", "new/folder").returncode == 0
-    assert os.listdir("new/folder") == files_of([FRIDAY])
+    assert sorted(os.listdir("new/folder")) == [*files_of([FRIDAY]), "reference"]
 
 
 WEEK_OPTIONS = ["--download", MONDAY, "--until", FRIDAY, "--api-url"]

@@ -11,11 +11,20 @@ import pickle
 import re
 
 import pytest
-from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_market
+from fakes.made_up_market import RATIOS, TEST_SYMBOL, made_up_lists, made_up_market
 from helpers import EFFORT
 from helpers.flat_files import read_flat_files, write_file, write_flat_files
 from helpers.markets import SAMPLE_MARKET
-from helpers.scripts import ANOMALY_FIELDS, build_table, call, load_table, querier
+from helpers.scripts import (
+    ANOMALY_FIELDS,
+    assert_refused,
+    build_table,
+    call,
+    load_table,
+    querier,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 from witnesses import reference
 
 TEST_SYMBOLS = {TEST_SYMBOL, "NTEST"}
@@ -23,12 +32,23 @@ ALL = "-1e9"  # the threshold that every row with a deviation above 0 is above
 
 
 class Pair:
-    """A market twice: as the reference's Table, and as a table file for the querier."""
+    """A market twice: as the reference's Table, and as a table file for the querier.
 
-    def __init__(self, market, folder, window=5):
-        self.market, self.window = market, window
-        self.table = reference.Table(market, window)
+    listed and splits are the lines of tickers.csv and splits.csv, as in reference.Table.
+    """
+
+    def __init__(self, market, folder, window=5, listed=(), splits=()):
         flat_files = write_flat_files(folder / "flat", market)
+        # Each row of write_flat_files has a volume of 1000.
+        self.market = {day: [(*row, 1000) for row in rows] for day, rows in market.items()}
+        self.window, self.splits = window, splits
+        self.table = reference.Table(self.market, window, listed, splits)
+        for name, heading, lines in [
+            ("tickers", ("ticker", "name", "type"), listed),
+            ("splits", ("ticker", "execution_date", "split_from", "split_to"), splits),
+        ]:
+            text = "".join(",".join(line) + "\n" for line in (heading, *lines))
+            write_file(flat_files / "reference" / f"{name}.csv", text)
         self.path = build_table(flat_files, folder / "lookup_table.pkl", "--window", window)
         self.answers = {}
 
@@ -37,9 +57,9 @@ class Pair:
         words = tuple(map(str, arguments))
         if words not in self.answers:
             result = call(querier, *words, "--table", self.path)
-            # The first days have no baseline, which a note says.
-            has_note = "no ticker has a baseline" in result.stderr
-            assert (result.returncode, result.stderr == "") == (0, not has_note), words
+            # A note says that the first days have no baseline, or that tickers have no type.
+            lines = result.stderr.splitlines()
+            assert result.returncode == 0 and all(line[:6] == "note: " for line in lines), words
             self.answers[words] = result.stdout
         return self.answers[words]
 
@@ -57,7 +77,13 @@ def pair(request, tmp_path_factory):
         return Pair(read_flat_files(SAMPLE_MARKET), folder)
     if request.param == "window 10":
         return Pair(made_up_market(4, days=90), folder, window=10)
-    return Pair(made_up_market(int(request.param[len("seed ") :]), days=90), folder)
+    return made_up_pair(int(request.param[len("seed ") :]), folder, days=90)
+
+
+def made_up_pair(seed, folder, **size):
+    """A market with lists of tickers and splits."""
+    market = made_up_market(seed, **size)
+    return Pair(market, folder, 5, *made_up_lists(seed, market))
 
 
 def finite_or_none(value):
@@ -66,7 +92,7 @@ def finite_or_none(value):
 
 
 def json_row(table, row):
-    """What json says of a row; std_trades and z_score are checked apart."""
+    """What json says of a row; std_trades, z_score and long_z are checked apart."""
     return {
         "ticker": row.ticker,
         "date": row.date,
@@ -75,6 +101,7 @@ def json_row(table, row):
         "close_price": row.close_price,
         "price_diff": finite_or_none(row.price_diff),
         **reference.facts(table, row, TEST_SYMBOLS),
+        "long_z": None if row.long_z is None else pytest.approx(row.long_z, rel=1e-6, abs=6e-5),
     }
 
 
@@ -97,11 +124,21 @@ def test_json_says_of_each_anomaly_what_the_reference_says(pair, threshold):
         check_json(found, pair.table, reference.anomalies(pair.table, day, float(threshold)))
 
 
+@given(seed=st.integers(0, 2**32))
+def test_whatever_the_market_and_its_lists_json_says_what_the_reference_says(
+    tmp_path_factory, seed
+):
+    pair = made_up_pair(seed, tmp_path_factory.mktemp("any"), days=35, tickers=10)
+    rows = [row for day in pair.table.days for row in reference.anomalies(pair.table, day, -1e9)]
+    found = pair.ask_json(pair.table.days[0], pair.table.days[-1], "--threshold", ALL)
+    check_json(found, pair.table, rows)
+
+
 # What people are shown
 
 HEADING = (
     "Ticker        Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff"
-    "    Record    After 1    After 5   After 20  Marks"
+    "    Record    Long Z    Dollar Volume    After 1    After 5   After 20  Marks"
 )
 
 
@@ -111,8 +148,10 @@ def wide_line(table, row):
     z_score = (row.trades - float(row.avg_trades)) / deviation
     numbers = [float(row.avg_trades), deviation, z_score, row.close_price, row.price_diff]
     cells = [str(row.trades), *(f"{number:.2f}" for number in numbers), reference.record_text(row)]
+    cells += ["-" if row.long_z is None else reference.two_decimals(round(row.long_z, 4))]
+    cells += [f"{round(row.dollar_volume):,}"]
     cells += [reference.after_text(table, row, horizon) for horizon in reference.HORIZONS]
-    widths = 10, 15, 10, 10, 12, 12, 10, 11, 11, 11
+    widths = 10, 15, 10, 10, 12, 12, 10, 10, 17, 11, 11, 11
     line = "".join(f" {cell:>{width - 1}}" for cell, width in zip(cells, widths))
     marks = reference.marks_text(table, row, TEST_SYMBOLS)
     return f"{row.ticker:<10}{line}  {marks}".rstrip() + "\n"
@@ -129,6 +168,29 @@ def tide_sentence(table, day):
         f"({float(100 * found.share):.1f} %) are anomalies; the usual is "
         f"{float(100 * found.usual):.1f} %; more than on {than} days before.\n"
     )
+
+
+def long_z_sentence(table, day):
+    found = reference.tide(table, day, "long_z")
+    if found is None or found.usual is None:
+        return ""
+    return (
+        f"{found.anomalies:,} of {found.tickers:,} tickers with a long z-score "
+        f"({float(100 * found.share):.1f} %) have one above 3; the usual is "
+        f"{float(100 * found.usual):.1f} %.\n"
+    )
+
+
+def expiration_sentence(table, day):
+    kind, found = reference.expiration_tide(table, day)
+    if kind is None:
+        return ""
+    usual = ""
+    if found is not None and found.usual is not None:
+        usual = (
+            f"; on the {found.days} such days before, {float(100 * found.usual):.1f} % are usual"
+        )
+    return f"Options expire on this day ({kind}){usual}.\n"
 
 
 def record_sentence(table, day, min_record=None):
@@ -167,6 +229,8 @@ def wide_text(table, day, rows, min_record=None):
     text += "".join(wide_line(table, row) for row in rows)
     notes = (
         tide_sentence(table, day),
+        long_z_sentence(table, day),
+        expiration_sentence(table, day),
         record_sentence(table, day, min_record),
         median_sentence(table, day),
     )
@@ -235,13 +299,50 @@ AFTERMATH_FIELDS += ["left_out"]
 @pytest.fixture(scope="module")
 def long_pair(tmp_path_factory):
     """A market long enough for standard errors: a class needs cases in 10 blocks of 20 days."""
-    market = made_up_market(7, days=300, tickers=20)
-    return Pair(market, tmp_path_factory.mktemp("long"))
+    return made_up_pair(7, tmp_path_factory.mktemp("long"), days=300, tickers=20)
+
+
+def test_an_expiration_is_compared_with_the_earlier_ones_of_its_kind(long_pair):
+    table, said = long_pair.table, []
+    for day in table.days:
+        sentence = expiration_sentence(table, day)
+        if sentence:
+            assert sentence in wide_notes(long_pair, day)
+            said.append("monthly" in sentence and "usual" in sentence)
+        else:
+            assert "expire" not in wide_notes(long_pair, day)
+    # Fourteen months from January 2020 on: ten monthly ones, of which the fifth has four before it,
+    # and four quarterly ones.
+    assert len(said) == 14 and said.count(True) == 6
+
+
+def wide_notes(pair, day):
+    """What follows the list of a day."""
+    return pair.ask(day, "--format", "wide").rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("dates", "kind"),
+    [
+        (["2024-10-18"], "monthly"),
+        (["2024-09-20"], "quarterly"),
+        (["2024-11-15"], "monthly"),  # the earliest that there is
+        (["2024-06-21"], "quarterly"),  # the latest
+        (["2024-10-11"], None),
+        (["2024-10-25"], None),
+        (["2024-10-17", "2024-10-18"], None),
+        (["2019-04-18", "2019-04-22"], "monthly"),  # before Good Friday
+        (["2019-04-18"], None),  # whether there is trading on the Friday is not known yet
+        (["2019-04-17", "2019-04-22"], None),
+    ],
+)
+def test_options_expire_on_the_third_friday_or_the_thursday_before(dates, kind):
+    assert querier.expiration_kind(dates, 0) == kind
 
 
 def check_aftermath(pair, until):
     """Assert that json and csv have the reference's aftermath up to the date until; return it."""
-    expected = reference.aftermath(pair.market, until, pair.window)
+    expected = reference.aftermath(pair.market, until, pair.window, pair.splits)
     assert len(expected) == 36
     found = pair.ask_json(until, "--aftermath")
     rows = list(csv.DictReader(pair.ask(until, "--aftermath", "--format", "csv").splitlines()))
@@ -322,14 +423,16 @@ def listed(text, form):
 
 
 FILTERS = {
-    "--skip split": lambda row, marks: "split?" not in marks,
+    "--skip split": lambda row, marks: "split" not in marks,
     "--skip new": lambda row, marks: "new" not in marks,
     "--skip thin": lambda row, marks: "thin" not in marks,
     "--skip stale": lambda row, marks: "stale" not in marks,
     "--skip test": lambda row, marks: "test" not in marks,
-    "--skip stale,split": lambda row, marks: not {"stale", "split?"} & marks,
+    "--skip stale,split": lambda row, marks: not {"stale", "split"} & marks,
     "--skip split,new,thin,stale,test": lambda row, marks: not marks,
     "--min-record 20": lambda row, marks: row.record >= 20,
+    "--min-long-z 1.5": lambda row, marks: row.long_z is not None and round(row.long_z, 4) >= 1.5,
+    "--min-dollars 50000": lambda row, marks: round(row.dollar_volume) >= 50000,
     "--min-record 9 --skip new --min-trades 500 --min-price 30": lambda row, marks: (
         row.record >= 9 and "new" not in marks and row.trades >= 500 and row.close_price >= 30
     ),
@@ -344,7 +447,7 @@ def test_filters_mean_the_same_in_every_format(pair, options):
     expected = [
         (row.ticker, row.date)
         for row in rows
-        if keeps(row, set(reference.marks_text(table, row, TEST_SYMBOLS).split()))
+        if keeps(row, set(reference.marks(table, row, TEST_SYMBOLS)))
     ]
     assert 0 < len(expected) < len(rows)
     asked = [days[0], days[-1], *options.split(), "--format"]
@@ -355,7 +458,36 @@ def test_filters_mean_the_same_in_every_format(pair, options):
         assert listed(pair.ask(*asked, "json", "--ticker", ticker), "json") == of_ticker
 
 
-SORT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap", "after_1", "after_5", "after_20"]
+@pytest.mark.parametrize("form", ["table", "wide", "csv", "json"])
+def test_a_filter_by_type_says_how_many_have_no_type(tmp_path, form):
+    pair = made_up_pair(3, tmp_path, days=40)
+    table, days = pair.table, pair.table.days
+    rows = [row for day in days for row in reference.anomalies(table, day) if row.record >= 5]
+    types = [table.listed.get(row.ticker, (None, None))[0] for row in rows]
+    expected = [(row.ticker, row.date) for row, kind in zip(rows, types) if kind in ("CS", "ADRC")]
+    assert 0 < len(expected) < len(rows) and None in types and "WARRANT" in types
+    options = ["--min-record", 5, "--type", "CS,ADRC", "--format", form, "--table", pair.path]
+    result = call(querier, days[0], days[-1], *options)
+    assert listed(result.stdout, form) == expected
+    assert f"note: {types.count(None)} left out" in result.stderr
+    # A ticker's own list says it of that ticker.
+    row = next(row for row, kind in zip(rows, types) if kind is None)
+    of_ticker = [each.ticker for each in rows].count(row.ticker)
+    result = call(querier, "--ticker", row.ticker, *options)
+    assert listed(result.stdout, form) == [] and f"note: {of_ticker} left out" in result.stderr
+
+
+SORT_FIELDS = [
+    "long_z",
+    "dollar_volume",
+    "record",
+    "earlier_rows",
+    "baseline_days",
+    "gap",
+    "after_1",
+    "after_5",
+    "after_20",
+]
 SORT_FIELDS += ["price_diff", "z_score", "trades", "close_price", "avg_trades"]
 
 
@@ -390,7 +522,8 @@ def plain_pair(tmp_path_factory):
 
 def as_plain(entry):
     """What is known of an anomaly, an object of json, from a plain table."""
-    unknown = ["record", "earlier_rows", "baseline_days", "gap", "split_after"]
+    unknown = ["record", "earlier_rows", "baseline_days", "gap", "long_z", "dollar_volume"]
+    unknown += ["split_after"]
     marks = " ".join(mark for mark in entry["marks"].split() if mark in ("thin", "test"))
     return {**entry, **dict.fromkeys(unknown), "marks": marks}
 
@@ -406,17 +539,15 @@ def test_a_plain_table_has_what_came_after_and_the_marks_thin_and_test(plain_pai
     assert marks == {"", "thin", "test"}
 
 
-@pytest.mark.parametrize("options", [["2020-02-03", "--min-record", "3"], ["--aftermath"]])
+@pytest.mark.parametrize(
+    "options",
+    ["--aftermath", *(f"2020-02-03 {o}" for o in ("--min-record 3", "--min-long-z 0"))]
+    + [f"2020-02-03 {o}" for o in ("--min-dollars 1", "--type CS")],
+)
 def test_a_plain_table_is_refused_where_its_missing_facts_are_needed(plain_pair, options):
-    result = call(querier, *options, "--table", plain_pair.path)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"{plain_pair.path} is a plain pickle: --aftermath and --min-record need a table that "
-        "build-lookup-table.py wrote\n"
-    )
-
-
-# Edges
+    result = call(querier, *options.split(), "--table", plain_pair.path)
+    assert_refused(result, f"{plain_pair.path} is a plain pickle", "build-lookup-table.py")
+    assert result.stdout == ""
 
 
 # Marks

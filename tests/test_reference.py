@@ -68,6 +68,27 @@ def test_gap_is_from_the_close_before_to_the_open():
     assert [row.gap for row in rows] == [None, 25.0, None, None, None, None]
 
 
+def test_long_z_is_of_logarithms_over_the_sixty_rows_before():
+    # ln(1 + trades) is k * ln 2 for 2**k - 1 trades. Ten 3s and ten 7s: in units of ln 2 the mean is
+    # 2.5, the squares of the differences add up to 20 / 4, and 31 is 2.5 above.
+    rows = rows_of([3, 7] * 10 + [31])
+    assert [row.long_z for row in rows[:20]] == [None] * 20
+    assert rows[20].long_z == pytest.approx(2.5 / math.sqrt(5 / 19), rel=1e-14)
+    # The row of 1000 is out of the last one's baseline: thirty 3s and thirty 7s are left.
+    rows = rows_of([1000, *[3, 7] * 30, 0])
+    assert rows[-1].long_z == pytest.approx(-2.5 / math.sqrt(15 / 59), rel=1e-14)
+    # Without a deviation there is none.
+    assert [row.long_z for row in rows_of([9] * 20 + [10, 9])[20:]] != [None, None]
+    assert rows_of([9] * 20 + [10])[20].long_z is None
+
+
+def test_dollar_volume_is_of_float32():
+    market = {"2024-01-01": [("A", 1, 1, 0.1, 2**24 + 1), ("B", 1, 1, 2.0, None)]}
+    a, b = reference.Table(market).rows["2024-01-01"].values()
+    # 16777217 / 10 is 1677721.7; floats of 32 bits are an eighth apart there.
+    assert a.dollar_volume == 1677721.75 and b.dollar_volume is None
+
+
 # Marks
 
 
@@ -147,13 +168,54 @@ def test_a_reverse_split_in_the_span_is_marked():
         "earlier_rows": 2,
         "baseline_days": None,
         "gap": 0.0,
+        "long_z": None,
+        "dollar_volume": None,
         "after_1": 850.0,
         "after_5": None,
         "after_20": None,
         "split_after": 1,
         "marks": "",
+        "type": None,
+        "name": None,
     }
     assert reference.facts(table, rows[3])["marks"] == "split?"
+
+
+def test_a_listed_split_is_taken_out_and_named():
+    # 1 for 10 on day 3, as above; 2 for 1 on day 5, on which the ticker has no row.
+    days = [(5, 2, 2), (5, 2, 2), (5, 2, 2), (5, 20, 19), (5, 19, 19), None, (5, 9.5, 9.5)]
+    market = market_of(T=days, A=[5] * 7)
+    day = list(market)
+    lines = [("T", day[3], "10", "1"), ("T", day[5], "1", "2"), ("T", day[3], "3", "1")]
+    lines += [("T", "2023-12-29", "1", "3"), ("NONE", day[2], "1", "2")]
+    listed = [("T", "Today's", "CS"), ("T", "Yesterday's", "WARRANT"), ("NONE", "", "")]
+    table = reference.Table(market, listed=listed, splits=lines)
+    rows = table.tickers["T"]
+    assert list(table.splits) == [("T", day[3]), ("T", day[5])]
+    assert reference.after(table, rows[2], 1) == (19 * 0.1 / 2 - 1) * 100
+    # On day 5 the last close is of day 4: the second split is not in it yet.
+    assert reference.after(table, rows[0], 5) == (19 * 0.1 / 2 - 1) * 100
+    assert reference.after(table, rows[1], 5) == (9.5 * (0.1 * 2) / 2 - 1) * 100
+    # What is listed for another day leaves the half price of day 6 a suspected split.
+    assert [reference.split_after(table, row) for row in rows] == [None, 5, None, None, None, None]
+    marks = [reference.marks_text(table, row) for row in rows]
+    assert marks == ["", "", "", "split 1:10", "", "split?"]
+    assert reference.facts(table, rows[0])["name"] == "Today's"
+
+
+@pytest.mark.parametrize(
+    ("date", "days", "kind"),
+    [
+        ("2024-10-18", ["2024-10-18"], "monthly"),
+        ("2024-09-20", ["2024-09-20"], "quarterly"),
+        ("2024-10-25", ["2024-10-25"], None),
+        ("2019-04-18", ["2019-04-18", "2019-04-22"], "monthly"),  # before Good Friday
+        ("2019-04-18", ["2019-04-18"], None),
+    ],
+)
+def test_options_expire_on_third_fridays(date, days, kind):
+    table = reference.Table({day: [("T", 5, 10, 10)] for day in days})
+    assert reference.expiration(table, date) == kind
 
 
 def test_the_median_ticker_is_the_median_of_all_that_have_a_number():
@@ -268,6 +330,3 @@ def test_gone_zero_and_split_are_left_out():
     assert class_of(classes, 3, "down", 1)["left_out"] == 1
     # Nothing is left out where the day after is not over.
     assert not any(found["left_out"] for found in classes if found["horizon"] > 1)
-
-
-# Made-up markets

@@ -106,7 +106,9 @@ def assert_right_or_refused(content, answers):
 def test_a_table_put_together_from_the_documented_layout_is_read(answers):
     line = f"{'A':<10}{'9':>10}{'3.00':>15}{'1.41':>10}{'4.24':>10}{'1.50':>12}{'50.00':>12}"
     assert line in answers["day"].splitlines()
-    facts = {"record": 2, "earlier_rows": 2, "baseline_days": 2, "gap": 25, "after_1": 100}
+    facts = {"record": 2, "earlier_rows": 2, "baseline_days": 2, "gap": 25, "long_z": 3.25}
+    # From 1.5 to 3, of which a listed split makes half as much again: 4.5 is three times 1.5.
+    facts |= {"dollar_volume": 1501, "after_1": 200, "type": "CS", "name": "A Company"}
     for question in ("range", "ticker"):
         (anomaly,) = json.loads(answers[question])
         assert anomaly["z_score"] == 6 / math.sqrt(2) and anomaly["after_5"] is None
@@ -215,6 +217,7 @@ def packed_over(layout, offset, *numbers):
 
 
 ROWS_OFFSET = INDEX_HEADER.size + 2 * INDEX_DAY.size + 10 + EXTENT.size  # of ANOMALY_DAY
+SPLIT = b"\t1\t1.5"
 WRONG_CONTENTS = {
     "a count of rows one too high": ("index", packed_over("<I", ROWS_OFFSET, 3)),
     "a count of rows as large as can be": ("index", packed_over("<I", ROWS_OFFSET, 2**32 - 1)),
@@ -225,10 +228,17 @@ WRONG_CONTENTS = {
     "names that are no UTF-8": ("page", replaced(b"A\nB", b"A\n\xff")),
     "pickled rows that lack a byte": ("rows", lambda rows: rows[:-1]),
     "a slot of a date far off": ("rows", packed_over("<I", 1, 2**32 - 1)),
-    "a gap too few": ("gaps", lambda gaps: gaps[:-8]),
+    "facts of a row too few": ("facts", lambda facts: facts[:-16]),
+    "a fact too few": ("facts", lambda facts: facts[:-4]),
+    "a type too few": ("directory", replaced(b"\nCS", b"")),
+    "a name with a line feed": ("directory", replaced(b"A Company", b"A\nCompany")),
+    "a split from nothing": ("splits", replaced(SPLIT, b"\t0\t1.5")),
+    "a split to no number": ("splits", replaced(SPLIT, b"\t1\tnan")),
+    "a split to infinity": ("splits", replaced(SPLIT, b"\t1\t1e999")),
+    "a split of three numbers": ("splits", replaced(SPLIT, SPLIT + b"\t1")),
 }
 # The question that each of PARTS is needed for.
-NEEDED_BY = dict(zip(PARTS, ["day", "ticker", "ticker", "ticker", "day"]))
+NEEDED_BY = dict(zip(PARTS, ["day", "ticker", "ticker", "ticker", "csv", "day"]))
 
 
 @pytest.mark.parametrize("what", WRONG_CONTENTS)
@@ -250,6 +260,7 @@ def test_whatever_numbers_a_day_page_holds_csv_and_json_can_be_parsed(column):
         "i": [-(2**31), -1, 0, 2**31 - 1],
         "H": [0, 1, 2**16 - 1],
         "d": [math.nan, math.inf, -math.inf, -0.0, 0.0, 5e-324, -1.0, 1.7e308, -1.7e308],
+        "f": [math.nan, math.inf, -math.inf, -0.0, 0.0, 1e-45, -1.0, 3e38, -3e38],
     }[code]
     for pair in zip(odd, odd[1:] + odd[:1]):
         content = made_up_table({"page": packed_over(f"<2{code}", offset, *pair)})
@@ -293,8 +304,9 @@ def test_a_sparse_file_of_6_gb_is_refused_in_100_mb_and_10_seconds(begins, lengt
     assert megabytes < 100 and time.monotonic() - started < 10
 
 
-def test_a_table_of_the_first_version_is_refused_and_to_be_built_anew():
-    write_file(TABLE, made_up_table()[: -len(MAGIC)] + b"lookup-table")
+@pytest.mark.parametrize("magic", [b"lookup-table", b"lookup-tab-2"])
+def test_a_table_of_an_older_version_is_refused_and_to_be_built_anew(magic):
+    write_file(TABLE, made_up_table()[: -len(MAGIC)] + magic)
     assert_refused(query(TABLE), f"{TABLE} is of an older version: run build-lookup-table.py again")
 
 

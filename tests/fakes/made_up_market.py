@@ -4,6 +4,7 @@ made_up_market(seed=1, days=300, tickers=40)
 # {"2020-01-01": [("SPLIT38", 560, 62.1647, 60.16), ("FLAT25", ...), ...], "2020-01-02": ...}
 """
 
+import math
 import random
 from datetime import date, timedelta
 
@@ -104,3 +105,30 @@ def odd_open(rng, open_price):
     """The open, at times missing or 0."""
     chance = rng.random()
     return None if chance < 0.02 else 0.0 if chance < 0.03 else open_price
+
+
+def made_up_lists(seed, market):
+    """(lines of tickers.csv, lines of splits.csv) for a market, without headings, all texts.
+
+    Of the tickers, three in ten are missing; of the opens that look like splits, about half are
+    listed. Both lists have unknown tickers and, further down, other lines of the same key.
+    """
+    rng, closes = random.Random(seed), {}
+    tickers = sorted({row[0] for rows in market.values() for row in rows})
+    types = ["CS", "CS", "ADRC", "WARRANT", ""]
+    listed = [(t, f"{t} Inc.", rng.choice(types)) for t in tickers if rng.random() < 0.7]
+    splits = [("UNKNOWN", FIRST_DAY.isoformat(), "1", "2")]
+    for date_, rows in market.items():
+        for ticker, _, open_price, close in rows:
+            ratio = (open_price or 0) / (closes.get(ticker) or math.inf)
+            if (0 < ratio < 0.6 or ratio > 1.4) and rng.random() < 0.5:
+                numbers = sorted(("1", f"{max(ratio, 1 / ratio):.1f}".removesuffix(".0")))
+                splits.append((ticker, date_, *(numbers if ratio < 1 else numbers[::-1])))
+            closes[ticker] = close
+    for _ in range(20):  # on any day, weekends and days without a row of the ticker among them
+        day = FIRST_DAY + timedelta(rng.randrange(-5, len(market) * 7 // 5 + 5))
+        splits.append(
+            (rng.choice(tickers), day.isoformat(), *rng.choice([("1", "1.5"), ("3", "2")]))
+        )
+    listed += [("UNKNOWN", "Nobody", "CS"), (listed[0][0], "Another", "ETF")]
+    return listed, [*splits, *((*line[:2], "7", "5") for line in splits[::3])]

@@ -3,7 +3,7 @@ build-lookup-table.py documents, so that tests can put wrong contents under righ
 
 made_up_table()                                          # two tickers on four days, window 2
 made_up_table({"page": lambda page: page[:-1]})          # its anomaly's day page lacks a byte
-made_up_table(lies={"gaps": (2**64 - 1, 8)})             # an extent with another offset and length
+made_up_table(lies={"facts": (2**64 - 1, 8)})            # an extent with another offset and length
 """
 
 import struct
@@ -28,23 +28,26 @@ ANOMALY_DAY = DATES[2]
 # Ticker: a row for each of DATES, with a number for each of PAGE_COLUMNS.
 ROWS = {
     "A": [
-        (2, 1.0, nan, None, None, nan, 0, 0, 0),
-        (4, 1.0, 0.0, None, None, 0.0, 1, 1, 0),
-        (9, 1.5, 50.0, 3.0, sqrt(2), 25.0, 2, 2, 2),
-        (6, 3.0, 100.0, 6.5, sqrt(12.5), 0.0, 0, 3, 2),
+        (2, 1.0, nan, None, None, nan, 0, 0, 0, nan, 100.0),
+        (4, 1.0, 0.0, None, None, 0.0, 1, 1, 0, nan, nan),
+        (9, 1.5, 50.0, 3.0, sqrt(2), 25.0, 2, 2, 2, 3.25, 1500.75),
+        (6, 3.0, 100.0, 6.5, sqrt(12.5), 0.0, 0, 3, 2, -0.5, 0.0),
     ],
     "B": [
-        (5, 2.0, nan, None, None, nan, 0, 0, 0),
-        (5, 2.0, 0.0, None, None, nan, 0, 1, 0),
-        (5, 2.0, 0.0, 5.0, 0.0, nan, 0, 2, 2),
-        (5, 2.0, 0.0, 5.0, 0.0, nan, 0, 3, 2),
+        (5, 2.0, nan, None, None, nan, 0, 0, 0, nan, nan),
+        (5, 2.0, 0.0, None, None, nan, 0, 1, 0, nan, nan),
+        (5, 2.0, 0.0, 5.0, 0.0, nan, 0, 2, 2, nan, nan),
+        (5, 2.0, 0.0, 5.0, 0.0, nan, 0, 3, 2, nan, nan),
     ],
 }
-COUNTS = [(2, 0, 0), (2, 0, 0), (2, 1, 1), (2, 1, 0)]  # rows, with_deviation, anomalies
+# rows, with_deviation, anomalies, with_long_z, high_long_z
+COUNTS = [(2, 0, 0, 0, 0), (2, 0, 0, 0, 0), (2, 1, 1, 1, 1), (2, 1, 0, 1, 0)]
+TYPES, NAMES = ["CS", ""], ["A Company", ""]
+SPLITS = "A\t2024-08-06\t1\t1.5"  # on the day after the anomaly
 WINDOW = 2
 # The parts that changes and lies can be about: the anomaly's day page, its ticker's pickled rows
-# and gaps, the directory and the index.
-PARTS = ["page", "rows", "gaps", "directory", "index"]
+# and facts, the directory, the splits and the index.
+PARTS = ["page", "rows", "facts", "directory", "splits", "index"]
 
 
 def made_up_table(changes=None, lies=None):
@@ -69,10 +72,13 @@ def made_up_table(changes=None, lies=None):
         pages.append(INDEX_DAY.pack(date.encode(), page, *counts))
     extents = b""
     for ticker, rows in ROWS.items():
-        gaps = struct.pack(f"<{len(rows)}d", *(row[5] for row in rows))
-        extents += pickled[ticker] + write_extent(gaps, "gaps" if ticker == "A" else None)
-    directory = write_extent(extents + "\n".join(ROWS).encode(), "directory")
-    index = INDEX_HEADER.pack(WINDOW, len(ROWS), directory) + b"".join(pages)
+        gaps, long_z, dollars = ([row[i] for row in rows] for i in (5, 9, 10))
+        facts = struct.pack(f"<{len(rows)}d{2 * len(rows)}f", *gaps, *long_z, *dollars)
+        extents += pickled[ticker] + write_extent(facts, "facts" if ticker == "A" else None)
+    texts = "\n".join([*ROWS, *TYPES, *NAMES])
+    directory = write_extent(extents + texts.encode(), "directory")
+    splits = write_extent(SPLITS.encode(), "splits")
+    index = INDEX_HEADER.pack(WINDOW, len(ROWS), directory, splits) + b"".join(pages)
     file.extend(FOOTER.pack(write_extent(index, "index"), MAGIC))
     return bytes(file)
 

@@ -2,8 +2,8 @@
 
 Usage: with FakePolygon(flat_files) as polygon: ... polygon.url ...
 
-It has the whole market's days, minute bars and news. Bars are made up from flat files, so that they
-agree with a day's trades and close.
+It has the whole market's days, minute bars, news, and lists of tickers and splits. Bars are made up
+from flat files, so that they agree with a day's trades and close.
 """
 
 import csv
@@ -27,6 +27,7 @@ from helpers.flat_files import new_york_time
 GROUPED = re.compile(r"/v2/aggs/grouped/locale/us/market/stocks/(\d{4}-\d\d-\d\d)")
 BARS = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/minute/(\d{4}-\d\d-\d\d)/(\d{4}-\d\d-\d\d)")
 NEWS = "/v2/reference/news"
+TICKERS, SPLITS = "/v3/reference/tickers", "/v3/reference/splits"
 MINUTES = 960
 OPENING, CLOSING = 330, 720  # minutes after 04:00, when early trading begins
 MINUTE_IN_MS = 60_000
@@ -192,6 +193,8 @@ class FakePolygon:
     days       {date: rows} of the whole market
     bars       {(ticker, date): bars} to give instead of made-up ones
     articles   {ticker: articles} to give when news is asked for
+    lists      {TICKERS: rows, SPLITS: rows}; a row of TICKERS without active counts as active
+    page_rows  how many rows of a list are on a page, at most
     answering  an Event; while it is clear, the server hangs
     """
 
@@ -208,6 +211,7 @@ class FakePolygon:
 
         self.from_files = read_days(flat_files) if flat_files else {}
         self.days, self.bars, self.articles, self.requests = {}, {}, {}, []
+        self.lists, self.page_rows = {TICKERS: [], SPLITS: []}, 1000
         self.answer, self.answers = None, []
         self.answering = threading.Event()
         self.answering.set()
@@ -254,11 +258,29 @@ class FakePolygon:
             return REFUSALS["no key"]
         if path == NEWS:
             return self.news(query)
+        if path in self.lists:
+            return self.list_page(path, query)
         day, bars = GROUPED.fullmatch(path), BARS.fullmatch(path)
         if day and query.get("adjusted") == "false":
             packed = gzip.compress(json.dumps(grouped(self.days.get(day[1], []))).encode())
             return answered(packed, Content_Encoding="gzip")
         return with_bars(*self.bars_of(unquote(bars[1]), bars[2])) if bars else NOT_FOUND
+
+    def list_page(self, path, query):
+        """The Answer to a request for a page of a list. As ever, the next one is at Polygon's."""
+
+        def is_wanted(row):
+            is_active = str(row.get("active", True)).lower() == query.get("active", "true")
+            return is_active and row.get("execution_date", "9") >= query.get(
+                "execution_date.gte", ""
+            )
+
+        rows = [row for row in self.lists[path] if row is None or is_wanted(row)]
+        start = int(query.get("cursor", 0))
+        end = start + min(int(query["limit"]), self.page_rows)
+        following = {"next_url": f"https://api.polygon.io{path}?cursor={end}"}
+        body = {"results": rows[start:end], "status": "OK", "count": len(rows[start:end])}
+        return answered({**body, **(following if rows[end:] else {})})
 
     def news(self, query):
         """The Answer to a request for articles, by time, as many as are asked for."""

@@ -28,8 +28,9 @@ def load_script(name):
 
 # The fields of the querier's csv and json, in order.
 ANOMALY_FIELDS = ["ticker", "date", "trades", "avg_trades", "std_trades", "z_score", "close_price"]
-ANOMALY_FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap"]
-ANOMALY_FIELDS += ["after_1", "after_5", "after_20", "split_after", "marks"]
+ANOMALY_FIELDS += ["price_diff", "record", "earlier_rows", "baseline_days", "gap", "long_z"]
+ANOMALY_FIELDS += ["dollar_volume", "after_1", "after_5", "after_20", "split_after", "marks"]
+ANOMALY_FIELDS += ["type", "name"]
 # A key for Polygon. It must not be shown anywhere.
 KEY = "sEcReT-kEy-0123456789"
 

@@ -182,7 +182,7 @@ def polars_build():
 
     import polars as pl
 
-    earlier_trades = pl.col("trades").shift(1)
+    earlier_trades, logs = pl.col("trades").shift(1), pl.col("trades").log1p()
     (
         pl.scan_csv(f"{sys.argv[1]}/*.csv")
         .select(
@@ -191,6 +191,7 @@ def polars_build():
             pl.col("transactions").alias("trades"),
             pl.col("close").alias("close_price"),
             pl.col("open").alias("open_price"),
+            (pl.col("volume") * pl.col("close")).cast(pl.Float32).alias("dollar_volume"),
         )
         .sort("ticker", "date")
         .with_columns(
@@ -200,6 +201,13 @@ def polars_build():
             ((pl.col("open_price") / pl.col("close_price").shift(1) - 1) * 100)
             .over("ticker")
             .alias("gap"),
+            (
+                (logs - logs.shift(1).rolling_mean(60, min_samples=20))
+                / logs.shift(1).rolling_std(60, min_samples=20)
+            )
+            .over("ticker")
+            .cast(pl.Float32)
+            .alias("long_z"),
         )
         .drop("open_price")
         .collect()

@@ -9,11 +9,12 @@ Reads   every *.csv and *.csv.gz below DATA_DIR (./aggregates_day unless you say
 Writes  one line on stdout: how many rows were compared and the largest relative error; or, with
         status 1, the first number that is wrong.
 
-avg_trades and std_trades may be off by 1e-12 of their value. Everything else has to be the same to
-the last bit: trades, closes, price_diff, record, earlier_rows, baseline_days, gap, and the counts
-of anomalies. All parts of the table are compared: the dict, which pickle reads, and the day pages,
-each ticker's pickled rows and gaps, and the index, which struct reads by the layout that
-build-lookup-table.py documents.
+avg_trades and std_trades may be off by 1e-12 of their value, long_z by 1e-6 (of itself, if it is
+above 1). Everything else has to be the same to the last bit: trades, closes, price_diff, record,
+earlier_rows, baseline_days, gap, dollar_volume, the counts, types, names and splits. All parts of
+the table are compared: the dict, which pickle reads, and the day pages, each ticker's pickled rows
+and facts, the lists and the index, which struct reads by the layout that build-lookup-table.py
+documents.
 """
 
 import argparse
@@ -38,18 +39,19 @@ TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(TOP / "tests"))
 reference = importlib.import_module("witnesses.reference")
 BUILDER = TOP / "build-lookup-table.py"
-TOLERANCE = 1e-12
+TOLERANCE, LONG_Z_TOLERANCE = 1e-12, 1e-6
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
-FACTS = ["gap", "record", "earlier_rows", "baseline_days"]
+FACTS = ["gap", "record", "earlier_rows", "baseline_days", "long_z", "dollar_volume"]
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 # The layout of the table, as the docstrings of build-lookup-table.py describe it.
-MAGIC = b"lookup-tab-2"
+MAGIC = b"lookup-tab-3"
 EXTENT = struct.Struct("<QQI")
 FOOTER = struct.Struct("<20s12s")
-INDEX_HEADER = struct.Struct("<II20s")
-INDEX_DAY = struct.Struct("<10s20sIII")
-PAGE_COLUMNS = dict(zip(FIELDS + FACTS, "iddddd" + "HHH"))
+INDEX_HEADER = struct.Struct("<II20s20s")
+INDEX_DAY = struct.Struct("<10s20s5I")
+PAGE_COLUMNS = dict(zip(FIELDS + FACTS, "iddddd" + "HHH" + "ff"))
+PAGE_LONG_Z = list(PAGE_COLUMNS).index("long_z")
 
 
 class Difference(Exception):
@@ -79,7 +81,7 @@ def positive_price(text):
 
 
 def read_market(paths):
-    """The files as a market: {date: [(ticker, trades, open or None, close), ...]}, by date."""
+    """The files as a market by date; a row is (ticker, trades, open, close, volume) with Nones."""
     market = {}
     for path in paths:
         content = path.read_bytes()
@@ -90,9 +92,20 @@ def read_market(paths):
         for line in reader:
             date = name[1] if name else str(utc_date(whole_number(line["window_start"])))
             opened = positive_price(line["open"]) if has_open else None
-            row = (line["ticker"], whole_number(line["transactions"]), opened, float(line["close"]))
+            volume = float(line["volume"]) if NUMBER.fullmatch(line.get("volume") or "") else None
+            trades, close = whole_number(line["transactions"]), float(line["close"])
+            row = (line["ticker"], trades, opened, close, volume)
             market.setdefault(date, []).append(row)
     return dict(sorted(market.items()))
+
+
+def read_list(data_dir, name, columns):
+    """The lines of reference/name in data_dir, as tuples of these columns; () without the file."""
+    path = Path(data_dir, "reference", name)
+    if not path.exists():
+        return ()
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [tuple(line[column] for column in columns) for line in csv.DictReader(file)]
 
 
 # The dict
@@ -172,10 +185,12 @@ class Parts(NamedTuple):
     """What stands behind the dict, as it is in the file."""
 
     window: int
-    counts: dict  # {date: (rows, with_deviation, anomalies)}
+    counts: dict  # {date: (rows, with_deviation, anomalies, with_long_z, high_long_z)}
     pages: dict  # {date: {ticker: a value for each of PAGE_COLUMNS}}
     pickled_rows: dict  # {ticker: the bytes of its rows in the pickle}
-    gaps: dict  # {ticker: its gaps}
+    facts: dict  # {ticker: its gaps, long_z and dollar_volume, as bytes}
+    listed: dict  # {ticker: (type, name)}, empty ones as None
+    splits: list  # of (ticker, date, split_from, split_to), texts
 
 
 def checked(content, extent, what):
@@ -193,28 +208,29 @@ def read_parts(content):
     if magic != MAGIC:
         raise Difference("the table has no footer")
     index = checked(content, index_extent, "the index")
-    window, number_of_tickers, directory_extent = INDEX_HEADER.unpack_from(index)
+    window, number_of_tickers, *extents = INDEX_HEADER.unpack_from(index)
     counts, pages = {}, {}
     for date, extent, *numbers in INDEX_DAY.iter_unpack(index[INDEX_HEADER.size :]):
         date = date.decode()
         page = checked(content, extent, f"the day page of {date}")
         counts[date], pages[date] = tuple(numbers), read_page(page, numbers[0])
 
-    directory = checked(content, directory_extent, "the directory")
+    directory, splits = (
+        checked(content, extent, what) for extent, what in zip(extents, ("directory", "splits"))
+    )
     end = number_of_tickers * 2 * EXTENT.size
-    tickers = directory[end:].decode().split("\n")
+    texts = directory[end:].decode().split("\n")
+    tickers, types, names = (texts[i * number_of_tickers :][:number_of_tickers] for i in range(3))
     extents = [directory[i : i + EXTENT.size] for i in range(0, end, EXTENT.size)]
-    if not len(tickers) == len(set(tickers)) == number_of_tickers:
+    if not len(texts) / 3 == len(set(tickers)) == number_of_tickers:
         raise Difference("the directory does not name each ticker once")
-    pickled_rows = {
-        ticker: checked(content, extent, f"the pickled rows of {ticker}")
-        for ticker, extent in zip(tickers, extents[0::2])
-    }
-    gaps = {}
-    for ticker, extent in zip(tickers, extents[1::2]):
-        packed = checked(content, extent, f"the gaps of {ticker}")
-        gaps[ticker] = struct.unpack(f"<{len(packed) // 8}d", packed)
-    return Parts(window, counts, pages, pickled_rows, gaps)
+    pickled_rows, facts = (
+        {ticker: checked(content, extent, f"{what} of {ticker}") for ticker, extent in zip(*pair)}
+        for what, pair in (("rows", (tickers, extents[0::2])), ("facts", (tickers, extents[1::2])))
+    )
+    listed = {t: (kind or None, name or None) for t, kind, name in zip(tickers, types, names)}
+    splits = [tuple(line.split("\t")) for line in splits.decode().split("\n") if line]
+    return Parts(window, counts, pages, pickled_rows, facts, listed, splits)
 
 
 def read_page(page, rows):
@@ -250,6 +266,13 @@ def packed_row(row):
     return struct.pack("<" + "".join(PAGE_COLUMNS.values()), *row)
 
 
+def long_z_error(number, exact):
+    """How far number, a float32, is from the exact one, as a part of 1 or of a larger one."""
+    if exact is None or math.isnan(number):
+        return 0.0 if exact is None and math.isnan(number) else math.inf
+    return abs(number - exact) / max(1, abs(exact))
+
+
 def compare_parts(parts, table, facts):
     """Compare the Parts of a file with its table, which has been checked, and with the facts.
 
@@ -259,19 +282,35 @@ def compare_parts(parts, table, facts):
         raise Difference("the day pages are not those of the table's dates")
     if list(parts.pickled_rows) != list(table):
         raise Difference("the directory's tickers are not the table's")
-    rows, counts = {date: {} for date in facts.days}, {date: [0, 0, 0] for date in facts.days}
+    rows, counts = {date: {} for date in facts.days}, {date: [0] * 5 for date in facts.days}
     for ticker, own_rows in facts.tickers.items():
         for row in own_rows:
-            gap = math.nan if row.gap is None else row.gap
-            numbers = gap, row.record, row.earlier_rows, row.baseline_days or 0
-            rows[row.date][ticker] = (*table[ticker][row.date].values(), *numbers)
+            long_z = parts.pages[row.date][ticker][PAGE_LONG_Z]
+            if not long_z_error(long_z, row.long_z) <= LONG_Z_TOLERANCE:
+                raise Difference(f"{ticker} on {row.date}: long_z is {long_z}, not {row.long_z}")
+            numbers = row.gap, row.record, row.earlier_rows, row.baseline_days or 0, long_z
+            numbers = (*table[ticker][row.date].values(), *numbers, row.dollar_volume)
+            rows[row.date][ticker] = numbers
             found = 1, reference.has_deviation(row), reference.is_anomaly(row)
+            found += not math.isnan(long_z), round(long_z, 4) > 3
             counts[row.date] = [a + b for a, b in zip(counts[row.date], found)]
-        compare_history(ticker, parts, table[ticker], own_rows)
+        compare_history(ticker, parts, table[ticker], own_rows, rows)
     for date in facts.days:
         compare_page(date, parts.pages[date], rows[date])
         if parts.counts[date] != tuple(counts[date]):
             raise Difference(f"{date}: the index counts {parts.counts[date]}, not {counts[date]}")
+    compare_lists(parts, facts)
+
+
+def compare_lists(parts, facts):
+    for ticker, listed in parts.listed.items():
+        if listed != facts.listed.get(ticker, (None, None)):
+            raise Difference(f"{ticker}: type and name are {listed}")
+    numbers = {ticker: number for number, ticker in enumerate(facts.tickers)}
+    expected = sorted(facts.splits.items(), key=lambda split: (numbers[split[0][0]], split[0][1]))
+    found = [((ticker, date), tuple(map(float, split))) for ticker, date, *split in parts.splits]
+    if found != [(key, tuple(map(float, split))) for key, split in expected]:
+        raise Difference(f"the splits are {parts.splits}")
 
 
 def compare_page(date, page, rows):
@@ -288,15 +327,20 @@ def compare_page(date, page, rows):
             raise Difference(f"{ticker} in the day page of {date}: {', '.join(wrong)}")
 
 
-def compare_history(ticker, parts, days, rows):
-    """Compare a ticker's pickled rows and gaps in the file with its days in the table."""
+def compare_history(ticker, parts, days, rows, page_rows):
+    """Compare a ticker's pickled rows and facts with its days, and with the rows of day pages."""
     numbers = [len(FIELDS) + row.session for row in rows]
     pickled = b"".join(map(pickled_row, days.values(), numbers))
     if parts.pickled_rows[ticker] != pickled:
         raise Difference(f"the pickled rows of {ticker} are not the table's")
-    gaps = [math.nan if row.gap is None else row.gap for row in rows]
-    if len(parts.gaps[ticker]) != len(gaps) or any(map(bit_error, parts.gaps[ticker], gaps)):
-        raise Difference(f"the gaps of {ticker} are {parts.gaps[ticker]}, not {tuple(gaps)}")
+    own = [dict(zip(PAGE_COLUMNS, page_rows[row.date][ticker])) for row in rows]
+    facts = b"".join(
+        struct.pack(code, math.nan if row[field] is None else row[field])
+        for field, code in (("gap", "<d"), ("long_z", "<f"), ("dollar_volume", "<f"))
+        for row in own
+    )
+    if parts.facts[ticker] != facts:
+        raise Difference(f"the facts of {ticker} are not those of its day pages")
 
 
 def main(argv=None):
@@ -322,7 +366,10 @@ def main(argv=None):
     table = pickle.loads(content)
     try:
         market = read_market(flat_files(Path(args.data_dir)))
-        facts = reference.Table(market, args.window)
+        listed = read_list(args.data_dir, "tickers.csv", ("ticker", "name", "type"))
+        columns = "ticker", "execution_date", "split_from", "split_to"
+        splits = read_list(args.data_dir, "splits.csv", columns)
+        facts = reference.Table(market, args.window, listed, splits)
         error = largest_error(facts, table)
         compare_parts(read_parts(content), table, facts)
     except Difference as difference:

@@ -8,10 +8,14 @@ and deviations are fractions, so that nothing here depends on the order in which
         print(row.ticker, row.trades, z_score(row), marks(table, row), after(table, row, 5))
 
 A market is {date: [(ticker, trades, open or None, close), ...]}, dates and rows in the order of the
-files. Where a definition leaves something open, the docstring says "Choice:".
+files; a row may have a volume behind its close. Where a definition leaves something open, the
+docstring says "Choice:".
 """
 
+import calendar
 import math
+import struct
+from decimal import Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple, Optional
@@ -40,15 +44,19 @@ class Row(NamedTuple):
     baseline_days: Optional[int]
     gap: Optional[float]
     is_split: bool
+    long_z: Optional[float]
+    dollar_volume: Optional[float]
 
 
 class Table:
     """A market with its facts: days, {ticker: its rows} and {date: {ticker: row}}.
 
-    Tickers stand in the order in which the files first name them.
+    Tickers stand in the order in which the files first name them. listed are the lines of
+    tickers.csv, (ticker, name, type), and splits those of splits.csv, (ticker, date, from, to),
+    without the headings; of a ticker, and of a ticker and date, the first line counts.
     """
 
-    def __init__(self, market, window=5):
+    def __init__(self, market, window=5, listed=(), splits=()):
         self.window = window
         self.days = list(market)
         self.tickers = history(market, window)
@@ -56,6 +64,14 @@ class Table:
         for ticker, rows in self.tickers.items():
             for row in rows:
                 self.rows[row.date][ticker] = row
+        self.listed = {ticker: (kind or None, name or None) for ticker, name, kind in listed[::-1]}
+        self.splits = {
+            (ticker, date): (split_from, split_to)
+            for ticker, date, split_from, split_to in sorted(
+                splits[::-1], key=lambda split: split[1]
+            )
+            if ticker in self.tickers and self.days[0] <= date <= self.days[-1]
+        }
         self.order = {ticker: number for number, ticker in enumerate(self.tickers)}
 
 
@@ -63,15 +79,16 @@ def history(market, window=5):
     """{ticker: its rows by date}, tickers in the order in which the files first name them."""
     listed = {}
     for session, (date, day) in enumerate(market.items()):
-        for ticker, trades, open_price, close in day:
-            listed.setdefault(ticker, []).append((date, session, trades, open_price, close))
+        for ticker, trades, open_price, close, *volume in day:
+            row = date, session, trades, open_price, close, *(volume or [None])
+            listed.setdefault(ticker, []).append(row)
     return {ticker: facts_of_rows(ticker, rows, window) for ticker, rows in listed.items()}
 
 
 def facts_of_rows(ticker, rows, window):
-    _, sessions, trades, _, closes = zip(*rows)
+    _, sessions, trades, _, closes, _ = zip(*rows)
     facts = []
-    for index, (date, session, _, open_price, close) in enumerate(rows):
+    for index, (date, session, _, open_price, close, volume) in enumerate(rows):
         previous = closes[index - 1] if index > 0 else None
         facts.append(
             Row(
@@ -84,6 +101,8 @@ def facts_of_rows(ticker, rows, window):
                 baseline_days=baseline_days(sessions, index, window),
                 gap=gap(open_price, previous),
                 is_split=is_split(open_price, previous),
+                long_z=long_z(trades, index),
+                dollar_volume=None if volume is None else as_float32(volume * close),
             )
         )
     return facts
@@ -141,6 +160,32 @@ def gap(open_price, previous_close):
     if open_price is None or not 0 < open_price < math.inf:
         return None
     return change(previous_close, open_price)
+
+
+@lru_cache(maxsize=None)
+def scaled_logarithm(trades):
+    """ln(1 + trades) * 10**40 as a whole number."""
+    return int(Context(prec=50).ln(Decimal(1 + trades)).scaleb(40))
+
+
+def long_z(trades, index):
+    """(x - mean) / std of x = ln(1 + trades), over the 60 rows before, as the nearest float.
+
+    Over all rows before while these are 20 to 59; None with fewer than 20, or if their trades are
+    all equal. std is the sample standard deviation.
+    """
+    earlier = trades[max(0, index - 60) : index]
+    if len(earlier) < 20 or len(set(earlier)) == 1:
+        return None
+    xs, n = list(map(scaled_logarithm, earlier)), len(earlier)
+    total, squares = sum(xs), sum(x * x for x in xs)
+    above = n * scaled_logarithm(trades[index]) - total
+    variance = Fraction(n * (n * squares - total * total), n - 1)  # times n * n
+    return math.copysign(nearest_root(above * above / variance), above)
+
+
+def as_float32(number):
+    return struct.unpack("f", struct.pack("f", number))[0]
 
 
 def is_split(open_price, previous_close):
@@ -212,11 +257,12 @@ def marks(table, row, test_symbols=()):
     """The row's marks in order, under the names that the command line has for them.
 
     new: fewer than 20 earlier rows, on a day with at least 20 of the table's days before it.
+    split: listed for this day, else suspected.
     thin: avg_trades below 20. stale: baseline_days above twice the window. Choice: a row without a
     baseline is neither thin nor stale.
     """
     found = {
-        "split": row.is_split,
+        "split": row.is_split or (row.ticker, row.date) in table.splits,
         "new": row.earlier_rows < 20 and row.session >= 20,
         "thin": row.avg_trades is not None and row.avg_trades < 20,
         "stale": row.baseline_days is not None and row.baseline_days > 2 * table.window,
@@ -245,22 +291,30 @@ def after(table, row, horizon):
     The days are the table's, not the ticker's. "unknown" while fewer than horizon days follow,
     "gone" where the ticker has no row on any of them, None where the row's close is 0. Choice: in
     this order (a close of 0 before a delisting is "gone"), and with the float operations of
-    price_diff.
+    price_diff. Listed splits after the row's day and not after that of the later close are taken
+    out. Choice: the later close is multiplied by the product of their ratios, in floats, by date.
     """
     if not is_known(table, row, horizon):
         return "unknown"
     later = rows_after(table, row, horizon)
     if not later:
         return "gone"
-    return None if row.close_price == 0 else change(row.close_price, later[-1].close_price)
+    ratio = 1.0
+    for (ticker, date), (split_from, split_to) in table.splits.items():
+        if ticker == row.ticker and row.date < date <= later[-1].date:
+            ratio *= float(split_to) / float(split_from)
+    return None if row.close_price == 0 else change(row.close_price, later[-1].close_price * ratio)
 
 
 def split_within(table, row, horizon):
-    """Whether a day of the span opens as after a split.
+    """Whether a day of the span opens as after a split, and no split is listed for that day.
 
     Choice: the row's own day is not in the span, the horizon-th next day is.
     """
-    return any(later.is_split for later in rows_after(table, row, horizon))
+    return any(
+        later.is_split and (later.ticker, later.date) not in table.splits
+        for later in rows_after(table, row, horizon)
+    )
 
 
 def split_after(table, row):
@@ -321,15 +375,23 @@ class Tide(NamedTuple):
 
 
 @lru_cache(maxsize=None)
-def share_of_day(table, date):
-    """The day's anomalies, its tickers with a deviation above 0, and the share; None without."""
-    tickers = sum(has_deviation(row) for row in table.rows[date].values())
-    found = len(anomalies(table, date))
+def share_of_day(table, date, what="anomalies"):
+    """(found, tickers, share): the day's anomalies among its tickers with a deviation above 0.
+
+    With what="long_z", those with a long_z above 3 among those with one. The share is None without
+    such tickers. Choice: long_z counts with four decimals.
+    """
+    if what == "long_z":
+        numbers = [row.long_z for row in table.rows[date].values() if row.long_z is not None]
+        tickers, found = len(numbers), sum(round(number, 4) > 3 for number in numbers)
+    else:
+        tickers = sum(has_deviation(row) for row in table.rows[date].values())
+        found = len(anomalies(table, date))
     return found, tickers, Fraction(found, tickers) if tickers else None
 
 
-def tide(table, date):
-    """The share of tickers with a deviation above 0 that are anomalies, and the usual share.
+def tide(table, date, what="anomalies", days=None, fewest=20):
+    """The share of_day's share, and the usual share.
 
     The usual share is the median of the same share on up to 250 days before that have such
     tickers. It is None with fewer than 20 such days. The result is None on a day without such
@@ -337,12 +399,13 @@ def tide(table, date):
     passed over and not counted; "more than on all" is strictly more than on each of these (up to
     250) days.
     """
-    found, tickers, share = share_of_day(table, date)
+    found, tickers, share = share_of_day(table, date, what)
     if share is None:
         return None
-    shares = [share_of_day(table, day)[2] for day in table.days[: table.days.index(date)]]
+    days = table.days[: table.days.index(date)] if days is None else days
+    shares = [share_of_day(table, day, what)[2] for day in days]
     shares = [earlier for earlier in shares if earlier is not None][-250:]
-    said = len(shares) >= 20
+    said = len(shares) >= fewest
     return Tide(
         anomalies=found,
         tickers=tickers,
@@ -352,6 +415,32 @@ def tide(table, date):
         higher_than=sum(earlier < share for earlier in shares),
         more_than_all=said and share > max(shares),
     )
+
+
+def expiration(table, date):
+    """ "monthly" or "quarterly" if the options of a month expire on the day, else None.
+
+    They expire on the third Friday, or on the Thursday before it where that Friday has no row.
+    Choice: that is not known of a Friday behind the table's last day.
+    """
+    year, month, _ = map(int, date.split("-"))
+    fridays = [week[calendar.FRIDAY] for week in calendar.monthcalendar(year, month)]
+    third = list(filter(None, fridays))[2]
+    friday, thursday = (f"{year:04}-{month:02}-{day:02}" for day in (third, third - 1))
+    no_friday = friday not in table.days and friday < table.days[-1]
+    if date != friday and not (date == thursday and no_friday):
+        return None
+    return "quarterly" if month in (3, 6, 9, 12) else "monthly"
+
+
+def expiration_tide(table, date):
+    """(kind, Tide) of a day on which options expire: its share beside that of earlier such days.
+
+    The usual share is None with fewer than 4 earlier ones of the same kind.
+    """
+    kind = expiration(table, date)
+    earlier = [day for day in table.days if day < date and expiration(table, day) == kind]
+    return kind, tide(table, date, days=earlier, fewest=4)
 
 
 class RecordLine(NamedTuple):
@@ -408,14 +497,14 @@ class Case(NamedTuple):
     excess: float
 
 
-def aftermath(market, until=None, window=5):
+def aftermath(market, until=None, window=5, splits=()):
     """36 classes of what followed the anomalies at z > 3, by z, then move, then horizon.
 
     An anomaly counts if its horizon-th next day is not after until (without until: the table's last
     day). Choice: until may be a date that the table lacks.
     """
     days = {day: rows for day, rows in market.items() if until is None or day <= until}
-    table = Table(days, window)
+    table = Table(days, window, splits=splits)
     cases = {(z, move, h): [] for z in Z_EDGES for move in MOVES for h in HORIZONS}
     left_out = dict.fromkeys(cases, 0)
     for session, day in enumerate(table.days):
@@ -510,9 +599,12 @@ def after_text(table, row, horizon):
 
 
 def marks_text(table, row, test_symbols=()):
-    """The marks joined by a space. Choice: a split reads `split?` in every format's values."""
-    found = marks(table, row, test_symbols)
-    return " ".join("split?" if mark == "split" else mark for mark in found)
+    """The marks joined by a space: `split?`, or `split 1:20` if it is listed."""
+    found, split = marks(table, row, test_symbols), "split?"
+    if (row.ticker, row.date) in table.splits:
+        split_from, split_to = table.splits[row.ticker, row.date]
+        split = f"split {split_to}:{split_from}"
+    return " ".join(split if mark == "split" else mark for mark in found)
 
 
 def facts(table, row, test_symbols=()):
@@ -528,9 +620,12 @@ def facts(table, row, test_symbols=()):
         "earlier_rows": row.earlier_rows,
         "baseline_days": row.baseline_days,
         "gap": row.gap,
+        "long_z": row.long_z,
+        "dollar_volume": None if row.dollar_volume is None else round(row.dollar_volume),
         **{f"after_{h}": n if has_number(n) else None for h, n in numbers.items()},
         "split_after": split_after(table, row),
         "marks": marks_text(table, row, test_symbols),
+        **dict(zip(("type", "name"), table.listed.get(row.ticker, (None, None)))),
     }
 
 
