@@ -168,19 +168,21 @@ def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def import_tqdm():
+def import_package(name):
+    """The package called name, imported where it is needed. Raises BuildError."""
     try:
-        from tqdm import tqdm
-    except ImportError:
-        raise BuildError("tqdm is missing: pip install -r requirements.txt") from None
-    return tqdm
+        return importlib.import_module(name)
+    except Exception as error:  # a broken package can raise anything
+        reason = f"cannot import {name}: {error}: pip install -r requirements.txt"
+        raise BuildError(reason) from None
 
 
 def with_progress(items, description, total):
     """items; on a terminal, stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
-    return import_tqdm()(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+    tqdm = import_package("tqdm").tqdm
+    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
 
 
 def in_threads(function, items):
@@ -329,8 +331,10 @@ def make_client(key, api_url):
         package = importlib.import_module(name)
     except Exception as error:  # a broken package, or another one of that name, can raise anything
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        found = importlib.util.find_spec(name)
         reason = "it is missing" if is_missing else error
-        sentence = f"cannot import {name}: {reason}: pip install -r requirements.txt"
+        place = f" ({found.origin})" if found and not is_missing else ""
+        sentence = f"cannot import {name}{place}: {reason}: pip install -r requirements.txt"
         raise PolygonError(sentence, 503) from None
     try:
         return package.RESTClient(key, base=api_url)
@@ -430,11 +434,7 @@ def in_new_york(day, hour):
 
 def trading_days(first, until):
     """The day numbers of the trading days from first to until, two day numbers."""
-    try:
-        from exchange_calendars import get_calendar
-    except ImportError as error:
-        reason = f"cannot import exchange_calendars: {error}: pip install -r requirements.txt"
-        raise BuildError(reason) from None
+    get_calendar = import_package("exchange_calendars").get_calendar
     # A week more: get_calendar raises an error if there is no trading day in the time asked for.
     calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
     days = (day_number(str(session.date())) for session in calendar.sessions)
@@ -448,8 +448,7 @@ def days_to_download(data_dir, first, until):
     whose file is older than the vendor's corrections. first and until are day numbers, or None for
     the day of the first file and for the last day that is over in New York.
     """
-    import pandas as pd
-
+    pd = import_package("pandas")
     now = pd.Timestamp(utc_now()).tz_convert(NEW_YORK)
     today = day_number(str(now.date()))
     last_ended = today if now.hour >= 16 else today - 1
@@ -575,7 +574,8 @@ def download_days(data_dir, first=None, until=None, api_url=API_URL):
     dates = f"{date_text(days[-1])} to {date_text(days[0])}"
     say(f"Downloading days: {len(days)}, {dates}{corrected}")
     form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    bar = import_tqdm()(days, "Downloading", bar_format=form, disable=not on_terminal())
+    tqdm = import_package("tqdm").tqdm
+    bar = tqdm(days, "Downloading", bar_format=form, disable=not on_terminal())
     report = bar.set_postfix_str if on_terminal() else say
     left_out, failed, too_old = [], 0, []
     with closing(bar):

@@ -15,7 +15,7 @@ import pytest
 from fakes.polygon import BROKEN, RATE_LIMIT, REFUSALS, FakePolygon, answered, row
 from helpers.flat_files import flat_text, write_file, write_flat_files
 from helpers.markets import DAYS, MARKET, rows_by_day
-from helpers.scripts import KEY, TOP, assert_refused, build, builder, call, load_table
+from helpers.scripts import KEY, TOP, assert_refused, build, builder, call, load_table, run
 from helpers.terminal import run_on_terminal
 
 FOLDER = Path("aggregates_day")
@@ -469,3 +469,15 @@ assert builder.main([]) == 0
 assert not {{"polygon", "massive", "urllib3", "exchange_calendars"}} & set(sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["pandas", "exchange_calendars", "tqdm"])
+def test_a_package_that_does_not_work_is_told_in_its_own_words(market, monkeypatch, package):
+    write_file(Path("packages", f"{package}.py"), "raise OSError('libx.so.0: cannot open')")
+    monkeypatch.setenv("PYTHONPATH", "packages")
+    result = run("build-lookup-table.py", "--api-url", market.url, "--download", MONDAY)
+    assert (result.returncode, market.requests) == (1, [])
+    line = result.stderr.strip()
+    assert "\n" not in line
+    assert package in line
+    assert "libx.so.0: cannot open" in line
