@@ -657,7 +657,10 @@ def test_without_a_key_a_line_and_a_link_leave_their_room_to_the_history(
     assert polygon.requests == []
 
 
-def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click(visitor, polygon):
+@pytest.mark.parametrize("act", ["click", "key"])
+def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click_or_key(
+    visitor, polygon, act
+):
     def as_opened_elsewhere(route):
         response = route.fetch()
         body = response.text().replace("<body ", "<body data-opened-by-other-site ")
@@ -667,7 +670,11 @@ def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click
     visitor.open("/?date=2024-09-05&ticker=INTC&threshold=-99").expect_chart("history-chart")
     visitor.bars_message()
     assert polygon.requests == []
-    visitor.page.locator("#day-chart-box .retry").click()
+    if act == "click":
+        visitor.page.locator("#day-chart-box .retry").click()
+    else:
+        visitor.press("j")
+        visitor.expect_detail("GOOGL")
     visitor.expect_chart("day-chart")
     assert len(polygon.requests) == 1
 

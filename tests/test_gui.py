@@ -1000,7 +1000,25 @@ def test_another_site_may_not_use_the_api(client, address, site, status):
     [("cross-site", True), ("same-site", True), ("same-origin", False), ("none", False)],
 )
 def test_a_view_that_another_site_opened_is_told_so(client, path, site, is_told):
-    response = client.get(path, headers={"Sec-Fetch-Site": site})
+    assert_told(client.get(path, headers={"Sec-Fetch-Site": site}), is_told)
+
+
+@pytest.mark.parametrize(
+    ("referer", "is_told"),
+    [
+        ({}, True),
+        ({"Referer": "http://evil.example/"}, True),
+        ({"Referer": "http://localhost.evil.example/"}, True),
+        ({"Referer": "http://localhost/?date=2024-10-17"}, False),
+    ],
+)
+def test_where_the_browser_does_not_say_who_opened_a_view_its_referer_must_be_here(
+    client, referer, is_told
+):
+    assert_told(client.get("/?ticker=VTAK", headers=referer), is_told)
+
+
+def assert_told(response, is_told):
     assert response.status_code == 200
     body = parse(response).find("body")[0]
     assert ("data-opened-by-other-site" in body.attributes) is is_told

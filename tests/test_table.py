@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ QUESTIONS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def options_of(question):
     return querier.parse_arguments(["--table", str(TABLE), *QUESTIONS[question]])
 

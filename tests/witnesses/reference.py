@@ -17,8 +17,8 @@ import math
 import struct
 from decimal import Context, Decimal
 from fractions import Fraction
-from functools import lru_cache
-from typing import NamedTuple, Optional
+from functools import cache
+from typing import NamedTuple
 
 HORIZONS = (1, 5, 20)
 Z_EDGES = (3, 5, 10, 30)
@@ -33,19 +33,19 @@ class Row(NamedTuple):
     date: str
     session: int  # the index of the date in the table's days
     trades: int
-    open_price: Optional[float]
+    open_price: float | None
     close_price: float
-    previous_close: Optional[float]  # None in the ticker's first row
+    previous_close: float | None  # None in the ticker's first row
     price_diff: float
-    avg_trades: Optional[Fraction]
-    variance: Optional[Fraction]  # the square of std_trades
+    avg_trades: Fraction | None
+    variance: Fraction | None  # the square of std_trades
     record: int
     earlier_rows: int
-    baseline_days: Optional[int]
-    gap: Optional[float]
+    baseline_days: int | None
+    gap: float | None
     is_split: bool
-    long_z: Optional[float]
-    dollar_volume: Optional[float]
+    long_z: float | None
+    dollar_volume: float | None
 
 
 class Table:
@@ -162,7 +162,7 @@ def gap(open_price, previous_close):
     return change(previous_close, open_price)
 
 
-@lru_cache(maxsize=None)
+@cache
 def scaled_logarithm(trades):
     """ln(1 + trades) * 10**40 as a whole number."""
     return int(Context(prec=50).ln(Decimal(1 + trades)).scaleb(40))
@@ -243,7 +243,7 @@ def is_anomaly(row, threshold=Z_THRESHOLD):
     return signed_square(above) > signed_square(least) * row.variance
 
 
-@lru_cache(maxsize=None)
+@cache
 def anomalies(table, date, threshold=Z_THRESHOLD):
     """The day's anomalies by trades, most first; equal ones in the table's order of tickers."""
     found = [row for row in table.rows[date].values() if is_anomaly(row, threshold)]
@@ -332,7 +332,7 @@ def has_number(value):
     return value is not None and value not in ("unknown", "gone")
 
 
-@lru_cache(maxsize=None)
+@cache
 def median_ticker(table, date, horizon):
     """The median of after() over all tickers of the day that have a number; None if none has.
 
@@ -368,13 +368,13 @@ class Tide(NamedTuple):
     anomalies: int
     tickers: int  # those with a deviation above 0
     share: Fraction
-    usual: Optional[Fraction]  # None with fewer than 20 days
+    usual: Fraction | None  # None with fewer than 20 days
     days: int
     higher_than: int  # on how many of these days the share was lower
     more_than_all: bool  # False with fewer than 20 days
 
 
-@lru_cache(maxsize=None)
+@cache
 def share_of_day(table, date, what="anomalies"):
     """(found, tickers, share): the day's anomalies among its tickers with a deviation above 0.
 
