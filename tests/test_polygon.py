@@ -272,7 +272,6 @@ OTHER = {
         "raise ImportError('libssl.so.9: no file')",
         "so.9",
     ),
-    "another file that fails": ("polygon.py", "raise ValueError('no area')", "packages/polygon.py"),
     "a part is missing": ("polygon/__init__.py", "import websocketz", "websocketz"),
     "a broken massive": ("massive.py", "raise OSError('libssl.so.9: no file')", "libssl.so.9"),
     "missing": ("polygon.py", "raise ModuleNotFoundError('No polygon')", "pip install"),
