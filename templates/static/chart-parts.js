@@ -36,7 +36,7 @@ export function chartOptions(color) {
       panes: { separatorColor: color.line, separatorHoverColor: color.chosen },
     },
     grid: { vertLines: { color: color.line }, horzLines: { color: color.line } },
-    rightPriceScale: { borderColor: color.line, scaleMargins: { top: 0.12, bottom: 0.04 } },
+    rightPriceScale: { borderColor: color.line, scaleMargins: { top: 0.06, bottom: 0.04 } },
     timeScale: {
       borderColor: color.line,
       fixLeftEdge: true,
@@ -52,6 +52,9 @@ export function chartOptions(color) {
 
 /** The options of a series without the marks that the library adds to its last value. */
 export const PLAIN = { priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
+
+/** The prices that an axis shows, with room above them for the readout, which covers the top of a chart. */
+export const belowReadout = (info) => info && { ...info, margins: { above: 20, below: 0 } }; // pixels
 
 /** The option of a series that counts something. */
 export const WHOLE_NUMBERS = { priceFormat: { type: "custom", formatter: formatCount, minMove: 1 } };
@@ -101,7 +104,7 @@ export class PaneGround {
     }
     context.fillStyle = this.text;
     context.font = `11px ${fontFamily}`;
-    context.fillText(this.name, 6, 14);
+    context.fillText(this.name, mediaSize.height < 75 ? 50 : 6, 14); // beside the library's link
   }
 
   timeAxisViews() {
