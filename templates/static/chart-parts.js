@@ -134,7 +134,7 @@ export class Steps {
       context.lineTo(x + barSpacing / 2, toY(originalData.value));
     }
     context.strokeStyle = this.options.color;
-    context.lineWidth = 1.2;
+    context.lineWidth = Math.min(1.2, 0.4 + barSpacing / 2); // on a chart of many days, bars show behind it
     context.setLineDash(this.options.dash);
     context.stroke();
   }
