@@ -292,6 +292,29 @@ def test_a_zoom_lasts_for_the_tickers_of_one_day_and_in_other_colours(visitor):
     assert visible(visitor, "day-chart") == pytest.approx([0, 191], abs=0.6)
 
 
+@pytest.mark.parametrize("chart, panes", [("day-chart", 3), ("history-chart", 2)])
+def test_a_drag_of_an_axis_lasts_until_the_button_or_another_ticker_undoes_it(
+    visitor, polygon, chart, panes
+):
+    is_fitted = "chart.panes().map((pane) => pane.priceScale('right').options().autoScale)"
+    visitor.open().choose("VTAK").expect_chart(chart)
+    box = visitor.page.locator(f"#{chart}").bounding_box()
+    for undo in (
+        visitor.page.locator(f"#{chart}-box .whole").click,
+        lambda: visitor.choose("NFLX"),
+    ):
+        for share in (0.2, 0.8):
+            visitor.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + share * box["height"])
+            visitor.page.mouse.down()
+            visitor.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 5, steps=3)
+            visitor.page.mouse.up()
+        fitted = visitor.in_chart(chart, is_fitted)
+        assert (fitted[0], fitted[-1]) == (False, False)
+        undo()
+        visitor.expect_chart(chart)
+        assert visitor.in_chart(chart, is_fitted) == [True] * panes
+
+
 @pytest.mark.parametrize("chart, suffix", [("day-chart", ""), ("history-chart", "-history")])
 def test_a_chart_is_saved_as_a_picture_below_its_ticker_and_date(visitor, chart, suffix):
     visitor.open().choose("VTAK").expect_chart(chart)

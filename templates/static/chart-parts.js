@@ -36,7 +36,7 @@ export function chartOptions(color) {
       panes: { separatorColor: color.line, separatorHoverColor: color.chosen },
     },
     grid: { vertLines: { color: color.line }, horzLines: { color: color.line } },
-    rightPriceScale: { borderColor: color.line, scaleMargins: { top: 0.06, bottom: 0.04 } },
+    rightPriceScale: { autoScale: true, borderColor: color.line, scaleMargins: { top: 0.06, bottom: 0.04 } },
     timeScale: {
       borderColor: color.line,
       fixLeftEdge: true,
@@ -138,6 +138,12 @@ export class Steps {
     context.setLineDash(this.options.dash);
     context.stroke();
   }
+}
+
+/** Undo each zoom of a chart: that of its times, and those of its axes at the right. */
+export function showAll(chart) {
+  chart.applyOptions({ rightPriceScale: { autoScale: true } });
+  chart.timeScale().fitContent();
 }
 
 /** Move a chart so far that the point at an index is in sight. */
