@@ -565,6 +565,10 @@ def test_another_tickers_candles_go_away_while_the_next_ones_are_awaited(visitor
     visitor.expect("#day-chart-box .loading").to_be_visible()
     visitor.expect("#day-chart").to_be_hidden(timeout=2000)
     visitor.expect("#day-chart-box .readout").to_be_empty()
+    link = visitor.page.locator("#history-chart a")  # to the library's maker; it is still drawn
+    drawn = link.screenshot()
+    link.evaluate("link => (link.style.opacity = 0)")
+    assert link.screenshot() != drawn
     polygon.answering.set()
     visitor.expect_chart("day-chart").expect("#day-chart").to_be_visible()
     closes = [bar["c"] for bar in polygon.bars_of("INTC", QUIET_DAY)]
