@@ -5,7 +5,7 @@
 // the chart loads or if that fails.
 
 import { fetchJson, ServerError } from "./answers.js";
-import { bringIntoSight, fontFamily, styleSheetColors } from "./chart-parts.js";
+import { bringIntoSight, fontFamily, showAll, styleSheetColors } from "./chart-parts.js";
 import { createDayChart, drawDay } from "./day-chart.js";
 import { createHistoryChart, drawHistory } from "./history-chart.js";
 
@@ -55,7 +55,7 @@ export function showCharts(detail, onDay) {
     if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
     box.querySelector(".save").onclick = () => savePicture(box);
-    box.querySelector(".whole").onclick = () => charts.get(box.id)?.chart.timeScale().fitContent();
+    box.querySelector(".whole").onclick = () => charts.has(box.id) && showAll(charts.get(box.id).chart);
     enableChoices(box);
     if (isDay(box) && keyIsMissing) showNoKey(box);
     else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
