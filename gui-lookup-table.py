@@ -17,7 +17,6 @@ templates/static/.
 import argparse
 import datetime
 import importlib.util
-import io
 import json
 import logging
 import mimetypes
@@ -26,6 +25,7 @@ import re
 import signal
 import socket
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -36,74 +36,53 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from types import SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 try:
-    from flask import (
-        Flask,
-        Response,
-        current_app,
-        render_template,
-        request,
-        send_from_directory,
-        stream_template,
-        url_for,
-    )
+    import flask
+    from flask import Flask, Response, current_app, render_template, request
     from waitress.server import create_server
     from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
 except ImportError as error:
-    if __name__ != "__main__":
-        raise
-    if isinstance(error, ModuleNotFoundError):
-        raise SystemExit(f"{error.name} is missing: pip install -r requirements.txt") from None
-    reason = " ".join(str(error).split())
-    raise SystemExit(f"{error.name or 'a package'} cannot be imported: {reason}") from None
+    reason = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not work ({error})"
+    hint = "pip install -r requirements.txt"
+    raise SystemExit(f"{error.name} {' '.join(reason.split())}: {hint}") from None
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
 IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
 THREADS = 16  # of the server
+# One thread reads all tables: two at once would be no faster and take twice the memory.
+TABLE_READER = ThreadPoolExecutor(1)
 HISTORY_ROWS = 40  # that /api/history returns by default
 MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-# One thread reads all day pages: two at once would be no faster and take twice the memory.
-DAY_READER = ThreadPoolExecutor(1)
+LEAST_RECORD = 20  # rows: a shorter record is no news, and is not put into words
 # These addresses spend the user's requests to Polygon, so they want a header that only the page's
 # own scripts can send: a browser does not let another site's page add it.
 PAGE_HEADER = "X-Lookup-Table-Page"
 SPENDS_THE_KEY = {"/api/bars", "/api/headlines"}
 
-# What a minute bar is made of, and what Polygon calls it.
-BAR_FIELDS = {
-    "timestamp": "t",
-    "open": "o",
-    "high": "h",
-    "low": "l",
-    "close": "c",
-    "volume": "v",
-    "vwap": "vw",
-    "transactions": "n",
-}
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
+# What a minute bar is made of, and what Polygon calls it.
+BAR_FIELDS = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
+BAR_FIELDS |= {"vwap": "vw", "transactions": "n"}
 NEW_YORK = ZoneInfo("America/New_York")
 MINUTE_IN_MS = 60_000
 LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
 MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
-
 KEPT_ANSWERS = 128
 CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
-LEAST_RECORD = 20  # rows: a shorter record is no news, and is not put into words
+
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
 CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
-
 # The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
@@ -130,12 +109,9 @@ def open_table(path):
     return querier.open_table(path, kinds=(querier.LookupTable,))
 
 
-def table_version(path):
-    """A text that changes whenever the file at path is replaced; empty if there is no file."""
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return ""
+def version_of(table):
+    """A text that changes whenever the table's file is replaced."""
+    state = os.fstat(table.file.fileno())
     return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
 
 
@@ -143,7 +119,7 @@ def table_version(path):
 
 
 def is_number(value):
-    return value is not None and isfinite(value)
+    return isinstance(value, (int, float)) and isfinite(value)
 
 
 format_count = "{:,.0f}".format
@@ -172,6 +148,11 @@ def or_dash(value, format_number):
     return format_number(value) if is_number(value) else "—"
 
 
+def percent_text(change):
+    """A change with its sign and unit: +1.50 %; a dash if it is not known."""
+    return or_dash(change, lambda change: f"{format_change(change)} %")
+
+
 def direction(value):
     """The CSS class of a change in percent: "up" or "down"; empty if none is shown."""
     if not is_number(value) or not round(value, 2):
@@ -189,87 +170,57 @@ class Column(NamedTuple):
     order: str = "desc"  # in which the list is first sorted by this column
 
 
-def after_column(days, heading):
+def after_column(days):
     span = "next trading day" if days == 1 else f"next {days} trading days"
     meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
-    return Column(f"after_{days}", heading, format_change, meaning)
+    return Column(f"after_{days}", f"After {days} %", format_change, meaning)
 
 
-SORT_COLUMNS = {
-    column.field: column
-    for column in [
-        Column("ticker", "Ticker", str, "A stock's short name.", "asc"),
-        Column("trades", "Trades", format_count, "How many times it was traded on this day."),
-        Column("avg_trades", "Avg trades", format_figure, "The average trades of its baseline."),
-        Column("std_trades", "Std dev", format_figure, "The deviation of its baseline's trades."),
-        Column(
-            "z_score",
-            "Z-score",
-            "{:,.2f}".format,
-            "How many standard deviations the trades are above the average.",
-        ),
-        Column("times_normal", "Times normal", "{:,.1f}".format, "Trades divided by the average."),
-        Column(
-            "record",
-            "Record",
-            format_count,
-            "How many of its rows directly before had fewer trades. All: every row it has.",
-        ),
-        Column("close_price", "Close", format_price, "The last price of the day."),
-        Column(
-            "price_diff",
-            "Price diff %",
-            format_change,
-            "The change in percent from its close before.",
-        ),
-        Column(
-            "gap", "Gap %", format_change, "The open, in percent above or below its close before."
-        ),
-        after_column(1, "After 1 %"),
-        after_column(5, "After 5 %"),
-        after_column(20, "After 20 %"),
-    ]
-}
-AFTER_COLUMNS = {"after_1", "after_5", "after_20"}  # these are read from later day pages
-OPTIONAL_COLUMNS = [field for field in SORT_COLUMNS if field in {"gap", *AFTER_COLUMNS}]
+LIST_COLUMNS = [
+    Column("ticker", "Ticker", str, "A stock's short name.", "asc"),
+    Column("trades", "Trades", format_count, "How many times it was traded on this day."),
+    Column("avg_trades", "Avg trades", format_figure, "The average trades of its baseline."),
+    Column("std_trades", "Std dev", format_figure, "The deviation of its baseline's trades."),
+    Column("z_score", "Z-score", "{:,.2f}".format, "Its trades, in deviations above the average."),
+    Column("times_normal", "Times normal", "{:,.1f}".format, "Trades divided by the average."),
+    Column("record", "Record", format_count, "So many rows before had fewer trades. All: each."),
+    Column("close_price", "Close", format_price, "The last price of the day."),
+    Column("price_diff", "Price diff %", format_change, "The change from its close before."),
+]
+# They are shown if the user chooses them or sorts by them.
+OPTIONAL_COLUMNS = [
+    Column("long_z", "Long z", "{:,.2f}".format, "As Z-score, of logarithms, over 60 rows before."),
+    Column("dollar_volume", "Dollar volume", format_count, "The day's volume times its close."),
+    Column("gap", "Gap %", format_change, "From its close before to this day's open."),
+    *map(after_column, querier.HORIZONS),
+]
+COLUMN_OF = {column.field: column for column in [*LIST_COLUMNS, *OPTIONAL_COLUMNS]}
 
 
 def list_columns(options):
-    """The list's columns: an optional one is there if options name it or sort by it."""
     wanted = {*options.columns, options.sort}
-    return [
-        column
-        for field, column in SORT_COLUMNS.items()
-        if field not in OPTIONAL_COLUMNS or field in wanted
-    ]
-
-
-def cell(row, column):
-    """The text of a row in a column. A record is "all 116" if all 116 earlier rows had fewer."""
-    field = column.field
-    value = row[field]
-    if field == "ticker":
-        return value
-    text = or_dash(value, column.format)
-    if field == "record" and value == row["earlier_rows"]:
-        return f"all {text}"
-    if field in AFTER_COLUMNS and is_number(value):
-        days = int(field.removeprefix("after_"))
-        return text + ("*" if row["split_after"] and row["split_after"] <= days else "")
-    return text
-
-
-def cell_class(row, column):
-    """The CSS classes of a row's cell in a column."""
-    if column.format is format_change:
-        return f"{column.field} {direction(row[column.field])}".strip()
-    is_anomaly = row["z_score"] > querier.Z_THRESHOLD
-    return "times_normal anomaly" if column.field == "times_normal" and is_anomaly else column.field
+    return LIST_COLUMNS + [column for column in OPTIONAL_COLUMNS if column.field in wanted]
 
 
 def cells(row, columns):
-    """(CSS classes, text) of a row in each of the columns. The template calls this once a row."""
-    return [(cell_class(row, column), cell(row, column)) for column in columns]
+    """(CSS classes, text) of a row in each of the columns. The template calls this once a row.
+
+    A record is "all 116" if all 116 earlier rows had fewer trades.
+    """
+    found = []
+    for field, _, format_value, *_ in columns:
+        value, classes = row[field], field
+        text = or_dash(value, format_value)
+        if format_value is format_change:
+            classes = f"{field} {direction(value)}".strip()
+        if field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
+            classes = "times_normal anomaly"
+        elif field == "record" and value == row["earlier_rows"]:
+            text = f"all {text}"
+        elif field in querier.AFTER_FIELDS and is_number(value) and row["split_after"]:
+            text += "*" if row["split_after"] <= int(field.removeprefix("after_")) else ""
+        found.append((classes, text))
+    return found
 
 
 def bar_percent(times_normal):
@@ -280,9 +231,9 @@ def bar_percent(times_normal):
 
 
 def trades_text(row, window):
-    """A sentence that compares a row's trades with its baseline. row is what json_row returns."""
+    """A sentence that compares a row's trades with its baseline. row is a dict of row_of."""
     trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
-    if average is None:
+    if not is_number(average):
         return f"{trades:,} trades, and no baseline yet: that takes {window} earlier rows."
     if not average:
         return f"{trades:,} trades, after none at all in the {window} rows before."
@@ -290,7 +241,7 @@ def trades_text(row, window):
     times = format_count(times) if times >= 10 else f"{times:.1f}"
     baseline = f"{'five' if window == 5 else window} rows before ({format_figure(average)})"
     sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} the average of its {baseline}"
-    if z_score is None or row["std_trades"] is None:
+    if not is_number(z_score):
         return f"{sentence}."
     side = "above" if z_score >= 0 else "below"
     each = format_figure(row["std_trades"])
@@ -300,34 +251,14 @@ def trades_text(row, window):
 def record_text(row):
     """A sentence: than how many rows before it has more trades; empty below LEAST_RECORD."""
     record = row["record"]
-    if not record or record < LEAST_RECORD:
+    if record < LEAST_RECORD:
         return ""
     if record == row["earlier_rows"]:
         return f"More trades than in each of its {record:,} earlier rows."
     return f"More trades than in each of the {record:,} rows before."
 
 
-def after_text(horizons):
-    """What came after a ticker's day, in words. horizons are what read_after returns."""
-    if horizons[0]["state"] == "unknown":
-        return "not known yet, because the table ends with this day"
-    if any(horizon["state"] == "none" for horizon in horizons):
-        return "no change can be told, because the close was 0"
-    parts, median_text = [], ""
-    later = ("next day", "five days later", "twenty days later")
-    within = ("on the next day", "within five days", "within twenty days")
-    for horizon, then, span in zip(horizons, later, within):
-        split = " (a split may lie in between)" if horizon["split"] else ""
-        if horizon["state"] == "known":
-            parts.append(f"{then} {or_dash(horizon['change'], '{:,.2f} %'.format)}{split}")
-        elif horizon["state"] == "gone":
-            parts.append(f"no trades {span}")
-        if horizon["median"] is not None:  # the last one stays: that of the longest span
-            median_text = f"; the median ticker {then} {horizon['median']:,.2f} %"
-    return ", ".join(parts) + median_text
-
-
-# What the querier's MARKS mean. Its marks_of decides which of them a row has.
+# What the querier's marks mean. Its marks_of decides which of them a row has.
 MARK_REASONS = {
     "split?": "The open is about the previous close times a split's ratio, such as 2 or 1/3.",
     "new": f"It has fewer than {querier.NEW_ROWS} earlier rows; the table has more earlier days.",
@@ -337,19 +268,15 @@ MARK_REASONS = {
 }
 
 
-def links_to(ticker):
-    """(name, URL) of the ticker's filings at SEC EDGAR and of its chart at TradingView.
+def mark_name(mark):
+    """The name of a mark in addresses and on the querier's command line: split for split 1:20."""
+    return mark.split()[0].rstrip("?")
 
-    EDGAR writes share classes with a dash, as BRK-B. Tickers of other forms, such as BACpL, ACHR.WS
-    and AACT.U, have no links, because it is not certain how the two sites write them.
-    """
-    if not re.fullmatch(PLAIN_TICKER, ticker):
-        return []
-    company = urlencode({"action": "getcompany", "CIK": ticker.replace(".", "-")})
-    return [
-        ("SEC EDGAR", f"https://www.sec.gov/cgi-bin/browse-edgar?{company}"),
-        ("TradingView", f"https://www.tradingview.com/chart/?symbol={ticker}"),
-    ]
+
+def mark_reason(mark):
+    """What a mark means: one of MARK_REASONS, or that a split is listed."""
+    listed = "A listed split: 1:20 makes one share of 20. The price diff and the gap show it too."
+    return MARK_REASONS.get(mark, listed)
 
 
 # The exchange's clock.
@@ -366,29 +293,19 @@ def utc_from_new_york(date, hour, minute=0):
     return in_new_york.astimezone(datetime.timezone.utc)
 
 
-def closes_early(date):
-    """Whether trading ends at 13:00, and late trading at 17:00.
+def market_hours(date):
+    """When the market opens and closes on a day: two datetimes in UTC.
 
-    It does on the day after Thanksgiving, and on July 3 and December 24 from Monday to Thursday. On
-    a Friday, the market is closed all day instead, because the holiday falls on the Saturday.
-    Source: https://www.nyse.com/markets/hours-calendars.
+    It closes at 16:00 in New York, but at 13:00 on the day after Thanksgiving, and on July 3 and
+    December 24 from Monday to Thursday. On a Friday, it is closed all day instead, because the
+    holiday falls on the Saturday. Source: https://www.nyse.com/markets/hours-calendars.
     """
     day = datetime.date.fromisoformat(date)
     friday = 4  # as weekday() counts, from Monday, 0
+    closes_early = (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
     if day.month == 11:  # Thanksgiving is the fourth Thursday
-        return day.weekday() == friday and 23 <= day.day <= 29
-    return (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
-
-
-def session_times(date):
-    """When early trading begins, the market opens and closes, and late trading ends, in UTC."""
-    close, end = (13, 17) if closes_early(date) else (16, 20)
-    return {
-        "pre": utc_from_new_york(date, 4),
-        "open": utc_from_new_york(date, 9, 30),
-        "close": utc_from_new_york(date, close),
-        "post": utc_from_new_york(date, end),
-    }
+        closes_early = day.weekday() == friday and 23 <= day.day <= 29
+    return utc_from_new_york(date, 9, 30), utc_from_new_york(date, 13 if closes_early else 16)
 
 
 def is_past(date):
@@ -396,24 +313,98 @@ def is_past(date):
     return utc_from_new_york(date, 24) < utc_now()
 
 
-# The views of a day and of a ticker. Each view is read from one open table.
+# What an address asks for.
 
 
-class Options(NamedTuple):
-    """What an address asks for."""
+def plain_number(text):
+    """The number in text; a whole one is an int, so that views show 3, not 3.0."""
+    number = querier.number_argument(text)
+    return int(number) if number == int(number) else number
 
-    date: str = ""  # empty: the table's last one
-    threshold: float = querier.Z_THRESHOLD
-    sort: str = "trades"
-    order: str = "desc"
-    filter: str = ""  # a part of a ticker
-    ticker: str = ""
+
+def one_of(choices):
+    """A parser that accepts one of choices."""
+
+    def parse(text):
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def optional_columns(text):
+    """The fields of optional columns in text, separated by commas. Raises ValueError."""
+    one_of_them = one_of([column.field for column in OPTIONAL_COLUMNS])
+    return tuple(map(one_of_them, text.split(",")))
+
+
+def marks(text):
+    return tuple(sorted(querier.marks_argument(text), key=querier.MARKS.index))
+
+
+COUNT = querier.whole_number(0, 999_999_999)
+# The default of each of an address's parameters, and the parser of its text.
+PARAMETERS = {
+    "date": ("", querier.date_argument),  # empty: the table's last one
+    "threshold": (querier.Z_THRESHOLD, plain_number),
+    "sort": ("trades", one_of(COLUMN_OF)),
+    "order": ("", one_of(["asc", "desc"])),  # empty: the column's own
+    "filter": ("", str),  # a part of a ticker
+    "ticker": ("", str),
     # These leave out anomalies, as the querier's options of the same names do.
-    min_price: float = 0
-    min_trades: int = 0
-    min_record: int = 0
-    skip: frozenset = frozenset()  # of the querier's MARKS
-    columns: frozenset = frozenset()  # of OPTIONAL_COLUMNS
+    "min_price": (0, plain_number),
+    "min_trades": (0, COUNT),
+    "min_record": (0, COUNT),
+    "min_long_z": (None, plain_number),
+    "min_dollars": (None, plain_number),
+    "type": ((), lambda text: tuple(text.split(","))),
+    "skip": ((), marks),
+    "columns": ((), optional_columns),
+}
+DEFAULTS = [default for default, _ in PARAMETERS.values()]
+
+
+class Options(namedtuple("Options", PARAMETERS, defaults=DEFAULTS)):
+    """What an address asks for, one value for each of PARAMETERS."""
+
+    needs_marks = needs_type = True  # for the querier's anomaly_of
+
+
+def parameter(name, parse, default):
+    """The request's parameter of that name, parsed; default if it is empty. Raises BadRequest."""
+    # A form sends a parameter for each of its checkboxes.
+    text = ",".join(filter(None, request.args.getlist(name)))
+    try:
+        return parse(text) if text else default
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise BadRequest(f"{name}: {error}") from None
+
+
+def requested_options(*required):
+    """The Options in the request's address. Raises BadRequest, also if one in required is empty."""
+    options = Options(
+        *(parameter(name, parse, default) for name, (default, parse) in PARAMETERS.items())
+    )
+    for name in required:
+        if not getattr(options, name):
+            raise BadRequest(f"{name} is missing")
+    return options._replace(order=options.order or COLUMN_OF[options.sort].order)
+
+
+def address_of(options, route="scanner", **changes):
+    """The address of options with changes. Parameters that have their defaults are left out."""
+    options = options._replace(**changes)
+    defaults = Options(order=COLUMN_OF[options.sort].order)
+    parameters = {}
+    for name, value, default in zip(PARAMETERS, options, defaults):
+        if value != default:
+            names = map(mark_name, value) if name == "skip" else value
+            parameters[name] = ",".join(names) if isinstance(value, tuple) else value
+    return flask.url_for(route, **parameters)
+
+
+# The views of a day and of a ticker. Each view is read from one open table.
 
 
 def neighbours(items, item):
@@ -430,56 +421,30 @@ def read_day(table, date, needs_after):
     return next(iter(querier.read_days(table, sessions, needs_after)))
 
 
-def json_row(page, i):
-    """Row i of a day page or a history, for JSON: None stands for nan and inf."""
-    return querier.without_nan(querier.row_of(page, i))
-
-
-def find_anomalies(page, session, window, threshold, after):
-    """The anomalies of a day page, most trades first: dicts of row_of, with times_normal and marks.
-
-    If after, the page's LaterCloses, is given, they also have its facts.
-    """
-    rows = []
-    for i in querier.indexes_of_anomalies(page, threshold):
-        row = querier.row_of(page, i)
-        row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
-        row["marks"] = querier.marks_of(row, session, window)
-        if after:
-            row.update(after.of_row(i))
-        rows.append(row)
-    return querier.sort_anomalies(rows, "trades")
-
-
 def select_and_sort(anomalies, options):
     """The anomalies that options select, in their order; None and nan come last."""
-    field = options.sort
-    rows = querier.sort_anomalies(anomalies, field)
-    if options.order != SORT_COLUMNS[field].order:
+    field, text = options.sort, plain_form(options.filter)
+    rows = querier.sort_anomalies(querier.select_anomalies(anomalies, options), field)
+    if options.order not in ("", COLUMN_OF[field].order):
         rows.reverse()
-        if field != "ticker":
-            rows.sort(key=lambda row: not is_number(row[field]))
-    text = plain_form(options.filter)
-    selected = querier.select_anomalies(rows, options)
-    return [row for row in selected if text in plain_form(row["ticker"])]
+        rows.sort(key=lambda row: field != "ticker" and not is_number(row[field]))
+    return [row for row in rows if text in plain_form(row["ticker"])]
 
 
 def plain_form(ticker):
-    """The ticker as it is compared: BRK.B, BRK-B, BRK/B and brk.b are the same one."""
+    """The ticker as the filter compares it: BRK.B, BRK-B, BRK/B and brk.b are the same one."""
     return re.sub("[-/]", ".", ticker.casefold())
 
 
 def find_ticker(tickers, text):
     """The one of tickers that text names, or None.
 
-    It is text itself, else the one ticker of the same plain form, else text in upper case.
+    It is text itself, else the one that is text written another way, else text in upper case.
     """
-    if not text or text in tickers:
-        return text or None
-    alike = [ticker for ticker in tickers if plain_form(ticker) == plain_form(text)]
-    if len(alike) == 1:
-        return alike[0]
-    return text.upper() if text.upper() in alike else None
+    if text in tickers:
+        return text
+    alike = querier.tickers_like(text, tickers) if text else []
+    return alike[0] if len(alike) == 1 else text.upper() if text.upper() in alike else None
 
 
 def busiest_with_prefix(page, text):
@@ -515,40 +480,51 @@ def read_day_view(table, options, needs_after=False):
     except querier.NoDataError as error:
         # Why the table has no such day, and the trading day that is nearest to it.
         return {**view, "problem": str(error), "nearest": querier.nearest_date(dates, date)}
-    tickers = page["ticker"]
-    anomalies = find_anomalies(page, session, table.window, options.threshold, after)
+    anomalies = [
+        read_row(table, session, page, i, after.of_row(i) if after else {})
+        for i in querier.indexes_of_anomalies(page, options.threshold)
+    ]
+    anomalies = querier.sort_anomalies(anomalies, "trades")  # also the order of equal ones below
     rows = select_and_sort(anomalies, options)
-    filtered_ticker = find_ticker(tickers, options.filter)  # it need not be an anomaly
+    filtered_ticker = find_ticker(page["ticker"], options.filter)  # it need not be an anomaly
     if options.filter and not filtered_ticker and not rows:
         filtered_ticker = busiest_with_prefix(page, options.filter)
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return {
         **view,
-        **read_ticker_row(page, options.ticker, session, table.window),
-        "number_of_tickers": len(tickers),
+        **find_ticker_row(table, session, page, options.ticker),
+        "number_of_tickers": len(page["ticker"]),
         "anomalies": anomalies,
         "rows": rows,
         "has_baselines": any(map(isfinite, page["avg_trades"])),
+        # What is said of the day as a whole; each may be None.
         "share": querier.anomaly_share(table, session),
+        "long_z_share": querier.high_long_z_share(table, session),
+        "expiration": querier.expiration_share(table, session),
         "previous_ticker": previous_ticker,  # the one in rows before that of options, or None
         "next_ticker": next_ticker,  # the first in rows if they lack the ticker of options
         "filtered_ticker": filtered_ticker,
     }
 
 
-def read_ticker_row(page, ticker, session, window):
-    """A ticker's row of a day page: a dict of ticker_row, which is json_row's with its marks.
+def read_row(table, session, page, i, after):
+    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal."""
+    row = querier.anomaly_of(page, i, session, table, Options, after)
+    row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
+    return row
+
+
+def find_ticker_row(table, session, page, ticker):
+    """A ticker's row of a day page: a dict of ticker_row, which is read_row's.
 
     Without such a row: why (problem), and how the day's page writes the ticker (similar_ticker).
     """
-    tickers = page["ticker"]
-    if ticker in tickers:
-        i = tickers.index(ticker)
-        marks = querier.marks_of(querier.row_of(page, i), session, window)
-        return {"ticker_row": {**json_row(page, i), "marks": marks}}
+    if ticker in page["ticker"]:
+        i = page["ticker"].index(ticker)
+        return {"ticker_row": read_row(table, session, page, i, {})}
     if not ticker:
         return {}
-    similar = find_ticker(tickers, ticker)
+    similar = find_ticker(page["ticker"], ticker)
     hint = f"; it has {similar}" if similar else ""
     problem = f"no trades of {ticker} on {page['date'][0]}{hint}"
     return {"problem": problem, "similar_ticker": similar}
@@ -570,13 +546,14 @@ def read_ticker_view(table, options, day):
     previous_day, next_day = neighbours(dates, day["date"])
     return {
         "price": or_dash(row["close_price"], format_price),
-        "change": or_dash(row["price_diff"], lambda change: f"{format_change(change)} %"),
+        "change": percent_text(row["price_diff"]),
         "words": f"{trades_text(row, table.window)} {record_text(row)}".strip(),
         "previous_anomaly": previous_anomaly,  # the date of its last one before this day, or None
         "next_anomaly": next_anomaly,
         "previous_day": previous_day,  # the date of its row before this one, or None
         "next_day": next_day,
-        "links": links_to(options.ticker),
+        # It is not certain how other sites write tickers such as BACpL, ACHR.WS and AACT.U.
+        "is_known_elsewhere": re.fullmatch(PLAIN_TICKER, options.ticker),
     }
 
 
@@ -592,9 +569,9 @@ def read_history_and_index(table, ticker, date):
 def read_rows_around(table, ticker, date, most_rows, threshold):
     """A ticker's rows around date, oldest first; most_rows is the largest number of them.
 
-    Each is what json_row returns, with "anomaly": whether the row is one. A quarter of most_rows
-    are after date: fewer if the history ends earlier, more if too few rows are before date.
-    Raises NoDataError.
+    Each is what the querier's row_of returns, None in place of nan, with "anomaly": whether the row
+    is one. A quarter of most_rows are after date: fewer if the history ends earlier, more if too
+    few rows are before date. Raises NoDataError.
     """
     history, i = read_history_and_index(table, ticker, date)
     length = len(history["date"])
@@ -602,7 +579,7 @@ def read_rows_around(table, ticker, date, most_rows, threshold):
     first = max(0, i + 1 + later - most_rows)
     anomalies = set(querier.indexes_of_anomalies(history, threshold))
     return [
-        {**json_row(history, i), "anomaly": i in anomalies}
+        querier.without_nan({**querier.row_of(history, i), "anomaly": i in anomalies})
         for i in range(first, min(length, first + most_rows))
     ]
 
@@ -677,19 +654,11 @@ class PolygonBars:
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
         self.recall = lru_cache(KEPT_ANSWERS)(self.fetch)
 
-    def minute_bars(self, ticker, date):
-        """What minute_bars returns, for a ticker's date. Raises PolygonError."""
-        return self.ask(date, minute_bars, ticker, date)
-
-    def headlines(self, ticker, date, start, end):
-        """What headlines returns, for a ticker's date. Raises PolygonError."""
-        return self.ask(date, headlines, ticker, start, end)
-
-    def ask(self, date, question, *asked):
+    def answer(self, date, question, *asked):
+        """The JSON of what question(client, *asked) returns about a date. Raises PolygonError."""
         return (self.recall if is_past(date) else self.fetch)(question, *asked)
 
     def fetch(self, question, *asked):
-        """The JSON of what question(client, *asked) returns. Raises PolygonError."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             raise PolygonError(BUSY, 503)
@@ -741,40 +710,31 @@ def headlines(client, ticker, start, end):
     The oldest comes first. There are at most MOST_HEADLINES, which takes one request. Raises
     PolygonError.
     """
-    response = client.list_ticker_news(
-        ticker,
-        published_utc_gte=start,
-        published_utc_lte=end,
-        order="asc",
-        sort="published_utc",
-        limit=MOST_HEADLINES,
-        raw=True,
-    )
+    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": MOST_HEADLINES}
+    response = client.list_ticker_news(ticker, order="asc", sort="published_utc", raw=True, **asked)
     articles = load_builder().results_of(response)
     found = [as_headline(article) for article in articles if isinstance(article, dict)]
-    found = [
-        headline
-        for headline in found
-        if headline["title"] and start <= (headline["published_utc"] or start) <= end
-    ]
-    return sorted(found, key=lambda headline: headline["published_utc"] or end)[:MOST_HEADLINES]
+    found.sort(key=lambda headline: headline["published_utc"] or end)
+    in_time = (each for each in found if start <= (each["published_utc"] or start) <= end)
+    return [headline for headline in in_time if headline["title"]][:MOST_HEADLINES]
 
 
 def as_headline(article):
     """The headline of Polygon's article, a dict that may hold anything. title may be empty."""
-    publisher, url = article.get("publisher"), article.get("article_url")
+    publisher = article.get("publisher")
     name = publisher.get("name") if isinstance(publisher, dict) else None
-    published = article.get("published_utc")
-    is_time = isinstance(published, str) and re.fullmatch(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", published, re.ASCII
-    )
-    is_url = isinstance(url, str) and re.fullmatch(r"(?i)https?://[!-~]{1,2000}", url)
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     return {
         "title": one_line(article.get("title")),
         "publisher": one_line(name) or None,
-        "published_utc": published if is_time else None,
-        "url": url if is_url else None,
+        "published_utc": text_like(time, article.get("published_utc")),
+        "url": text_like("(?i)https?://[!-~]{1,2000}", article.get("article_url")),
     }
+
+
+def text_like(pattern, text):
+    """text if it is a str that matches pattern as a whole, else None."""
+    return text if isinstance(text, str) and re.fullmatch(pattern, text, re.ASCII) else None
 
 
 def one_line(text):
@@ -785,108 +745,27 @@ def one_line(text):
     return " ".join(text.split())[:MOST_LETTERS]
 
 
-# Options from an address, and an address from options.
-
-
-def parameter(name, parse=str, default=None):
-    """The request's parameter of that name, parsed. If it is empty: default.
-
-    Raises BadRequest if it cannot be parsed, or if it is empty and default is None.
-    """
-    # A form sends a parameter for each of its checkboxes.
-    text = ",".join(filter(None, request.args.getlist(name)))
-    if not text and default is not None:
-        return default
-    if not text:
-        raise BadRequest(f"{name} is missing")
-    try:
-        return parse(text)
-    except (argparse.ArgumentTypeError, ValueError) as error:
-        raise BadRequest(f"{name}: {error}") from None
-
-
-def one_of(choices):
-    """A parser for parameter, which accepts one of choices."""
-
-    def parse(text):
-        if text not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def plain_number(text):
-    """The number in text; a whole one is an int, so that views show 3, not 3.0."""
-    number = querier.number_argument(text)
-    return int(number) if number == int(number) else number
-
-
-def date_parameter(default=None):
-    return parameter("date", querier.date_argument, default)
-
-
-def threshold_parameter():
-    return parameter("threshold", plain_number, querier.Z_THRESHOLD)
-
-
-def skip_text(marks):
-    """A set of marks as an address and the querier's command line write it: "split,new"."""
-    return ",".join(mark.rstrip("?") for mark in querier.MARKS if mark in marks)
-
-
-def optional_columns(text):
-    """The set of optional columns that text names, separated by commas. Raises ValueError."""
-    fields = text.split(",")
-    if set(fields) - set(OPTIONAL_COLUMNS):
-        raise ValueError(f"each must be one of {', '.join(OPTIONAL_COLUMNS)}")
-    return frozenset(fields)
-
-
-def columns_text(columns):
-    """A set of optional columns as an address writes it: "gap,after_1"."""
-    return ",".join(field for field in OPTIONAL_COLUMNS if field in columns)
-
-
-def requested_options():
-    """The Options in the request's address."""
-    sort = parameter("sort", one_of(SORT_COLUMNS), "trades")
-    count = querier.whole_number(0, 999_999_999)
-    return Options(
-        date=date_parameter(""),
-        threshold=threshold_parameter(),
-        sort=sort,
-        order=parameter("order", one_of(["asc", "desc"]), SORT_COLUMNS[sort].order),
-        filter=parameter("filter", default=""),
-        ticker=parameter("ticker", default=""),
-        min_price=parameter("min_price", plain_number, 0),
-        min_trades=parameter("min_trades", count, 0),
-        min_record=parameter("min_record", count, 0),
-        skip=parameter("skip", querier.marks_argument, frozenset()),
-        columns=parameter("columns", optional_columns, frozenset()),
-    )
-
-
-def address_of(options, route="scanner", **changes):
-    """The address of options with changes. Parameters that have their defaults are left out."""
-    options = options._replace(**changes)
-    defaults = Options(order=SORT_COLUMNS[options.sort].order)._asdict()
-    parameters = {
-        name: value for name, value in options._asdict().items() if value != defaults[name]
-    }
-    if options.skip:
-        parameters["skip"] = skip_text(options.skip)
-    if options.columns:
-        parameters["columns"] = columns_text(options.columns)
-    return url_for(route, **parameters)
-
-
 # The routes.
 
 
 def sources():
     """What create_app gave the app: table_path, polygon, hosts, chart_library (a path)."""
     return current_app.extensions["sources"]
+
+
+def from_table(view):
+    """view, a function of an open LookupTable, as a function of nothing, run by TABLE_READER."""
+
+    def open_and_view():
+        with open_table(sources().table_path) as table:
+            return view(table)
+
+    @wraps(view)
+    def waiting_view():
+        # Flask knows the request by context variables.
+        return TABLE_READER.submit(copy_context().run, open_and_view).result()
+
+    return waiting_view
 
 
 def is_from_other_site():
@@ -905,133 +784,118 @@ def may_be_opened_by_other_site():
     return is_from_other_site() or (is_unknown and not is_own)
 
 
-def in_day_reader(view):
-    """view, which is run by the thread of DAY_READER."""
-
-    @wraps(view)
-    def waiting_view(*args, **options):
-        # Flask knows the request by context variables.
-        return DAY_READER.submit(copy_context().run, view, *args, **options).result()
-
-    return waiting_view
-
-
-@in_day_reader
-def render_view(template, options, allows_problem=False, needs_after=False):
+def render_view(template, table, options, needs_after, allows_problem=False):
     """(HTML, status) of a template, filled with the day and the ticker that options ask for.
 
     If the table lacks the date or the ticker, this raises NoDataError. With allows_problem the view
     says so instead, and the status is 404 for a missing date, 200 for a missing ticker.
     """
-    # Read the version first: if the file is replaced in between, the view has the old version, and
-    # its script will find that there is a new table.
-    version = table_version(sources().table_path)
-    with open_table(sources().table_path) as table:
-        day = read_day_view(table, options, needs_after)
-        if not allows_problem:
-            raise_problem(day)
-        heading = f"{options.ticker} on {day['date']}" if options.ticker else day["date"]
-        pieces = stream_template(
-            template,
-            **day,
-            detail=read_ticker_view(table, options, day),
-            options=options._replace(date=day["date"]),
-            title=f"{heading} · anomalies",
-            table_version=version,
-            opened_by_other_site=may_be_opened_by_other_site(),
-        )
-        # A long list has half a million pieces. As separate strings they would take 50 MB.
-        html = io.BytesIO()
-        html.writelines(piece.encode() for piece in pieces)
-        return html.getvalue(), 200 if day["number_of_tickers"] else 404
+    day = read_day_view(table, options, needs_after)
+    if not allows_problem:
+        raise_problem(day)
+    heading = f"{options.ticker} on {day['date']}" if options.ticker else day["date"]
+    html = render_template(
+        template,
+        **day,
+        detail=read_ticker_view(table, options, day),
+        options=options._replace(date=day["date"]),
+        title=f"{heading} · anomalies",
+        table_version=version_of(table),
+        opened_by_other_site=may_be_opened_by_other_site(),
+    )
+    return html.encode(), 200 if day["number_of_tickers"] else 404
 
 
-def scanner():
+@from_table
+def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
     options = requested_options()
-    needs_after = bool(AFTER_COLUMNS & {*options.columns, options.sort})
-    return render_view("scanner.html", options, True, needs_after)
+    needs_after = bool({*options.columns, options.sort} & {*querier.AFTER_FIELDS})
+    return render_view("scanner.html", table, options, needs_after, allows_problem=True)
 
 
-def chart():
+@from_table
+def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
-    options = requested_options()
-    # Here both are required, so they have no default.
-    options = options._replace(date=date_parameter(), ticker=parameter("ticker"))
-    return render_view("chart.html", options, needs_after=options.sort in AFTER_COLUMNS)
+    options = requested_options("ticker", "date")
+    return render_view("chart.html", table, options, options.sort in querier.AFTER_FIELDS)
 
 
-@in_day_reader
-def anomalies_csv():
+@from_table
+def anomalies_csv(table):
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
     # Ignore a chosen ticker: if it had no row on this day, raise_problem would answer 404.
     options = requested_options()._replace(ticker="")
-    with open_table(sources().table_path) as table:
-        day = read_day_view(table, options, needs_after=True)
-        raise_problem(day)
-        csv = "".join(querier.as_csv([querier.Listing(day["date"], day["rows"], [])]))
+    day = read_day_view(table, options, needs_after=True)
+    raise_problem(day)
+    csv = "".join(querier.as_csv([querier.Listing(day["date"], day["rows"], [])]))
     headers = {"Content-Disposition": f'attachment; filename="anomalies-{day["date"]}.csv"'}
     return Response(csv, 200, headers, mimetype="text/csv")
 
 
-def api_days():
+@from_table
+def api_days(table):
     """The table's dates."""
-    with open_table(sources().table_path) as table:
-        return {"days": table.dates}
+    return {"days": table.dates}
 
 
-def api_table():
+@from_table
+def api_table(table):
     """The table's version, a text that changes with the file, and its last date."""
-    version = table_version(sources().table_path)
-    with open_table(sources().table_path) as table:
-        return {"version": version, "last": table.dates[-1]}
+    return {"version": version_of(table), "last": table.dates[-1]}
 
 
-@in_day_reader
-def api_anomalies():
+@from_table
+def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
-    options = Options(date_parameter(""), threshold_parameter())
-    fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks"]
-    with open_table(sources().table_path) as table:
-        day = read_day_view(table, options)
-        raise_problem(day)
-        rows = ({field: row[field] for field in fields} for row in day["anomalies"])
-        return current_app.json.response(
-            date=day["date"],
-            threshold=options.threshold,
-            tickers=day["number_of_tickers"],
-            anomalies=list(map(querier.without_nan, rows)),
-        )
+    asked = requested_options()
+    day = read_day_view(table, Options(asked.date, asked.threshold))
+    raise_problem(day)
+    fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
+    rows = ({field: row[field] for field in fields} for row in day["anomalies"])
+    return current_app.json.response(
+        date=day["date"],
+        threshold=asked.threshold,
+        tickers=day["number_of_tickers"],
+        anomalies=list(map(querier.without_nan, rows)),
+    )
 
 
-def api_history():
+@from_table
+def api_history(table):
     """A ticker's rows around a date; rows is their largest number, or "all". 400, 404."""
-    ticker, date, threshold = parameter("ticker"), date_parameter(), threshold_parameter()
+    options = requested_options("ticker", "date")
+    ticker, date, threshold = options.ticker, options.date, options.threshold
     most_rows = sys.maxsize
     if request.args.get("rows") != "all":
         most_rows = parameter("rows", querier.whole_number(1, MOST_HISTORY_ROWS), HISTORY_ROWS)
-    with open_table(sources().table_path) as table:
-        rows = read_rows_around(table, ticker, date, most_rows, threshold)
+    rows = read_rows_around(table, ticker, date, most_rows, threshold)
     return {"ticker": ticker, "date": date, "threshold": threshold, "rows": rows}
 
 
-@in_day_reader
-def api_after():
+@from_table
+def api_after(table):
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
-    ticker, date = parameter("ticker"), date_parameter()
-    with open_table(sources().table_path) as table:
-        horizons = read_after(table, ticker, date)
-    return {"ticker": ticker, "date": date, "horizons": horizons, "words": after_text(horizons)}
+    options = requested_options("ticker", "date")
+    horizons = read_after(table, options.ticker, options.date)
+    html = render_template("after.html", horizons=horizons)
+    return {"ticker": options.ticker, "date": options.date, "horizons": horizons, "html": html}
+
+
+@from_table
+def requested_day(table):
+    """(ticker, date) of the request, and what read_previous_close returns for them."""
+    options = requested_options("ticker", "date")
+    return options.ticker, options.date, *read_previous_close(table, options.ticker, options.date)
 
 
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
-    ticker, date = parameter("ticker"), date_parameter()
-    with open_table(sources().table_path) as table:
-        _, close = read_previous_close(table, ticker, date)
-    times = {name: int(at.timestamp()) * 1000 for name, at in session_times(date).items()}
-    head = {"ticker": ticker, "date": date, "session": times, "previous_close": close}
-    return json_response(head, "bars", sources().polygon.minute_bars(ticker, date))
+    ticker, date, _, close = requested_day()
+    opening, closing = (int(at.timestamp()) * 1000 for at in market_hours(date))
+    session = {"open": opening, "close": closing}
+    head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
+    return json_response(head, "bars", sources().polygon.answer(date, minute_bars, ticker, date))
 
 
 def api_headlines():
@@ -1040,13 +904,12 @@ def api_headlines():
     They begin when the market closed on the day of its previous row; without one, at midnight.
     400, 404, and PolygonError's 429, 502, 503, 504.
     """
-    ticker, date = parameter("ticker"), date_parameter()
-    with open_table(sources().table_path) as table:
-        previous, _ = read_previous_close(table, ticker, date)
-    start = session_times(previous)["close"] if previous else utc_from_new_york(date, 0)
+    ticker, date, previous, _ = requested_day()
+    start = market_hours(previous)[1] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
     head = {"ticker": ticker, "date": date, "from": start, "to": end}
-    return json_response(head, "headlines", sources().polygon.headlines(ticker, date, start, end))
+    found = sources().polygon.answer(date, headlines, ticker, start, end)
+    return json_response(head, "headlines", found)
 
 
 def json_response(head, name, text):
@@ -1070,7 +933,7 @@ def lightweight_charts_js():
     path = sources().chart_library
     if not path:
         raise NotFound
-    return send_from_directory(path.parent, path.name, max_age=365 * 86_400)
+    return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
 
 
 ROUTES = {
@@ -1162,15 +1025,11 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    app = Flask(
-        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
-    )
+    static = {"static_folder": "templates/static", "static_url_path": "/static"}
+    app = Flask(__name__, root_path=HERE, **static)
     chart_library = find_chart_library()
     app.extensions["sources"] = SimpleNamespace(
-        table_path=table_path,
-        polygon=polygon,
-        hosts=hosts,
-        chart_library=chart_library,
+        table_path=table_path, polygon=polygon, hosts=hosts, chart_library=chart_library
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
@@ -1180,20 +1039,16 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    helpers = (bar_percent, cells, direction, list_columns, mark_name, mark_reason, percent_text)
+    app.jinja_env.globals.update({helper.__name__: helper for helper in helpers})
     app.jinja_env.globals.update(
-        list_columns=list_columns,
-        optional_columns=[SORT_COLUMNS[field] for field in OPTIONAL_COLUMNS],
-        after_columns=AFTER_COLUMNS,
-        cells=cells,
-        bar_percent=bar_percent,
-        direction=direction,
         address=address_of,
         chart_address=partial(address_of, route="chart"),
         csv_address=partial(address_of, route="anomalies_csv"),
-        skip_text=skip_text,
-        mark_reasons=MARK_REASONS,
-        z_threshold=querier.Z_THRESHOLD,
         chart_library_version=chart_library and CHART_LIBRARY[:8],
+        marks=querier.MARKS,
+        optional_columns=OPTIONAL_COLUMNS,
+        z_threshold=querier.Z_THRESHOLD,
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
     return app
@@ -1285,16 +1140,6 @@ def parse_arguments(argv):
     return options
 
 
-def stdout_failed(error):
-    """The status after stdout could not be written: 0 if its reader is gone, else 1."""
-    # Python flushes stdout once more at its exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return 0
-    print(f"output not written: {error.strerror}", file=sys.stderr)
-    return 1
-
-
 def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -1306,7 +1151,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        return stdout_failed(error)
+        return querier.stdout_failed(error)
     return 0
 
 

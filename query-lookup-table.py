@@ -20,10 +20,10 @@ ticker's previous rows, of which the builder takes five unless --window says oth
 std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
 The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
-with --ticker, the ticker's own rows; for some queries also the directory of tickers. It unpickles
-none of them (write_lookup_table in build-lookup-table.py describes the file). A file that the
-builder did not write, such as the tutorial's own table, is taken for a pickle and read whole,
-without running any of it.
+with --ticker, the ticker's own rows; for some queries also the directory of tickers and the list of
+splits. It unpickles none of them (write_lookup_table in build-lookup-table.py describes the file).
+A file that the builder did not write, such as the tutorial's own table, is taken for a pickle and
+read whole, without running any of it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from array import array
 from collections import defaultdict, deque, namedtuple
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, product
-from math import ceil, floor, inf, isfinite, isnan, nan, prod
+from math import ceil, floor, inf, isfinite, isnan, nan
 from types import MappingProxyType
 
 # build-lookup-table.py has the same two constants.
@@ -61,25 +61,16 @@ BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 # are numpy's there, and those of Python's array here.
 MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
-DAY_PAGE_COLUMNS = {
-    **dict.fromkeys(FIELDS, "d"),
-    "trades": "i",
-    "gap": "d",
-    "record": "H",
-    "earlier_rows": "H",
-    "baseline_days": "H",
-    "long_z": "f",
-    "dollar_volume": "f",
-}
+DAY_PAGE_COLUMNS = {**dict.fromkeys(FIELDS, "d"), "trades": "i", "gap": "d"}
+DAY_PAGE_COLUMNS |= dict.fromkeys(["record", "earlier_rows", "baseline_days"], "H")
+DAY_PAGE_COLUMNS |= dict.fromkeys(["long_z", "dollar_volume"], "f")
 SIGNATURE = b"\x80\x03X\x0c\x00\x00\x00lookup table0"
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
 INDEX_DAY = struct.Struct("<10s20s5I")
-MAGIC = b"lookup-tab-3"
 FOOTER = struct.Struct("<20s12s")  # extent of the index, MAGIC
-
-MAGICS_OF_OLDER_VERSIONS = (b"lookup-table", b"lookup-tab-2")
+MAGIC, OLDER_MAGICS = b"lookup-tab-3", (b"lookup-table", b"lookup-tab-2")
 LONGEST_EXTENT = MOST_TICKERS * 300  # bytes; a day page has at most 90 a ticker
 # A row in the pickle (write_pickle in the builder describes it): the date's slot in the pickle's
 # memo and the trades, four bytes each, then four floats. A row without a baseline lacks two.
@@ -106,17 +97,14 @@ MARKS = ["split?", "new", "thin", "stale", "test"]
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}  # numpy's codes and struct's
 # What reading a damaged part of a table can raise.
 DAMAGE = (ValueError, LookupError, OverflowError, MemoryError, struct.error)
-
-
-# What the index says of a day. with_deviation are its rows with a std_trades above 0, and anomalies
-# are counted among these; high_long_z are the rows with a long_z above 3 among those with_long_z.
-IndexDay = namedtuple(
-    "IndexDay", "date extent rows with_deviation anomalies with_long_z high_long_z"
-)
+# What the index says of a day: date, extent of its page, and how many rows it has; rows with a
+# std_trades above 0, and anomalies among them; rows with a long_z, and those above 3 among them.
+COUNTS = "rows with_deviation anomalies with_long_z high_long_z"
+IndexDay = namedtuple("IndexDay", f"date extent {COUNTS}")
 
 
 class TableError(Exception):
-    """What is wrong with a table's file, or with numpy, in one sentence for the user."""
+    """What is wrong with a table's file, or that numpy is missing, in one sentence."""
 
 
 class NoDataError(Exception):
@@ -148,15 +136,10 @@ def stdout_failed(error):
 
 
 def import_numpy():
-    """The module numpy. A TableError says that it is missing, or in its own words what it lacks."""
     try:
         import numpy
-    except Exception as error:  # a broken package can raise any kind
-        if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
-            raise TableError("numpy is missing: pip install -r requirements.txt") from None
-        while error.__cause__:  # numpy wraps the first error in a page of advice
-            error = error.__cause__
-        raise TableError(f"numpy cannot be imported: {str(error).strip()}") from None
+    except ModuleNotFoundError:
+        raise TableError("numpy is missing: pip install -r requirements.txt") from None
     return numpy
 
 
@@ -226,7 +209,8 @@ def tickers_like(ticker, tickers):
     def plain(text):
         return re.sub(r"[-./ ]", "", text).casefold()
 
-    return [other for other in tickers if plain(other) == plain(ticker)]
+    wanted = plain(ticker)
+    return [other for other in tickers if plain(other) == wanted]
 
 
 def find_ticker_number(ticker, tickers, name):
@@ -301,7 +285,7 @@ class LookupTable:
             raise ValueError
         return IndexDay(date.decode(), *rest)
 
-    @property
+    @functools.cached_property
     def dates(self):
         return [self.index_day(session)[0] for session in range(self.number_of_days)]
 
@@ -429,16 +413,16 @@ class PlainTable(LookupTable):
         keys = chain(self.table, *self.table.values())
         if file.read(1) or any(type(key) is not str for key in keys):
             raise self.unusable()
-        self.sorted_dates = sorted(set(chain(*self.table.values())))
-        self.number_of_days = len(self.sorted_dates)
-        if not all(map(is_date, self.sorted_dates)):
+        self.dates = sorted(set(chain(*self.table.values())))
+        self.number_of_days = len(self.dates)
+        if not all(map(is_date, self.dates)):
             raise self.unusable()
 
     def unusable(self, reason="not a lookup table"):
         return TableError(f"{self.name} is {reason}: run build-lookup-table.py to make a good one")
 
     def index_day(self, session):
-        return IndexDay(self.sorted_dates[session], *[0] * 6)
+        return IndexDay(self.dates[session], *[0] * 6)
 
     def columns_of(self, rows):
         """The columns of a day page; rows are a list of (ticker, date, stats)."""
@@ -456,7 +440,7 @@ class PlainTable(LookupTable):
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
     def read_day_page(self, session):
-        date = self.sorted_dates[session]
+        date = self.dates[session]
         own_days = ((ticker, days) for ticker, days in self.table.items() if date in days)
         return self.columns_of([(ticker, date, days[date]) for ticker, days in own_days])
 
@@ -486,7 +470,7 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
             raise TableError(f"{path} not found: run build-lookup-table.py first") from None
         except (OSError, ValueError) as error:
             raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
-        if magic in MAGICS_OF_OLDER_VERSIONS:
+        if magic in OLDER_MAGICS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
         if kind not in kinds:
@@ -513,9 +497,13 @@ def row_of(page, i):
     above, std_trades = row["trades"] - row["avg_trades"], row["std_trades"]
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
-    for field, digits in (("gap", 99), ("long_z", 4), ("dollar_volume", None)):
-        is_known = row[field] is not None and isfinite(row[field])
-        row[field] = round(row[field], digits) if is_known else None
+    for field in ("gap", "long_z", "dollar_volume"):
+        if row[field] is not None and not isfinite(row[field]):
+            row[field] = None
+    if row["long_z"] is not None:
+        row["long_z"] = round(row["long_z"], 4)
+    if row["dollar_volume"] is not None:
+        row["dollar_volume"] = round(row["dollar_volume"])
     return row
 
 
@@ -646,10 +634,7 @@ def read_days(table, sessions, needs_after, end=None):
             yield session, table.read_day_page(session), None
         return
     np, ahead = import_numpy(), deque()  # the session's own day and the next ones
-    dates, ratios = table.dates if table.splits else [], defaultdict(list)
-    for (ticker, date), (split_from, split_to) in table.splits.items():
-        # A split on a day that the table does not have counts from its next one on.
-        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
+    ratios = ratios_by_session(table)
     numbers = defaultdict()  # by ticker; a new ticker gets the next number
     numbers.default_factory = numbers.__len__
     last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
@@ -662,6 +647,17 @@ def read_days(table, sessions, needs_after, end=None):
             ahead.append((page if later in sessions else None, closes))
         after = later_closes(np, [closes for _, closes in ahead], len(numbers))
         yield session, ahead.popleft()[0], after
+
+
+def ratios_by_session(table):
+    """{session: [(ticker, what a listed split multiplies its later closes by), ...]}.
+
+    A split on a day that the table does not have counts from the next one on.
+    """
+    ratios, dates = defaultdict(list), table.dates if table.splits else []
+    for (ticker, date), (split_from, split_to) in table.splits.items():
+        ratios[bisect.bisect_left(dates, date)].append((ticker, split_to / split_from))
+    return ratios
 
 
 def closes_of_day(np, page, numbers, listed_splits, ratios):
@@ -687,40 +683,35 @@ def later_closes(np, days, number_of_tickers):
     (own_numbers, closes, *_), *later_days = days
     last_close = np.full(number_of_tickers, nan)
     split_day = np.zeros(number_of_tickers, "uint8")
-    adjustment, last_closes = np.ones(number_of_tickers), {}
+    adjustment, is_adjusted, last_closes = np.ones(number_of_tickers), False, {}
     for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
         for number, ratio in ratios:
             adjustment[number] *= ratio
-        last_close[numbers] = closes_then * adjustment[numbers]
+            is_adjusted = True
+        last_close[numbers] = closes_then * adjustment[numbers] if is_adjusted else closes_then
         split_day[splits[split_day[splits] == 0]] = day
         if day in HORIZONS:
             last_closes[day] = last_close[own_numbers]
     return LaterCloses(closes, last_closes, split_day[own_numbers])
 
 
-def later_closes_in_history(history, sessions, i, number_of_days, splits):
-    """The LaterCloses of row i of a ticker's history alone.
+def later_closes_in_history(history, session, indexes, ratios, table):
+    """The LaterCloses of a ticker's row on a session alone, as later_closes finds them.
 
-    sessions are those of its rows; splits are the ticker's listed ones, as in LookupTable.
+    indexes are those of the history's rows by session, ratios what ratios_by_session returns.
     """
-    session, date, closes, later = sessions[i], history["date"][i], {}, range(0)
-    for horizon in HORIZONS:
-        later = range(i + 1, bisect.bisect_right(sessions, session + horizon))
-        if session + horizon < number_of_days:
-            closes[horizon] = [nan]
-            for j in later[-1:]:
-                ratios = (
-                    split_to / split_from
-                    for (_, day), (split_from, split_to) in splits.items()
-                    if date < day <= history["date"][j]
-                )
-                closes[horizon] = [history["close_price"][j] * prod(ratios)]
-    split_days = [
-        sessions[j] - session
-        for j in later
-        if is_split(history["gap"][j]) and (history["ticker"][j], history["date"][j]) not in splits
-    ]
-    return LaterCloses([history["close_price"][i]], closes, split_days[:1] or [0])
+    ticker, last_close, split_day, ratio, last_closes = history["ticker"][0], nan, 0, 1.0, {}
+    for day in range(1, min(HORIZONS[-1], table.number_of_days - 1 - session) + 1):
+        for other, each in ratios[session + day]:
+            ratio *= each if other == ticker else 1
+        i = indexes.get(session + day)
+        if i is not None:
+            last_close = history["close_price"][i] * ratio
+            is_listed = (ticker, history["date"][i]) in table.splits
+            split_day = split_day or (is_split(history["gap"][i]) and not is_listed and day)
+        if day in HORIZONS:
+            last_closes[day] = [last_close]
+    return LaterCloses([history["close_price"][indexes[session]]], last_closes, [int(split_day)])
 
 
 def median(numbers):
@@ -774,7 +765,7 @@ def high_long_z_share(table, session):
 
 
 def expiration_kind(dates, session):
-    """ "quarterly" or "monthly" if options expire on that session, else None.
+    """quarterly or monthly, as a text, if options expire on that session, else None.
 
     They expire on the third Friday of a month; on the Thursday before if the next of the table's
     dates is later than that Friday. Quarterly ones are in March, June, September and December.
@@ -782,9 +773,9 @@ def expiration_kind(dates, session):
     from datetime import date, timedelta
 
     friday = date.fromisoformat(dates[session])
-    next_day = (friday + timedelta(1)).isoformat()
-    if friday.weekday() == 3 and max(dates[session + 1 : session + 2], default="") > next_day:
-        friday += timedelta(1)
+    next_day = friday + timedelta(1)
+    if friday.weekday() == 3 and dates[session + 1 :] and dates[session + 1] > str(next_day):
+        friday = next_day
     if friday.weekday() != 4 or not 15 <= friday.day <= 21:
         return None
     return "quarterly" if friday.month % 3 == 0 else "monthly"
@@ -826,8 +817,8 @@ def find_aftermath(table, last):
         anomalies, classes = classify_anomalies(np, page)
         for horizon in after.last_closes:
             changes = after.changes(horizon)
-            middle = nan if median(changes) is None else median(changes)
-            changes = changes[anomalies]
+            middle = median(changes)
+            middle, changes = nan if middle is None else middle, changes[anomalies]
             is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
             cases = np.empty(len(anomalies), case)
             cases["class"] = classes + HORIZONS.index(horizon)
@@ -865,37 +856,29 @@ def aftermath_figures(np, found):
     """A dict of AFTERMATH_FIELDS, from cases on, for the anomalies of one class and horizon.
 
     An anomaly's excess is its change minus the median ticker's; nan if it is left out. np is numpy.
-    """
-    cases = found[~np.isnan(found["excess"])]
-    blocks, points = cases["block"], cases["points"]
-    return {
-        **share_that_did_better(np.bincount(blocks).tolist(), np.bincount(blocks, points).tolist()),
-        "median_excess": median(cases["excess"]),
-        "left_out": len(found) - len(cases),
-    }
-
-
-def share_that_did_better(cases, better):
-    """{"cases": ..., "better": ..., "two_se": ...}: the share that did better, and its error.
-
-    The arguments are lists with a number for each block of 20 days: how many cases it has, and how
-    many of them did better. better is in percent, two_se is two standard errors in percentage
-    points. Days are not independent: one event moves many tickers, on its day and on later ones. So
-    the standard error compares blocks of days instead of single cases. It is
+    Days are not independent: one event moves many tickers, on its day and on later ones. So the
+    standard error compares blocks of 20 days instead of single cases. It is
     sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x is 1 for a case that
     did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
     number of blocks that have a case.
     """
-    total, blocks = sum(cases), sum(map(bool, cases))
-    if not total:
-        return {"cases": 0, "better": None, "two_se": None}
-    mean = sum(better) / total
-    # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
-    squares = sum((sum_of_x - mean * n) ** 2 for n, sum_of_x in zip(cases, better))
-    two_se = None
+    cases = found[~np.isnan(found["excess"])]
+    cases_of_block = np.bincount(cases["block"]).tolist()
+    points_of_block = np.bincount(cases["block"], cases["points"]).tolist()
+    total, blocks, mean, two_se = len(cases), sum(map(bool, cases_of_block)), None, None
+    if total:
+        mean = sum(points_of_block) / total
     if blocks >= FEWEST_BLOCKS:
-        two_se = 200 * (squares * blocks / (blocks - 1)) ** 0.5 / total
-    return {"cases": int(total), "better": 100 * mean, "two_se": two_se}
+        # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
+        sums = (points - mean * n for n, points in zip(cases_of_block, points_of_block))
+        two_se = 200 * (sum(each**2 for each in sums) * blocks / (blocks - 1)) ** 0.5 / total
+    return {
+        "cases": total,
+        "better": 100 * mean if total else None,
+        "two_se": two_se,
+        "median_excess": median(cases["excess"]),
+        "left_out": len(found) - total,
+    }
 
 
 # What is listed of a day or of a ticker. The title is the date or the ticker. The anomalies are
@@ -926,16 +909,14 @@ def select_anomalies(anomalies, options):
     ]
 
 
+NO_TYPE = "note: {:,} left out because the table has no type of their tickers"
+
+
 def count_without_type(anomalies, options):
     """How many anomalies options exclude for no other reason than that their type is not known."""
     if not options.type:
         return 0
     return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
-
-
-def say_without_type(count):
-    if count:
-        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
 
 
 def sort_anomalies(anomalies, field):
@@ -979,7 +960,8 @@ def list_days(table, sessions, options):
         is_wide = options.format == "wide"
         notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
         yield listing_of(page["date"][0], anomalies, notes, options)
-    say_without_type(without_type)
+    if without_type:
+        print_to_stderr(NO_TYPE.format(without_type))
     if not has_baseline:
         print_to_stderr(
             f"note: no ticker has a baseline yet on {page['date'][0]}: "
@@ -989,18 +971,18 @@ def list_days(table, sessions, options):
 
 def list_ticker(table, ticker, sessions, options):
     """A ticker's anomalies on the days in sessions as one Listing, by date unless options.sort."""
-    history, days = table.read_history(ticker), table.number_of_days
+    history, ratios, anomalies = table.read_history(ticker), ratios_by_session(table), []
     session_by_date = {date: session for session, date in enumerate(table.dates)}
     own_sessions = [session_by_date[date] for date in history["date"]]
-    splits = table.splits.items() if options.needs_after else ()
-    splits = {key: split for key, split in splits if key[0] == ticker}
-    anomalies = []
+    indexes = {session: i for i, session in enumerate(own_sessions)}
     for i in indexes_of_anomalies(history, options.threshold):
-        if own_sessions[i] in sessions:
-            after = later_closes_in_history(history, own_sessions, i, days, splits)
-            row = anomaly_of(history, i, own_sessions[i], table, options, after.of_row(0))
-            anomalies.append(row)
-    say_without_type(count_without_type(anomalies, options))
+        session = own_sessions[i]
+        if session in sessions:
+            after = later_closes_in_history(history, session, indexes, ratios, table)
+            anomalies.append(anomaly_of(history, i, session, table, options, after.of_row(0)))
+    without_type = count_without_type(anomalies, options)
+    if without_type:
+        print_to_stderr(NO_TYPE.format(without_type))
     return listing_of(ticker, anomalies, [], options)
 
 
@@ -1028,31 +1010,28 @@ def share_sentence(share):
     """What anomaly_share returns, as a sentence, or None."""
     if not share:
         return None
-    beginning = (
+    lower, days = share["lower_days"], share["days"]
+    than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
+    return (
         "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on ".format(**share)
-    )
-    if share["lower_days"] == share["days"]:
-        return f"{beginning}all {share['days']} days before."
-    return f"{beginning}{share['lower_days'] or 'none'} of the {share['days']} days before."
+        "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
+    ).format(**share, than=than)
 
 
 def long_z_sentence(share):
     """What high_long_z_share returns, as a sentence, or None."""
     return share and (
         "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
-        "above 3; the usual is {usual:.1f} %.".format(**share)
-    )
+        "above 3; the usual is {usual:.1f} %."
+    ).format(**share)
 
 
 def expiration_sentence(share):
     """What expiration_share returns, as a sentence, or None."""
     if not share:
         return None
-    sentence = f"Options expire on this day ({share['kind']})"
-    if "usual" in share:
-        sentence += "; on the {days} such days before, {usual:.1f} % are usual".format(**share)
-    return f"{sentence}."
+    usual = "; on the {days} such days before, {usual:.1f} % are usual" if "usual" in share else ""
+    return f"Options expire on this day ({share['kind']}){usual.format(**share)}."
 
 
 def record_sentence(page, min_record):
@@ -1096,10 +1075,9 @@ def median_sentence(page, after):
     of_anomalies = list(filter(isfinite, of_anomalies))
     if of_anomalies:
         points = sum(points_for_doing_better(change, medians[longest]) for change in of_anomalies)
-        number = f"{points:,.1f}".replace(".0", "")
-        sentence += (
-            f"; {number} of {len(of_anomalies):,} anomalies did better after {days[longest]}"
-        )
+        better = f"{points:,.1f}".replace(".0", "")
+        count = f"{len(of_anomalies):,}"
+        sentence += f"; {better} of {count} anomalies did better after {days[longest]}"
     return f"{sentence}."
 
 
@@ -1175,7 +1153,7 @@ def line_of(name, texts, columns):
     return line.rstrip() + "\n"
 
 
-def as_table(listings, first="ticker", columns=COLUMNS):
+def as_table(listings, first, columns):
     """Yields the anomalies as the tutorial prints them. first is the field of the first column."""
     heading = line_of(first.title(), [name for name, _, _ in columns], columns)
     rule_length = RULE_LENGTH if columns is COLUMNS else len(heading) - 1
@@ -1189,11 +1167,6 @@ def as_table(listings, first="ticker", columns=COLUMNS):
             yield "\n" + "".join(f"{note}\n" for note in listing.notes)
 
 
-def as_wide_table(listings, first="ticker"):
-    """Yields the text of as_table with more columns and with the notes."""
-    return as_table(listings, first, WIDE_COLUMNS)
-
-
 def rows_for_csv_and_json(listings):
     """Yields the ANOMALY_FIELDS of each anomaly: changes without nan, and marks as text."""
     for anomaly in chain.from_iterable(listing.anomalies for listing in listings):
@@ -1204,7 +1177,7 @@ def rows_for_csv_and_json(listings):
         yield {**row, "marks": " ".join(anomaly["marks"])}
 
 
-def as_csv(listings, first="ticker"):
+def as_csv(listings):
     """Yields the lines of a CSV file: ANOMALY_FIELDS, and the anomalies in full precision."""
     return csv_lines(ANOMALY_FIELDS, rows_for_csv_and_json(listings))
 
@@ -1232,11 +1205,6 @@ def without_nan(row):
     }
 
 
-def as_json(listings, first="ticker"):
-    """Yields the pieces of a JSON list of the anomalies, in full precision."""
-    return json_pieces(rows_for_csv_and_json(listings))
-
-
 def json_pieces(rows):
     """Yields the pieces of a JSON list of rows, which are dicts; nan and inf become null."""
     import json
@@ -1248,11 +1216,10 @@ def json_pieces(rows):
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
-# Each is called with (listings, first), even if first changes nothing.
-FORMATS = {"table": as_table, "wide": as_wide_table, "csv": as_csv, "json": as_json}
+FORMATS = ("table", "wide", "csv", "json")
 
 
-def aftermath_table(rows, dates):
+def aftermath_table(rows, dates, splits):
     """Yields the aftermath as a table and notes; rows are what find_aftermath returns."""
     yield f"\nWhat followed the anomalies from {dates[0]} to {dates[-1]}:\n\n"
     heading = (
@@ -1271,6 +1238,8 @@ def aftermath_table(rows, dates):
             f"{number_text(excess, '.2f'):>15}{row['left_out']:>10,}{'  *' if has_star else ''}\n"
         )
     yield "\n" + AFTERMATH_NOTES
+    if splits:
+        yield "Only the splits in the table's list of splits are taken out of the changes.\n"
     if all(row["two_se"] is None for row in rows):
         yield (
             f"± 2 SE is unknown: it needs cases in {FEWEST_BLOCKS} blocks of {BLOCK_DAYS} days, "
@@ -1278,6 +1247,7 @@ def aftermath_table(rows, dates):
         )
 
 
+@functools.cache
 def is_date(text):
     """Whether text is a date of the calendar, written YYYY-MM-DD."""
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
@@ -1327,14 +1297,6 @@ def marks_argument(text):
     return wanted
 
 
-def types_argument(text):
-    """The set of types that text names, separated by commas."""
-    types = {name.strip() for name in text.split(",")}
-    if "" in types:
-        raise argparse.ArgumentTypeError(f"{text[:20]!a} is no type such as CS, or CS,ADRC")
-    return types
-
-
 def make_parser():
     parser = argparse.ArgumentParser(
         description="List anomalies: the tickers that were traded far more often than normal.",
@@ -1356,7 +1318,7 @@ def make_parser():
         ("--min-record", "N", count, None, "leave out tickers with a record of fewer than N rows"),
         ("--min-long-z", "Z", number_argument, None, "leave out tickers with a long z below Z"),
         ("--min-dollars", "N", number_argument, None, "leave out dollar volumes below N"),
-        ("--type", "TYPE[,TYPE]", types_argument, frozenset(), types),
+        ("--type", "TYPE[,TYPE]", lambda names: names.split(","), None, types),
         ("--skip", "MARK[,MARK]", marks_argument, frozenset(), skip),
         ("--limit", "N", count, None, "print at most N anomalies of a day or ticker"),
     ]:
@@ -1421,32 +1383,28 @@ def nearest_date(dates, date):
 
 def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
-    needs_facts = options.aftermath or options.min_record or options.type
-    needs_facts = needs_facts or options.min_long_z is not None or options.min_dollars is not None
-    if needs_facts and not table.has_facts:
+    facts = options.min_record, options.min_long_z, options.min_dollars, options.type
+    if not table.has_facts and (options.aftermath or any(each is not None for each in facts)):
         raise NoDataError(
             f"{table.name} is a plain pickle: --aftermath, --min-record, --min-long-z, "
             "--min-dollars and --type need a table that build-lookup-table.py wrote"
         )
     if options.aftermath:
-        return answer_aftermath(table, options)
-    sessions = select_sessions(table, options.dates)
-    if options.ticker is not None:
-        listings = [list_ticker(table, options.ticker, sessions, options)]
+        dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
+        if not dates:  # DATE is before the table's first day: this raises the NoDataError
+            select_sessions(table, options.dates)
+        fields, rows = AFTERMATH_FIELDS, find_aftermath(table, len(dates) - 1)
+        if options.format == "table":
+            return aftermath_table(rows, dates, table.splits)
     else:
+        sessions, first = select_sessions(table, options.dates), "ticker"
         listings = list_days(table, sessions, options)
-    return FORMATS[options.format](listings, "ticker" if options.ticker is None else "date")
-
-
-def answer_aftermath(table, options):
-    """The aftermath of all anomalies, or of those up to the date in options, as pieces of text."""
-    dates = [date for date in table.dates if not options.dates or date <= options.dates[0]]
-    if not dates:  # DATE is before the table's first day: select_sessions raises the NoDataError
-        select_sessions(table, options.dates)
-    rows = find_aftermath(table, len(dates) - 1)
-    if options.format == "table":
-        return aftermath_table(rows, dates)
-    return csv_lines(AFTERMATH_FIELDS, rows) if options.format == "csv" else json_pieces(rows)
+        if options.ticker is not None:
+            first, listings = "date", [list_ticker(table, options.ticker, sessions, options)]
+        if options.format in ("table", "wide"):
+            return as_table(listings, first, COLUMNS if options.format == "table" else WIDE_COLUMNS)
+        fields, rows = ANOMALY_FIELDS, rows_for_csv_and_json(listings)
+    return csv_lines(fields, rows) if options.format == "csv" else json_pieces(rows)
 
 
 def print_answer(options):

@@ -381,7 +381,7 @@ def test_a_click_on_a_day_of_the_history_goes_there_and_marks_it(visitor):
     assert grounds[0] == grounds[2] != grounds[1]
 
 
-def test_enter_in_the_history_goes_to_a_day_and_keeps_the_focus(visitor):
+def test_enter_in_the_history_goes_to_a_day_and_keeps_the_focus(visitor, sample_table):
     visitor.open().choose("VTAK").expect_chart("history-chart")
     readout = visitor.readout("history-chart")
     readout.focus()
@@ -390,9 +390,10 @@ def test_enter_in_the_history_goes_to_a_day_and_keeps_the_focus(visitor):
     # their deviation 127.72. (28449 - 792.8) / 127.72 = 216.54 and 792.8 + 3 * 127.72 = 1175.96.
     day = read_days(SAMPLE_MARKET)["VTAK", "2024-10-16"]
     change = (day.close / day.previous_close - 1) * 100
-    figures = ["2024-10-16", "trades 28,449", "z-score 216.54", "average 793"]
-    figures += ["average + 3 std dev 1,176", f"close {price(day.close)}"]
-    figures.append(f"change {change:+,.2f} %")
+    found = query_json(sample_table, "2024-10-16", "--threshold=200")[0]
+    figures = ["2024-10-16", "trades 28,449", "z-score 216.54", f"long z {found['long_z']:.2f}"]
+    figures += ["average 793", "average + 3 std dev 1,176", f"close {price(day.close)}"]
+    figures += [f"change {change:+,.2f} %", f"dollar volume {found['dollar_volume']:,}"]
     expect(readout).to_have_attribute("aria-valuetext", ", ".join(figures))
     visitor.expect_day(SAMPLE_DAY)
     visitor.press("Enter")
@@ -483,9 +484,9 @@ def test_numbers_are_written_with_as_many_digits_as_they_need(visitor):
 def test_the_first_plot_starts_high_and_both_are_in_sight_on_a_small_laptop(visitor):
     visitor.resize(1440, 900)
     visitor.open().choose("VTAK").expect_chart("history-chart")
-    assert visitor.evaluate(BOXES)[1]["y"] <= 900 / 4
     visitor.resize(1366, 768)
     _, day, history = visitor.evaluate(BOXES)
+    assert day["y"] <= 768 / 4
     keys = visitor.page.locator("#keys").bounding_box()["y"]
     assert day["height"] > 200 and history["height"] > 120
     assert history["y"] + history["height"] <= keys

@@ -1,9 +1,7 @@
 """The GUI without a browser: its views, its JSON and its command."""
 
 import contextlib
-import csv
 import http.client
-import io
 import json
 import os
 import pickle
@@ -41,8 +39,6 @@ EXAMPLES = settings(max_examples=100 * EFFORT, derandomize=EFFORT == 1)
 TINY_DAYS = ["2024-01-0" + day for day in "2345"] + ["2024-01-08", "2024-01-12", "2024-01-16"]
 TINY_TRADES = [10, 20, 30, 40, 50, 1000, 90]
 TINY_CLOSES = [1, 2, 0.5, 0.5, 0, 4, 5]
-# The first five have a mean of 100 and a deviation of 20, so that the sixth's z-score is 3.
-AT_THE_THRESHOLD = [80, 80, 100, 120, 120, 160, 90]
 TIMES = "\N{MULTIPLICATION SIGN}"
 WITHOUT_END = ["area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"]
 ODD_TICKERS = ["A/../B", "../../v3/reference", "..", ".", "X?y#z", "A%2FB", "A&B=C", "A+B C", "NA"]
@@ -111,14 +107,15 @@ def parse(response):
     return Parser(response.get_data(as_text=True)).open[0]
 
 
+COLUMNS = ["ticker", "trades", "avg_trades", "std_trades", "z_score", "times_normal", "record"]
+COLUMNS += ["close_price", "price_diff"]
+
+
 def list_rows(view):
     """The list in a view: a dict of texts by column for each row."""
     (table,) = view.find("table", id="anomalies")
     columns = [header["data-sort"] for header in table.find("th", data_sort=True)]
-    assert columns == [
-        *("ticker", "trades", "avg_trades", "std_trades"),
-        *("z_score", "times_normal", "record", "close_price", "price_diff"),
-    ]
+    assert columns[: len(COLUMNS)] == COLUMNS
     rows = table.find("tr", data_ticker=True)
     texts = [dict(zip(columns, (cell.text for cell in row.elements))) for row in rows]
     assert [row["data-ticker"] for row in rows] == [row["ticker"] for row in texts]
@@ -149,24 +146,14 @@ def sentence(response, status):
     return text
 
 
-def views_of(table_path, **options):
-    """What read_day_view and read_ticker_view return for these Options."""
-    options = gui.Options(**options)
-    with gui.open_table(table_path) as table:
-        day = gui.read_day_view(table, options)
-        return day, gui.read_ticker_view(table, options, day)
-
-
 # Tables, and clients of apps that show them.
 
 
 class NoPolygon:
     """A stand-in for Polygon's bars and headlines, of which there are none."""
 
-    def minute_bars(self, *asked):
-        return []
-
-    headlines = minute_bars
+    def answer(self, *asked):
+        return "[]"
 
 
 def client_of(table_path, **options):
@@ -181,16 +168,11 @@ def client(sample_table):
 
 @pytest.fixture(scope="module")
 def tiny_table(tmp_path_factory):
-    """TINY, FLAT with equal trades, and THREE at a z-score of 3 on 2024-01-12, MORE above it."""
+    """TINY, and FLAT with equal trades."""
     folder = tmp_path_factory.mktemp("tiny")
     market = {
-        day: [
-            ("FLAT", 7, 1),
-            ("TINY", TINY_TRADES[i], TINY_CLOSES[i]),
-            ("THREE", AT_THE_THRESHOLD[i], 1),
-            ("MORE", AT_THE_THRESHOLD[i] + (day == "2024-01-12"), 1),
-        ]
-        for i, day in enumerate(TINY_DAYS)
+        day: [("FLAT", 7, 1), ("TINY", trades, close)]
+        for day, trades, close in zip(TINY_DAYS, TINY_TRADES, TINY_CLOSES)
     }
     return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
 
@@ -212,10 +194,6 @@ def odd_table(tmp_path_factory):
 # The numbers.
 
 
-def test_the_days_are_those_of_the_flat_files(client):
-    assert loads(client.get("/api/days")) == {"days": SAMPLE_DAYS}
-
-
 @pytest.mark.parametrize("threshold", ["3", "0", "-1e3", "10.5", "1e9"])
 @pytest.mark.parametrize("date", [SAMPLE_DAYS[0], SAMPLE_DAYS[5], "2024-09-12", SAMPLE_DAY])
 def test_the_anomalies_are_those_that_the_querier_finds(client, sample_table, date, threshold):
@@ -226,13 +204,6 @@ def test_the_anomalies_are_those_that_the_querier_finds(client, sample_table, da
     assert answer["threshold"] == float(threshold)
     lines = (SAMPLE_MARKET / f"{date}.csv").read_text().splitlines()
     assert answer["tickers"] == len(lines) - 1
-
-
-def test_the_default_is_the_last_day_and_a_threshold_of_three(client, sample_table):
-    answer = loads(client.get("/api/anomalies"))
-    assert (answer["date"], answer["threshold"]) == (SAMPLE_DAY, 3)
-    assert answer["anomalies"] == without_after(query_json(sample_table, SAMPLE_DAY))
-    assert answer["anomalies"][0]["ticker"] == "VTAK"
 
 
 def test_a_history_is_as_worked_out_by_hand(tiny_client):
@@ -256,13 +227,6 @@ def test_a_history_is_as_worked_out_by_hand(tiny_client):
     assert [row["baseline_days"] for row in rows] == [None] * 5 + [5, 5]
     # An open is the close here; there is no gap where it is 0, or the close before it.
     assert [row["gap"] for row in rows] == [None, 100, -75, 0, None, None, 25]
-
-
-def test_a_z_score_of_exactly_three_is_no_anomaly_in_a_history(tiny_client):
-    for ticker, z_score in (("THREE", 3), ("MORE", 3.05)):
-        rows = loads(tiny_client.get(f"/api/history?ticker={ticker}&date=2024-01-12"))["rows"]
-        assert rows[5]["z_score"] == pytest.approx(z_score)
-        assert rows[5]["anomaly"] is (ticker == "MORE")
 
 
 @pytest.mark.parametrize("ticker", ["VTAK", "SARO", "SWN", "SOpC"])
@@ -306,14 +270,6 @@ def test_the_list_has_what_the_querier_finds(client, sample_table, date, thresho
             assert is_shown(column, anomaly[column], row[column]), (column, row, anomaly)
 
 
-def test_the_heading_names_the_day_and_counts_anomalies_and_tickers(client):
-    view = parse(client.get(f"/?date={SAMPLE_DAY}"))
-    tickers = len((SAMPLE_MARKET / f"{SAMPLE_DAY}.csv").read_text().splitlines()) - 1
-    heading, summary = view.find(id="summary")[0].elements[:2]
-    assert heading.text == f"Friday, {SAMPLE_DAY}"
-    assert summary.text == f"18 anomalies among {tickers} tickers"
-
-
 def message_of(view):
     """The message in place of a list."""
     (message,) = view.find(id="list")[0].find("p", class_="message")
@@ -325,19 +281,6 @@ def test_a_day_without_baselines_has_a_message_in_place_of_a_list(client):
     assert list_rows(view) == []
     assert view.find(id="summary")[0].elements[1].text == "0 anomalies among 148 tickers"
     assert message_of(view).text == "No ticker has a baseline yet: that takes 5 earlier rows."
-
-
-def test_previous_and_next_day_are_links_where_there_is_such_a_day(client):
-    def linked(date, link_id):
-        link = parse(client.get(f"/?date={date}")).find(id=link_id)[0]
-        return link["href"] and re.search(r"date=([\d-]+)", link["href"])[1]
-
-    # 2024-09-02 was a holiday, the 1st a Sunday.
-    assert linked("2024-09-03", "previous-day") == "2024-08-30"
-    assert linked("2024-08-30", "next-day") == "2024-09-03"
-    assert linked(SAMPLE_DAYS[0], "previous-day") is None
-    assert linked(SAMPLE_DAYS[0], "next-day") == SAMPLE_DAYS[1]
-    assert linked(SAMPLE_DAY, "next-day") is None
 
 
 def test_the_answer_to_a_date_that_is_no_trading_day_links_to_the_nearest_one(client, sample_table):
@@ -369,71 +312,17 @@ def test_a_click_on_a_header_sorts_without_javascript(client):
         assert directions == {"ascending", "descending"}
 
 
-def submitted(client, view, **changes):
-    """The view that the form with these fields leads to, sent as a browser sends it."""
-    (form,) = [f for f in view.find("form") if all(f.find(name=name) for name in changes)]
-    assert form["method"] is None  # so a browser uses GET
-    fields = {
-        field["name"]: field["value"] or ""
-        for field in form.find("input", name=True)
-        if field["type"] != "checkbox" or "checked" in field.attributes
-    }
-    assert [button.text for button in form.find("button")] == ["Show"]
-    return parse(client.get(f"{form['action']}?{urlencode({**fields, **changes})}"))
-
-
-def test_the_forms_filter_and_set_threshold_and_date_without_javascript(client, sample_table):
-    def tickers(view):
-        return [row["ticker"] for row in list_rows(view)]
-
-    view = parse(client.get("/"))
-    found = [anomaly["ticker"] for anomaly in query_json(sample_table, SAMPLE_DAY)]
-    filtered = submitted(client, view, filter="aa")
-    with_aa = [ticker for ticker in found if "AA" in ticker.upper()]
-    assert with_aa and tickers(filtered) == with_aa
-    above_thirty = query_json(sample_table, SAMPLE_DAY, "--threshold=30")
-    stricter = submitted(client, view, threshold="30")
-    assert tickers(stricter) == [anomaly["ticker"] for anomaly in above_thirty]
-    earlier = submitted(client, view, date="2024-09-12")
-    on_that_day = query_json(sample_table, "2024-09-12")
-    assert tickers(earlier) == [anomaly["ticker"] for anomaly in on_that_day]
-    # What was chosen before stays when something else is chosen.
-    both = submitted(client, stricter, filter="E")
-    assert tickers(both) == [t for t in tickers(stricter) if "E" in t.upper()]
-
-
-def test_a_rows_link_leads_to_the_tickers_figures_without_javascript(client):
-    view = parse(client.get("/?threshold=30&sort=ticker"))
-    (row,) = view.find("tr", data_ticker="VTAK")
+def test_a_rows_link_leads_to_the_tickers_figures(client):
+    (row,) = parse(client.get("/?threshold=30&sort=ticker")).find("tr", data_ticker="VTAK")
     chosen = parse(client.get(row.find("a")[0]["href"]))
     (detail,) = chosen.find(id="detail")
     assert detail.find("h2")[0].text == "VTAK"
-    # The README's first row; 460548 is 73.2 times 6291.40. The five days before had 577, 820, 913,
-    # 28449 and 698 trades; their deviation is 12387.
-    words = (
-        f"460,548 trades, 73 {TIMES} the average of its five rows before (6,291), "
-        "36.7 standard deviations (each 12,387) above it. "
-        "The most trades of all its 56 rows so far."
-    )
-    assert detail.find("p", class_="words")[0].text == words
+    # The README's first row: 460548 is 73.2 times 6291.40.
+    words = f"460,548 trades, 73 {TIMES} the average of its five rows before (6,291)"
+    assert detail.find("p", class_="words")[0].text.startswith(words)
     assert detail.find("p", class_="price")[0].text == "0.91 +106.49 %"
     selected = chosen.find("tr", aria_selected="true")
     assert [row["data-ticker"] for row in selected] == ["VTAK"]
-
-
-def test_a_tickers_own_view_leads_to_the_anomalies_before_and_after_it(client):
-    def around(ticker):
-        view = parse(client.get(f"/chart?ticker={ticker}&date={SAMPLE_DAY}"))
-        assert view.find("h2")[0].text == ticker
-        links = [view.find("a", id=f"{name}-ticker")[0]["href"] for name in ("previous", "next")]
-        return [link and re.search(r"ticker=(\w+)", link)[1] for link in links]
-
-    # In the README's list VTAK comes first, PEGY second, NFLX third, SOpC and AAp last.
-    assert around("VTAK") == [None, "PEGY"]
-    assert around("PEGY") == ["VTAK", "NFLX"]
-    assert around("AAp") == ["SOpC", None]
-    # AAPL was no anomaly on that day: the list starts after it.
-    assert around("AAPL") == [None, "VTAK"]
 
 
 @pytest.mark.parametrize("ticker", ODD_TICKERS)
@@ -457,43 +346,18 @@ def test_an_odd_ticker_is_shown_as_it_is(odd_table, ticker):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("form", "texts"),
     [
-        (0.0127, "0.0127"),
-        (0.91, "0.91"),
-        (0.5, "0.50"),
-        (0.01274999, "0.01275"),
-        (0.000034, "0.000034"),
-        (1, "1.00"),
-        (1234.5, "1,234.50"),
-        (0, "0.00"),
-        (0.99999, "1.00"),
+        ("format_price", {0.0127: "0.0127", 0.01274999: "0.01275", 0.000034: "0.000034"}),
+        ("format_price", {0.91: "0.91", 0.5: "0.50", 1: "1.00", 0.99999: "1.00", 0: "0.00"}),
+        ("format_figure", {0.5477: "0.548", 0.55: "0.55", 12.36: "12.4", 2: "2", 0: "0"}),
+        ("format_figure", {99.96: "100", 6291.4: "6,291"}),
+        ("format_change", {1.5: "+1.50", -0.004: "0.00", 1234.5: "+1,234.50", -0.25: "-0.25"}),
+        ("percent_text", dict.fromkeys([None, nan, inf, -inf], "\N{EM DASH}")),
     ],
 )
-def test_a_price_has_two_decimals_or_below_one_up_to_four_digits(value, text):
-    assert gui.format_price(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.5477, "0.548"),
-        (0.55, "0.55"),
-        (12.36, "12.4"),
-        (99.96, "100"),
-        (6291.4, "6,291"),
-        (0, "0"),
-        (2, "2"),
-    ],
-)
-def test_an_average_below_100_is_shown_with_at_most_three_digits(value, text):
-    assert gui.format_figure(value) == text
-
-
-@pytest.mark.parametrize("value", [None, nan, inf, -inf])
-def test_what_is_no_number_is_shown_as_a_dash(value):
-    assert gui.or_dash(value, gui.format_price) == "\N{EM DASH}"
-    assert gui.direction(value) == ""
+def test_a_number_has_as_many_digits_as_people_need(form, texts):
+    assert {value: getattr(gui, form)(value) for value in texts} == texts
 
 
 @pytest.mark.parametrize(
@@ -520,74 +384,39 @@ def test_a_row_is_put_in_words(trades, average, deviation, z_score, sentence):
     assert gui.trades_text(stats, 5) == sentence
 
 
-SEC = "https://www.sec.gov/cgi-bin/browse-edgar?action=getcompany&CIK="
-TRADINGVIEW = "https://www.tradingview.com/chart/?symbol="
-
-
 @pytest.mark.parametrize(
-    ("ticker", "edgar", "tradingview"),
-    [
-        ("AAPL", f"{SEC}AAPL", f"{TRADINGVIEW}AAPL"),
-        ("F", f"{SEC}F", f"{TRADINGVIEW}F"),
-        ("BRK.B", f"{SEC}BRK-B", f"{TRADINGVIEW}BRK.B"),
-        *((ticker, None, None) for ticker in ("AAp", "AACT.WS", "AACT.U", "BACpL", "..", "A&B")),
-    ],
+    ("ticker", "edgar"),
+    [("VTAK", "VTAK"), ("BRK.B", "BRK-B"), *((t, None) for t in ["SOpC", "AACT.WS"])],
 )
-def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(
-    ticker, edgar, tradingview
-):
-    links = [("SEC EDGAR", edgar), ("TradingView", tradingview)]
-    assert gui.links_to(ticker) == [link for link in links if link[1]]
+def test_a_ticker_is_linked_where_its_spelling_on_the_other_site_is_known(client, ticker, edgar):
+    view = parse(client.get("/?" + urlencode({"ticker": ticker, "date": SAMPLE_DAYS[40]})))
+    links = [link["href"] for link in view.find("a", target="_blank") if link.text[0] in "ST"]
+    company = "https://www.sec.gov/cgi-bin/browse-edgar?action=getcompany&CIK="
+    chart = "https://www.tradingview.com/chart/?symbol="
+    assert view.find("h2")[0].text == ticker
+    assert links == ([f"{company}{edgar}", f"{chart}{ticker}"] if edgar else [])
+
+
+def test_a_ticker_written_another_way_is_offered(client):
+    assert "it has SOpC" in parse(client.get(f"/chart?ticker=sopc&date={SAMPLE_DAY}")).text
+    message = parse(client.get("/?ticker=sopc")).find(id="detail")[0]
+    assert f"no trades of sopc on {SAMPLE_DAY}; it has SOpC" in message.text
+    (link,) = message.find("a")
+    assert parse(client.get(link["href"])).find("h2")[0].text == "SOpC"
 
 
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("", None),
-        ("AAp", "AAp"),
-        ("AAP", "AAP"),
+        *(("", None), ("AAp", "AAp"), ("AAP", "AAP"), ("SOPC", "SOpC"), ("vtak", "VTAK")),
+        *(("VTA", None), ("brk-b", "BRK.B")),
         ("aap", "AAP"),  # both are spelled so: the upper-case one
-        ("sopC", "SOpC"),
-        ("SOPC", "SOpC"),
-        ("vtak", "VTAK"),
-        ("VTA", None),
         ("BaBa", None),  # neither of two is upper-case
     ],
 )
-def test_a_ticker_is_found_in_any_case(text, meant):
-    tickers = ["AAP", "AAp", "SOpC", "VTAK", "BABa", "Baba"]
+def test_a_ticker_is_found_however_it_is_written(text, meant):
+    tickers = ["AAP", "AAp", "SOpC", "VTAK", "BABa", "Baba", "BRK.B"]
     assert gui.find_ticker(tickers, text) == meant
-
-
-def test_a_ticker_that_is_no_anomaly_can_be_reached_by_typing_it(client):
-    view = parse(client.get("/?filter=aapl"))
-    assert list_rows(view) == []
-    (link,) = message_of(view).find("a")
-    chosen = parse(client.get(link["href"]))
-    assert chosen.find(id="detail")[0].find("h2")[0].text == "AAPL"
-
-
-@pytest.fixture(scope="module")
-def class_table(tmp_path_factory):
-    """BRK.B, which is an anomaly on the last of TINY_DAYS[:6], and REST, which is none."""
-    folder = tmp_path_factory.mktemp("classes")
-    market = {
-        day: [("BRK.B", TINY_TRADES[i], 1), ("BF.B", 7, 1)] for i, day in enumerate(TINY_DAYS[:6])
-    }
-    return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
-
-
-@pytest.mark.parametrize("text", ["BRK-B", "BRK/B", "brk.b", "brk-b"])
-def test_a_ticker_written_another_way_is_found(class_table, text):
-    client = client_of(class_table)
-    listed = parse(client.get("/?" + urlencode({"filter": text})))
-    assert [row["ticker"] for row in list_rows(listed)] == ["BRK.B"]
-    address = urlencode({"ticker": text, "date": "2024-01-12"})
-    assert "it has BRK.B" in parse(client.get(f"/chart?{address}")).text
-    message = parse(client.get(f"/?{address}")).find(id="detail")[0]
-    assert f"no trades of {text} on 2024-01-12; it has BRK.B" in message.text
-    (link,) = message.find("a")
-    assert parse(client.get(link["href"])).find("h2")[0].text == "BRK.B"
 
 
 # The facts.
@@ -596,70 +425,25 @@ def test_a_ticker_written_another_way_is_found(class_table, text):
 AFTER = "/api/after?ticker={}&date={}"
 
 
-@pytest.mark.parametrize(
-    ("record", "earlier_rows", "sentence"),
-    [
-        (0, 0, ""),
-        (0, 7, ""),
-        (116, 1255, "The most trades in its last 117 rows."),
-        (1255, 1255, "The most trades of all its 1,256 rows so far."),
-    ],
-)
-def test_a_record_is_put_in_words(record, earlier_rows, sentence):
-    assert gui.record_text({"record": record, "earlier_rows": earlier_rows}) == sentence
-
-
-def test_every_mark_has_its_reason():
-    assert list(gui.MARK_REASONS) == gui.querier.MARKS
-    assert len(set(gui.MARK_REASONS.values())) == len(gui.querier.MARKS)
-    assert all(re.fullmatch(r"[A-Z][^.]+\.", reason) for reason in gui.MARK_REASONS.values())
-
-
-@pytest.mark.parametrize(
-    ("date", "ticker", "marks"),
-    [
-        ("2024-09-12", "ZVZZT", ["split?", "test"]),
-        (SAMPLE_DAY, "AAp", ["thin"]),
-        (SAMPLE_DAY, "VTAK", []),
-        (SAMPLE_DAY, "AAPL", []),
-    ],
-)
-def test_a_ticker_has_the_queriers_marks(sample_table, date, ticker, marks):
-    day, _ = views_of(sample_table, date=date, ticker=ticker)
-    assert day["ticker_row"]["marks"] == marks
-    listed = {row["ticker"]: row["marks"] for row in day["rows"]}
-    assert listed.get(ticker, []) == marks
-
-
-def test_a_day_has_its_share_of_anomalies_and_the_usual_one(client, sample_table):
-    # 18 anomalies among 148 tickers are 12.16 %; the querier's wide list has the usual share.
-    share = "12.2 % of 148 tickers have a z-score above 3; usually 2.8 %"
-    assert parse(client.get("/")).find("p", class_="share")[0].text == share
-    wide = query(sample_table, SAMPLE_DAY, "--format", "wide")
-    assert "(12.2 %) are anomalies; the usual is 2.8 %;" in wide.stdout
-
-
-def test_the_filters_stay_in_every_address_of_the_list(client, sample_table):
-    state = {"min_price": "2.5", "min_trades": "9", "min_record": "1", "skip": "split,new"}
-    view = parse(client.get(f"/?{urlencode({'date': SAMPLE_DAY, **state})}"))
-    table = view.find("table", id="anomalies")[0].find("a")
-    options = ["--min-price=2.5", "--min-trades=9", "--min-record=1", "--skip=split,new"]
-    listed = query_json(sample_table, SAMPLE_DAY, *options)
-    assert listed and len(table) == 9 + len(listed)
-    for link in [*view.find(id="previous-day"), *view.find(id="csv"), *table]:
-        asked = dict(parse_qsl(urlsplit(link["href"]).query))
-        assert state.items() <= asked.items(), link["href"]
-
-
-def test_the_link_that_clears_the_filters_names_none(client):
-    (link,) = parse(client.get("/?skip=thin&min_price=2")).find(id="clear-filters")
-    assert dict(parse_qsl(urlsplit(link["href"]).query, True)) == {"date": SAMPLE_DAY}
+def test_a_days_head_says_how_usual_it_is(client, sample_table):
+    heading, *lines = parse(client.get("/")).find(id="summary")[0].elements
+    assert heading.text == f"Friday, {SAMPLE_DAY}"
+    # October 18 was the third Friday of the month.
+    assert lines[0].text == "18 anomalies among 149 tickers \N{MIDDLE DOT} options expire (monthly)"
+    # 18 anomalies among the 148 tickers with a deviation are 12.16 %.
+    shares = re.findall(r"[\d.]+ %", lines[1].text)
+    assert shares[0] == "12.2 %"
+    wide = query(sample_table, SAMPLE_DAY, "--format", "wide").stdout
+    told = re.findall(r"\(([\d.]+ %)\) (?:are|have)|the usual is ([\d.]+ %)", wide)
+    assert shares == ["".join(each) for each in told]
+    earlier = parse(client.get("/?date=2024-09-12")).find(id="summary")[0]
+    assert "expire" not in earlier.text
 
 
 def test_filters_that_leave_no_anomaly_have_a_message(client):
     view = parse(client.get("/?min_trades=999999999"))
     assert list_rows(view) == []
-    assert view.find(id="summary")[0].elements[1].text == "0 of 18 anomalies among 149 tickers"
+    assert view.find(id="summary")[0].elements[1].text.startswith("0 of 18 anomalies among 149")
     assert message_of(view).text == "No anomaly passes the filters."
 
 
@@ -686,107 +470,82 @@ def moving_table(tmp_path_factory):
     [
         (
             *("UP", 0, [10, 50, None], ["known", "known", "unknown"], [False] * 3),
-            "next day 10.00 %, five days later 50.00 %; the median ticker five days later 50.00 %",
+            "After 1 day +10.00 %, 5 days +50.00 %; the median ticker +50.00 %",
         ),
         (
             *("TWICE", 0, [0, 100, None], ["known", "known", "unknown"], [False, True, False]),
-            "next day 0.00 %, five days later 100.00 % (a split may lie in between); "
-            "the median ticker five days later 50.00 %",
+            "After 1 day 0.00 %, 5 days +100.00 % (split?); the median ticker +50.00 %",
         ),
         (
             *("GONE", 0, [None] * 3, ["gone", "gone", "unknown"], [False] * 3),
-            "no trades on the next day, no trades within five days; "
-            "the median ticker five days later 50.00 %",
+            "After 1 day no trades, 5 days no trades; the median ticker +50.00 %",
         ),
-        (
-            *("ZERO", 0, [None] * 3, ["none", "none", "unknown"], [False] * 3),
-            "no change can be told, because the close was 0",
-        ),
+        ("ZERO", 0, [None] * 3, ["none", "none", "unknown"], [False] * 3, "the close was 0."),
         (
             *("UP", 6, [6.25, None, None], ["known", "unknown", "unknown"], [False] * 3),
-            "next day 6.25 %; the median ticker next day 0.00 %",
+            "After 1 day +6.25 %; the median ticker 0.00 %",
         ),
-        (
-            *("UP", 7, [None] * 3, ["unknown"] * 3, [False] * 3),
-            "not known yet, because the table ends with this day",
-        ),
+        ("UP", 7, [None] * 3, ["unknown"] * 3, [False] * 3, "the table ends with this day."),
     ],
 )
 def test_what_came_after_is_as_worked_out_by_hand(
     moving_table, ticker, session, changes, states, splits, words
 ):
-    client = client_of(moving_table)
     date = SAMPLE_DAYS[session]
-    answer = loads(client.get(AFTER.format(ticker, date)))
-    assert list(answer) == ["ticker", "date", "horizons", "words"]
-    assert (answer["ticker"], answer["date"], answer["words"]) == (ticker, date, words)
-    horizons = answer["horizons"]
-    assert [row["days"] for row in horizons] == [1, 5, 20]
-    assert [row["change"] for row in horizons] == [
-        None if change is None else pytest.approx(change) for change in changes
-    ]
-    assert [row["state"] for row in horizons] == states
-    assert [row["split"] for row in horizons] == splits
+    answer = loads(client_of(moving_table).get(AFTER.format(ticker, date)))
+    assert list(answer) == ["ticker", "date", "horizons", "html"]
+    assert (answer["ticker"], answer["date"]) == (ticker, date)
+    html = Parser(answer["html"]).open[0]
+    assert html.text.endswith(words)
+    assert all(b["class"] == ("" if b.text[0] == "0" else "up") for b in html.find("b"))
     # UP, SAME and TWICE: 10, 0 and 0 after a day, 50, 0 and 100 after five. On the seventh day
     # UP's 6.25 stands beside three 0s.
     medians = {0: [0, 50, None], 6: [0, None, None], 7: [None] * 3}[session]
-    assert [row["median"] for row in horizons] == [
-        None if median is None else pytest.approx(median) for median in medians
-    ]
+    expected = {"days": [1, 5, 20], "change": changes, "state": states, "split": splits}
+    for name, values in {**expected, "median": medians}.items():
+        found = [horizon[name] for horizon in answer["horizons"]]
+        assert [v if v is None or name == "state" else pytest.approx(v) for v in values] == found
 
 
-def test_what_came_after_is_what_the_querier_says(client, sample_table):
-    # On these days a split of an anomaly came after one day, and after two to five days.
-    for date, split_after in [("2024-09-12", 1), ("2024-08-15", 5)]:
-        anomalies = query_json(sample_table, date)
-        assert {anomaly["split_after"] for anomaly in anomalies} == {None, split_after}
-        for anomaly in anomalies:
-            horizons = loads(client.get(AFTER.format(anomaly["ticker"], date)))["horizons"]
-            changes = [anomaly[f"after_{days}"] for days in (1, 5, 20)]
-            assert [row["change"] for row in horizons] == changes
-            splits = [(anomaly["split_after"] or inf) <= days for days in (1, 5, 20)]
-            assert [row["split"] for row in horizons] == splits
-
-
-# The list's options in a ticker's own view, and where that view leads.
+# What the lists of tickers and splits add.
 
 
 @pytest.fixture(scope="module")
-def spiky_table(tmp_path_factory):
-    """SPIKE, which has a z-score of 45 on the sixth of SAMPLE_DAYS and on the twelfth, and REST.
-
-    Before each its trades have a mean of 100 and a deviation of 20: (1000 - 100) / 20 = 45.
-    """
-    folder = tmp_path_factory.mktemp("spiky")
-    trades = [*AT_THE_THRESHOLD[:5], 1000, *AT_THE_THRESHOLD[:5], 1000, 90]
-    market = {}
-    for day, count in zip(SAMPLE_DAYS, trades):
-        market[day] = [("SPIKE", count, 1), ("REST", 50, 1)]
-    market[SAMPLE_DAYS[8]].pop()
-    return build_table(write_flat_files(folder / "csv", market), folder / "lookup_table.pkl")
+def listed_table(tmp_path_factory):
+    """The sample market with lists: types and names of three anomalies, and a split of VTAK."""
+    folder = shutil.copytree(SAMPLE_MARKET, tmp_path_factory.mktemp("listed") / "csv")
+    (folder / "reference").mkdir()
+    tickers = ["ticker,name,type", "VTAK,Catheter <Precision>,CS", "NFLX,Netflix,CS"]
+    tickers += ["SOpC,Southern,PFD", "AACI,Armada,ADRC"]
+    (folder / "reference/tickers.csv").write_text("\n".join(tickers))
+    splits = f"ticker,execution_date,split_from,split_to\nVTAK,{SAMPLE_DAY},20,1"
+    (folder / "reference/splits.csv").write_text(splits)
+    return build_table(folder, folder / "lookup_table.pkl")
 
 
-@pytest.mark.parametrize(
-    ("index", "threshold", "previous", "following"),
-    [(5, 3, None, 11), (8, 3, 5, 11), (11, 3, 5, None), (8, 44, 5, 11), (8, 46, None, None)],
-)
-def test_a_ticker_leads_to_its_previous_and_next_anomaly(
-    spiky_table, index, threshold, previous, following
-):
-    date = SAMPLE_DAYS[index]
-    _, detail = views_of(spiky_table, date=date, threshold=threshold, ticker="SPIKE")
-    expected = [n if n is None else SAMPLE_DAYS[n] for n in (previous, following)]
-    assert [detail["previous_anomaly"], detail["next_anomaly"]] == expected
+def test_a_ticker_has_its_name_type_and_listed_split(listed_table):
+    client = client_of(listed_table)
+    first, *others = loads(client.get("/api/anomalies"))["anomalies"]
+    assert (first["name"], first["type"]) == ("Catheter <Precision>", "CS")
+    assert first["marks"] == ["split 1:20"]
+    assert {row["ticker"] for row in others if row["type"]} == {"NFLX", "SOpC"}
+    (detail,) = parse(client.get("/?ticker=VTAK")).find(id="detail")
+    assert detail.find("h2")[0].text == "VTAK"
+    assert detail.find("p", class_="company")[0].text == "Catheter <Precision> CS"
+    assert "1:20 makes one share of 20" in detail.find("li", class_="mark")[0].text
+    assert not parse(client.get("/?ticker=PEGY")).find("p", class_="company")
 
 
-def test_a_ticker_leads_to_its_previous_and_next_day(spiky_table):
-    def around(index):
-        _, detail = views_of(spiky_table, date=SAMPLE_DAYS[index], ticker="REST")
-        return detail["previous_day"], detail["next_day"]
+def test_long_z_and_dollar_volume_are_columns_and_part_of_a_history(client, sample_table):
+    (row, *_) = list_rows(parse(client.get("/?columns=long_z,dollar_volume")))
+    (found, *_) = query_json(sample_table, SAMPLE_DAY)
+    assert row["long_z"] == f"{found['long_z']:.2f}"
+    assert row["dollar_volume"] == f"{found['dollar_volume']:,}"
+    history = loads(client.get(f"/api/history?ticker=VTAK&date={SAMPLE_DAY}"))["rows"][-1]
+    assert {name: history[name] for name in ("long_z", "dollar_volume")}.items() <= found.items()
 
-    assert around(0) == (None, SAMPLE_DAYS[1])
-    assert around(7) == (SAMPLE_DAYS[6], SAMPLE_DAYS[9])
-    assert around(12) == (SAMPLE_DAYS[11], None)
+
+# The list's options in a ticker's own view, and where that view leads.
 
 
 def test_a_tickers_own_view_keeps_the_lists_options(client):
@@ -805,11 +564,6 @@ def test_a_tickers_own_view_keeps_the_lists_options(client):
         assert dict(parse_qsl(link.query)) == {**state, "date": SAMPLE_DAY, "ticker": ticker}
 
 
-def test_a_whole_history_can_be_asked_for(client):
-    rows = loads(client.get("/api/history?ticker=AAPL&date=2024-08-20&rows=all"))["rows"]
-    assert [row["date"] for row in rows] == SAMPLE_DAYS
-
-
 OPTIONS = [
     ("", []),
     ("&sort=gap", ["--sort=gap"]),
@@ -819,14 +573,18 @@ OPTIONS = [
     ("&min_record=23", ["--min-record=23"]),
     ("&skip=split&skip=thin&skip=", ["--skip=split,thin"]),
     ("&min_price=2&min_trades=500&skip=test", ["--min-price=2", "--min-trades=500", "--skip=test"]),
+    ("&min_long_z=2.5&sort=long_z", ["--min-long-z=2.5", "--sort=long_z"]),
+    ("&min_dollars=1e6&sort=dollar_volume", ["--min-dollars=1e6", "--sort=dollar_volume"]),
+    ("&type=CS,ADRC", ["--type=CS,ADRC"]),
 ]
 
 
 @pytest.mark.parametrize("date", ["2024-09-12", SAMPLE_DAY])
 @pytest.mark.parametrize(("parameters", "options"), OPTIONS)
-def test_the_csv_is_what_the_querier_writes(client, sample_table, date, parameters, options):
+def test_the_csv_is_what_the_querier_writes(listed_table, date, parameters, options):
+    client = client_of(listed_table)
     response = client.get(f"/anomalies.csv?date={date}{parameters}")
-    written = query(sample_table, date, "--format", "csv", *options).stdout
+    written = query(listed_table, date, "--format", "csv", *options).stdout
     assert response.get_data(as_text=True) == written
     assert written.count("\n") > 1
     assert response.mimetype == "text/csv"
@@ -905,15 +663,6 @@ def test_a_days_list_is_shown_without_a_ticker_that_it_lacks(client):
     assert view.find(id="detail")[0].text == f"no trades of NOSUCH on {SAMPLE_DAY}"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/", "/chart", "/api/days", "/api/bars", "/api/nothing"])
-def test_no_other_method_than_get_and_head_is_answered(client, method, path):
-    response = client.open(path, method=method, data={"date": SAMPLE_DAY})
-    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
-    if path.startswith("/api"):
-        sentence(response, 405)
-
-
 EVERY_KIND = [
     ("/", 200),
     (f"/chart?ticker=VTAK&date={SAMPLE_DAY}", 200),
@@ -930,25 +679,24 @@ EVERY_KIND = [
 def test_every_answers_policy_forbids_inline_scripts(client, address, status):
     response = client.get(address)
     assert response.status_code == status
-    directives = response.headers["Content-Security-Policy"].split(";")
-    policy = {words[0]: words[1:] for words in map(str.split, directives) if words}
-    assert policy.pop("img-src") == ["'self'", "data:", "blob:"]
-    assert policy.pop("style-src") == ["'self'", "'unsafe-inline'"]
-    assert [policy.pop(name) for name in ("object-src", "base-uri")] == [["'none'"]] * 2
-    assert policy.pop("frame-ancestors") == ["'none'"]
-    assert set(policy) == {"default-src", "script-src", "form-action"}
-    assert [*policy.values()] == [["'self'"]] * 3
+    directives = response.headers["Content-Security-Policy"].split("; ")
+    policy = {words[0]: " ".join(words[1:]) for words in map(str.split, directives)}
+    assert policy == {
+        **dict.fromkeys(["default-src", "script-src", "form-action"], "'self'"),
+        **dict.fromkeys(["object-src", "base-uri", "frame-ancestors"], "'none'"),
+        "style-src": "'self' 'unsafe-inline'",
+    }
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert not [name for name, _ in response.headers if name.startswith("Access-Control-")]
+    refused = client.post(address)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize("address", [address for address, _ in EVERY_KIND if "/api" not in address])
 def test_no_view_has_inline_scripts(client, address):
-    view = parse(client.get(address))
-    assert [(script["src"], script.text) for script in view.find("script")] == [
-        ("/static/scanner.js", "")
-    ]
-    every = view.find()
+    every = parse(client.get(address)).find()
+    scripts = [element for element in every if element.tag == "script"]
+    assert scripts and all(script["src"] and not script.text for script in scripts)
     assert not [name for element in every for name in element.attributes if name.startswith("on")]
     assert not [e for e in every if (e["href"] or "").lower().startswith("javascript:")]
 
@@ -966,41 +714,33 @@ def test_nothing_of_the_working_directory_is_served(sample_table, monkeypatch):
 
 # Requests that another site makes.
 
-BARS = f"/api/bars?ticker=VTAK&date={SAMPLE_DAY}"
 
-
-@pytest.mark.parametrize("address", [BARS, BARS.replace("bars", "headlines")])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         (OWN_SCRIPT, 200),  # by plain http in the local network, browsers send nothing more
-        ({**OWN_SCRIPT, "Sec-Fetch-Site": "same-origin"}, 200),
         ({}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 403),
         ({**OWN_SCRIPT, "Sec-Fetch-Site": "cross-site"}, 403),
-        ({**OWN_SCRIPT, "Sec-Fetch-Site": "same-site"}, 403),
     ],
 )
-def test_only_the_pages_own_scripts_may_spend_the_key(client, address, headers, status):
-    assert client.get(address, headers=headers).status_code == status
+def test_only_the_pages_own_scripts_may_spend_the_key(client, headers, status):
+    for name in ("bars", "headlines"):
+        address = f"/api/{name}?ticker=VTAK&date={SAMPLE_DAY}"
+        assert client.get(address, headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("address", ["/api/days", AFTER.format("VTAK", SAMPLE_DAY)])
 @pytest.mark.parametrize(
-    ("site", "status"),
-    [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403), ("", 403)],
+    ("site", "is_other"),
+    [("same-origin", False), ("none", False), ("cross-site", True), ("same-site", True)],
 )
-def test_another_site_may_not_use_the_api(client, address, site, status):
-    assert client.get(address, headers={"Sec-Fetch-Site": site}).status_code == status
-
-
-@pytest.mark.parametrize("path", ["/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"])
-@pytest.mark.parametrize(
-    ("site", "is_told"),
-    [("cross-site", True), ("same-site", True), ("same-origin", False), ("none", False)],
-)
-def test_a_view_that_another_site_opened_is_told_so(client, path, site, is_told):
-    assert_told(client.get(path, headers={"Sec-Fetch-Site": site}), is_told)
+def test_another_site_may_open_a_view_but_not_use_the_api(client, site, is_other):
+    headers = {"Sec-Fetch-Site": site}
+    for address in ("/api/days", AFTER.format("VTAK", SAMPLE_DAY)):
+        assert client.get(address, headers=headers).status_code == (403 if is_other else 200)
+    for address in ("/", f"/chart?ticker=VTAK&date={SAMPLE_DAY}"):
+        body = parse(client.get(address, headers=headers)).find("body")[0]
+        assert ("data-opened-by-other-site" in body.attributes) is is_other
 
 
 @pytest.mark.parametrize(
@@ -1015,55 +755,40 @@ def test_a_view_that_another_site_opened_is_told_so(client, path, site, is_told)
 def test_where_the_browser_does_not_say_who_opened_a_view_its_referer_must_be_here(
     client, referer, is_told
 ):
-    assert_told(client.get("/?ticker=VTAK", headers=referer), is_told)
-
-
-def assert_told(response, is_told):
-    assert response.status_code == 200
-    body = parse(response).find("body")[0]
+    body = parse(client.get("/?ticker=VTAK", headers=referer)).find("body")[0]
     assert ("data-opened-by-other-site" in body.attributes) is is_told
 
 
 @pytest.mark.parametrize(
-    ("host", "status"),
+    ("more", "host", "status"),
     [
-        *((host, 200) for host in ("localhost:8888", "LOCALHOST", "127.0.0.1:8888", "[::1]:8888")),
-        ("my-computer.local:8888", 200),  # allowed by name
-        *((host, 400) for host in ("evil.example", "evil.example:8888", "evil.my-computer.local")),
-        *((host, 400) for host in ("localhost.evil.example", "localhost@evil.example", "local")),
-        *((host, 400) for host in ("127.0.0.1.evil.example", "evil.example#localhost", "a b", "[")),
-        *((host, 400) for host in ("192.0.2.1", "[::2]", "[evil.example]")),
+        *(("box.lan", host, 200) for host in ["localhost:8888", "LOCALHOST", "[::1]:8888"]),
+        *(("box.lan", host, 200) for host in ["127.0.0.1:8888", "box.lan:8888"]),
+        *(("box.lan", host, 400) for host in ["evil.example", "evil.box.lan", "local", "a b", "["]),
+        *(("box.lan", host, 400) for host in ["localhost.evil.example", "localhost@evil.example"]),
+        *(("box.lan", host, 400) for host in ["127.0.0.1.evil.example", "192.0.2.1", "[::2]"]),
+        # A server that listens on all addresses is asked by any of them, but not by any name.
+        *(("0.0.0.0", host, 200) for host in ["192.0.2.1:8888", "[2001:db8::1]:8888", "localhost"]),
+        *(("[::]", host, 200) for host in ["192.0.2.1", "[2001:db8::1]"]),
+        *(("0.0.0.0", host, 400) for host in ["evil.example", "192.0.2.1.evil.example"]),
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/api/days", "/static/style.css", "/nothing"])
-def test_only_the_servers_own_names_are_answered(sample_table, path, host, status):
-    client = client_of(sample_table, hosts={*gui.LOOPBACK, "my-computer.local"})
-    response = client.get(path, headers={"Host": host})
-    assert (response.status_code == 400) is (status == 400)
-    if status == 400:
-        text = response.get_data(as_text=True)
-        assert "--allow-host" in text and SAMPLE_DAY not in text
-
-
-@pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        *((host, 200) for host in ("192.0.2.1:8888", "[2001:db8::1]:8888", "localhost")),
-        *((host, 400) for host in ("evil.example", "192.0.2.1.evil.example", "[evil.example]")),
-    ],
-)
-def test_on_all_addresses_any_ip_address_is_answered(sample_table, wildcard, host, status):
-    client = client_of(sample_table, hosts={*gui.LOOPBACK, wildcard})
-    assert client.get("/api/days", headers={"Host": host}).status_code == status
+def test_only_the_servers_own_names_are_answered(sample_table, more, host, status):
+    client = client_of(sample_table, hosts={*gui.LOOPBACK, more})
+    for path in ("/", "/api/days", "/static/style.css"):
+        response = client.get(path, headers={"Host": host})
+        assert response.status_code == status
+        if status == 400:
+            text = response.get_data(as_text=True)
+            assert "--allow-host" in text and SAMPLE_DAY not in text
 
 
 # The table's version, by which an open view notices a new table.
 
 
-def test_the_version_changes_with_the_table(sample_table, tiny_table, tmp_path):
+def test_the_next_request_is_answered_from_a_replaced_table(sample_table, tiny_table, tmp_path):
     table = tmp_path / "table.pkl"
-    table.write_bytes(sample_table.read_bytes())
+    shutil.copy(sample_table, table)
     client = client_of(table)
 
     def version_of_view(address):
@@ -1072,29 +797,16 @@ def test_the_version_changes_with_the_table(sample_table, tiny_table, tmp_path):
     before = loads(client.get("/api/table"))
     assert before == {"version": version_of_view("/"), "last": SAMPLE_DAY}
     assert version_of_view(f"/chart?ticker=VTAK&date={SAMPLE_DAY}") == before["version"]
-    assert loads(client.get("/api/table")) == before
     replace_table(table, tiny_table)
     after = loads(client.get("/api/table"))
     assert after == {"version": version_of_view("/"), "last": TINY_DAYS[-1]}
     assert after["version"] != before["version"]
+    assert loads(client.get("/api/days"))["days"] == TINY_DAYS
+    assert parse(client.get("/")).find("h1")[0].text == f"Tuesday, {TINY_DAYS[-1]}"
+    assert client.get(f"/api/history?ticker=VTAK&date={SAMPLE_DAY}").status_code == 404
 
 
 # The table while the server runs.
-
-
-def test_the_next_request_is_answered_from_a_replaced_table(sample_table, tiny_table, tmp_path):
-    table = tmp_path / "table.pkl"
-    table.write_bytes(sample_table.read_bytes())
-    client = client_of(table)
-    addresses = ["/api/days", "/api/anomalies", "/", "/api/history?ticker=VTAK&date=2024-10-18"]
-    before = [client.get(address).status_code for address in addresses]
-    assert before == [200, 200, 200, 200]
-    replace_table(table, tiny_table)
-    assert loads(client.get("/api/days"))["days"] == TINY_DAYS
-    assert loads(client.get("/api/anomalies"))["date"] == TINY_DAYS[-1]
-    assert parse(client.get("/")).find("h1")[0].text == f"Tuesday, {TINY_DAYS[-1]}"
-    assert client.get(addresses[3]).status_code == 404
-    assert client.get("/api/history?ticker=TINY&date=2024-01-12").status_code == 200
 
 
 @pytest.mark.parametrize("content", [None, b"", b"ticker,volume\n", pickle.dumps({"A": {}})])
@@ -1129,23 +841,6 @@ def test_the_longest_lists_at_the_same_time_fit_into_memory(tmp_path):
 
 
 # Any address, and any damage.
-
-
-def statuses_of(client, addresses):
-    """The statuses of all answers, each of which is well-formed."""
-    statuses = set()
-    for address in addresses:
-        response = client.get(address, headers=OWN_SCRIPT)
-        statuses.add(response.status_code)
-        if response.status_code >= 400 and address.startswith("/api"):
-            sentence(response, response.status_code)
-        elif address.startswith("/api"):
-            loads(response)
-        elif response.mimetype == "text/csv":
-            next(csv.reader(io.StringIO(response.get_data(as_text=True), newline="")))
-        else:
-            parse(response)
-    return statuses
 
 
 def without_version(response):
@@ -1198,7 +893,14 @@ PATHS = st.sampled_from(
 @given(path=PATHS, parameters=st.lists(st.tuples(NAMES, VALUES), max_size=6))
 def test_no_parameters_make_the_server_fail(client, path, parameters):
     address = f"{path}?{urlencode(parameters, errors='surrogatepass')}"
-    assert statuses_of(client, [address]) <= {200, 400, 404}
+    response = client.get(address, headers=OWN_SCRIPT)
+    assert response.status_code in (200, 400, 404)
+    if not path.startswith("/api"):
+        parse(response)
+    elif response.status_code == 200:
+        loads(response)
+    else:
+        sentence(response, response.status_code)
 
 
 # The command.
@@ -1251,14 +953,6 @@ def test_a_host_name_is_answered_when_it_is_allowed(sample_table):
             connection.close()
 
 
-def test_it_runs_through_a_symbolic_link(sample_table, tmp_path):
-    link = tmp_path / GUI
-    link.symlink_to(TOP / GUI)
-    with gui_process("--table", sample_table, "--port", 0, script=link) as (_, url):
-        for path in ("/", "/static/style.css"):
-            assert urllib.request.urlopen(url.strip() + path, timeout=10).status == 200
-
-
 @pytest.mark.parametrize("missing", ["query-lookup-table.py", "build-lookup-table.py", "templates"])
 def test_a_copy_without_a_file_that_it_needs_says_so_in_one_line(tmp_path, missing):
     for name in {"query-lookup-table.py", "build-lookup-table.py", "templates"} - {missing}:
@@ -1270,17 +964,16 @@ def test_a_copy_without_a_file_that_it_needs_says_so_in_one_line(tmp_path, missi
 
 @pytest.mark.parametrize("name", ["flask", "werkzeug", "waitress"])
 @pytest.mark.parametrize(
-    ("error", "parts"),
+    ("error", "part"),
     [
-        ("ModuleNotFoundError('no', name={!r})", ["pip install -r requirements.txt"]),
-        ("ImportError('libx.so.0:\\ncannot open', name={!r})", ["libx.so.0: cannot open"]),
+        ("ModuleNotFoundError('no', name={!r})", "is missing: pip install -r requirements.txt"),
+        ("ImportError('libx.so.0:\\ncannot open', name={!r})", "libx.so.0: cannot open"),
     ],
 )
-def test_a_package_that_is_missing_or_broken_is_one_line(tmp_path, name, error, parts):
+def test_a_package_that_is_missing_or_broken_is_one_line(tmp_path, name, error, part):
     (tmp_path / f"{name}.py").write_text(f"raise {error.format(name)}")
     finished = run(GUI, env={**environment(), "PYTHONPATH": str(tmp_path)})
-    assert_refused(finished, name, *parts)
-    assert ("pip" in finished.stderr) is ("ModuleNotFoundError" in error)
+    assert_refused(finished, name, part)
 
 
 def test_it_listens_on_loopback_only(sample_table):
@@ -1300,26 +993,20 @@ def test_a_port_in_use_is_one_line(sample_table):
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("option", "values"),
     [
-        (["--port", "x"], "'x' is not a whole number from 0 to 65535"),
-        (["--port", "99999"], "'99999' is not a whole number from 0 to 65535"),
-        (["--no-such"], "unrecognized arguments: --no-such"),
-        (["--host="], "--host is empty: name an address"),
-        *(
-            (["--allow-host", name], f"{name!r} is no host name such as my-computer.local")
-            for name in ["", "*", ".example.com", "a b", "box:8888", "http://box"]
-        ),
-        *(
-            (["--api-url", url], f"{url!r} is no address such as {gui.API_URL}")
-            for url in ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"]
-        ),
+        ("--port", ["x", "99999"]),
+        ("--no-such", ["x"]),
+        ("--host", [""]),
+        ("--allow-host", ["", "*", ".example.com", "a b", "box:8888", "http://box"]),
+        ("--api-url", ["", "x", "http://", "ftp://127.0.0.1", "http://a b", "http://x@y"]),
     ],
 )
-def test_a_wrong_command_ends_with_status_2(sample_table, options, reason):
-    finished = call_gui("--table", sample_table, *options)
-    assert finished.returncode == 2
-    assert reason in finished.stderr
+def test_a_wrong_command_ends_with_status_2(sample_table, option, values):
+    for value in values:
+        finished = call_gui("--table", sample_table, f"{option}={value}")
+        assert finished.returncode == 2
+        assert option in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("host", [b"\xff", b"a" * 300, b"no such host", b"192.0.2.1", b"::g", b"."])

@@ -3,7 +3,7 @@
 import ssl
 import sys
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -463,10 +463,4 @@ def test_what_is_odd_in_an_article_is_left_out(client_of, polygon, odd, shown):
 def test_a_sessions_times_are_those_of_the_exchanges_calendar_from_2004_on():
     calendar = exchange_calendars.get_calendar("XNYS", start="2004-01-01", end="2030-12-31")
     for day, opening, closing in calendar.schedule[["open", "close"]].itertuples():
-        times = gui.session_times(day.date().isoformat())
-        assert (times["open"], times["close"]) == (opening, closing)
-        # Early trading begins at 04:00, the market opens at 09:30; late trading takes 4 hours.
-        assert (opening - times["pre"], times["post"] - closing) == (
-            timedelta(hours=5.5),
-            timedelta(hours=4),
-        )
+        assert gui.market_hours(day.date().isoformat()) == (opening, closing)

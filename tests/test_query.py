@@ -199,7 +199,6 @@ def test_no_anomalies_are_an_empty_list_in_csv_and_json(market_table):
         [LAST_DAY, "--min-price", "cheap"],
         [LAST_DAY, "--min-long-z", "rare"],
         [LAST_DAY, "--min-dollars", "much"],
-        *([LAST_DAY, "--type", text] for text in ("", "CS,")),
         *([LAST_DAY, "--skip", text] for text in ("old", "", "new thin")),
         [LAST_DAY, "--sort", "marks"],
         [LAST_DAY, "--format", "xml"],
@@ -607,26 +606,13 @@ def test_each_query_imports_only_what_it_needs(market_table, options, needed):
     assert imported & checked == needed & checked
 
 
-@pytest.mark.parametrize(
-    ("raised", "told"),
-    [
-        ("ModuleNotFoundError('No module', name='numpy')", "numpy is missing: pip install -r"),
-        (
-            "ImportError('A page of\\nadvice') from OSError('libblas.so: no such file')",
-            "libblas.so",
-        ),
-        ("AttributeError('no ufunc')", "no ufunc"),
-    ],
-)
-def test_numpy_that_is_missing_or_broken_is_told_in_one_line(
-    market_table, monkeypatch, raised, told
-):
-    write_file(Path("without", "numpy.py"), f"raise {raised}")
+def test_where_numpy_is_needed_and_missing_one_line_says_so(market_table, monkeypatch):
+    write_file(Path("without", "numpy.py"), "raise ModuleNotFoundError")
     monkeypatch.setenv("PYTHONPATH", os.path.abspath("without"))
     assert run("query-lookup-table.py", LAST_DAY, "--table", market_table).stdout == ANSWER
     for options in ([LAST_DAY, "--format", "wide"], ["--aftermath"]):
         result = run("query-lookup-table.py", *options, "--table", market_table)
-        assert_refused(result, "numpy", told)
+        assert_refused(result, "numpy is missing: pip install -r requirements.txt")
         assert result.stdout == ""
 
 

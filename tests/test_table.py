@@ -9,7 +9,6 @@ import io
 import json
 import math
 import pickle
-import pickletools
 import random
 import struct
 import subprocess
@@ -180,23 +179,6 @@ def test_a_plain_table_damaged_by_chance_gives_an_answer_or_one_line(market_tabl
         write_file(TABLE, mutated(rng, table))
         answered[is_answered(query(TABLE))] += 1
     assert all(answered.values())
-
-
-def chance_pickle(rng):
-    """Opcodes one after the other, each with what may be its argument."""
-    names = [b"os\nsystem\n", b"builtins\ndict\n", b"numpy\ndtype\n", b"\2\0\0\0f8", b"\2f8"]
-    arguments = [b"", b"", b"\0", b"\1", bytes(4), bytes(8), b"5\n", b"'A'\n", *names]
-    opcodes = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-    # BYTEARRAY8 is left out: Python itself writes to stderr if a bytearray is cut short.
-    pieces = [rng.choice(opcodes) + rng.choice(arguments) for _ in range(rng.randint(1, 30))]
-    return b"\x80\4" + b"".join(pieces).replace(b"\x96", b"N") + b"."
-
-
-def test_a_chance_pickle_is_refused_in_one_line():
-    rng = random.Random(10)
-    for _ in range(500 * EFFORT):
-        write_file(TABLE, chance_pickle(rng))
-        assert_refused(query(TABLE), TABLE, "run build-lookup-table.py")
 
 
 # Forged tables: wrong contents under right checksums

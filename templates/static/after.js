@@ -17,8 +17,8 @@ export function showAfter(detail) {
 
 async function fillIn(sentence, signal) {
   try {
-    const { words } = await fetchJson(sentence.dataset.url, signal);
-    sentence.textContent = `What came after: ${words}.`;
+    const { html } = await fetchJson(sentence.dataset.url, signal);
+    sentence.innerHTML = html;
   } catch (error) {
     if (!signal.aborted) sentence.textContent = `What came after is not known: ${error.message}`;
   }

@@ -8,6 +8,7 @@ import { fetchJson, ServerError } from "./answers.js";
 import { bringIntoSight, fontFamily, showAll, styleSheetColors } from "./chart-parts.js";
 import { createDayChart, drawDay } from "./day-chart.js";
 import { createHistoryChart, drawHistory } from "./history-chart.js";
+import { recall, remember } from "./storage.js";
 
 const PASSING_TIME = 700; // ms: a user who chooses again within this time is only passing rows
 // How many ms a box waits before it fetches its chart while the user is passing rows. Polygon allows few
@@ -267,7 +268,6 @@ function figureElement([name, text, className = "", shortName = name]) {
 
 // What the user chooses for all tickers. The browser remembers it.
 
-const storage = localStorageOrNull();
 const choices = { minutes: "1", hours: "extended", rows: "60", scale: "linear" };
 
 /** Make the buttons of a box's choices work. */
@@ -282,25 +282,16 @@ function enableChoices(box) {
     for (const button of buttons) {
       button.onclick = () => {
         choices[choice] = button.dataset.value;
-        storage?.setItem(`chart-${choice}`, choices[choice]);
+        remember(({ settings }) => (settings[choice] = choices[choice]));
         press();
         if (choice === "rows") loadChart(box);
         else redraw(box.id);
       };
     }
-    const stored = storage?.getItem(`chart-${choice}`);
-    if (buttons.some((button) => button.dataset.value === stored)) choices[choice] = stored;
+    const remembered = recall().settings[choice];
+    if (buttons.some((button) => button.dataset.value === remembered)) choices[choice] = remembered;
     press();
     group.hidden = false;
-  }
-}
-
-/** What the browser stores for this page; null if the user has forbidden it to store anything. */
-function localStorageOrNull() {
-  try {
-    return localStorage;
-  } catch {
-    return null;
   }
 }
 

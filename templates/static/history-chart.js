@@ -72,10 +72,12 @@ function figuresOf(row, bound, threshold, isAnomaly) {
     ["", row.date],
     ["trades", formatCount(row.trades), "", "Trades"],
     ["z-score", formatZScore(row.z_score), isAnomaly ? "anomaly" : "", "Z"],
+    ["long z", formatZScore(row.long_z), "lesser", "Long z"],
     ["average", formatFigure(row.avg_trades), "average lesser", "Avg"],
-    [`average + ${threshold} std dev`, formatFigure(bound), "bound lesser", `Avg + ${threshold} dev`],
+    [`average + ${threshold} std dev`, formatFigure(bound), "bound extra", `Avg + ${threshold} dev`],
     ["close", formatPrice(row.close_price), direction, "C"],
     ["change", formatPercent(row.price_diff), direction, ""],
+    ["dollar volume", formatCount(row.dollar_volume), "extra", "$"],
   ];
 }
 

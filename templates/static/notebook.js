@@ -91,7 +91,7 @@ export function addToDetail(detail, run) {
   const note = document.createElement("input");
   Object.assign(note, { className: "note", placeholder: "Add a note", maxLength: 200, autocomplete: "off", ariaLabel: `Note on ${ticker}` });
   note.onchange = () => run(() => setNote(ticker, note.value.trim()));
-  find(".price", detail).after(note);
+  find(".more-links", detail).append(note);
   showInDetail();
 }
 

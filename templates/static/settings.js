@@ -4,7 +4,7 @@
 import { recall, remember } from "./storage.js";
 
 const FIELDS = "[name]:not([type=hidden])"; // the hidden ones serve the form without JavaScript
-const REMEMBERED = ["threshold", "sort", "order", "min_price", "min_trades", "min_record", "skip", "columns"];
+const REMEMBERED = ["threshold", "sort", "order", "min_price", "min_trades", "min_record", "min_long_z", "min_dollars", "type", "skip", "columns"];
 const WIDE = "(min-width: 1800px)"; // here the list has room for further columns
 
 /** What is wrong with what the user typed or chose: a sentence for the user. */

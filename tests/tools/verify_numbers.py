@@ -127,22 +127,17 @@ def relative_error(number, exact):
 
 def deviation_error(number, variance):
     """The relative error of number, which should be the root of variance, a fraction or None."""
-    if type(number) is float and 0 <= number < math.inf and variance is not None:
-        # The relative error of the square is twice its root's.
-        return (
-            relative_error(number, Fraction(0))
-            if variance == 0
-            else float(abs(Fraction(number) ** 2 / variance - 1) / 2)
-        )
-    return relative_error(number, variance)
+    if type(number) is not float or not 0 <= number < math.inf or not variance:
+        return relative_error(number, variance)
+    return float(abs(Fraction(number) ** 2 / variance - 1) / 2)  # half of the square's error
 
 
 def bit_error(number, expected):
     """0.0 if number is exactly the float expected, or both are nan; else inf."""
-    if type(number) is not float or not (math.isnan(number) and math.isnan(expected)):
-        same = type(number) is float and struct.pack("d", number) == struct.pack("d", expected)
-        return 0.0 if same else math.inf
-    return 0.0
+    if type(number) is not float:
+        return math.inf
+    same = struct.pack("d", number) == struct.pack("d", expected)
+    return 0.0 if same or (math.isnan(number) and math.isnan(expected)) else math.inf
 
 
 def largest_error(facts, table):
@@ -318,13 +313,9 @@ def compare_page(date, page, rows):
         raise Difference(f"the day page of {date} does not have the table's tickers in their order")
     for ticker, row in rows.items():
         if packed_row(page[ticker]) != packed_row(row):
-            numbers = zip(PAGE_COLUMNS, page[ticker], row)
-            wrong = [
-                f"{field} is {number!r}, not {expected!r}"
-                for field, number, expected in numbers
-                if repr(number) != repr(expected) and not (expected is None and math.isnan(number))
-            ]
-            raise Difference(f"{ticker} in the day page of {date}: {', '.join(wrong)}")
+            found = zip(PAGE_COLUMNS, page[ticker], row)
+            wrong = ", ".join(f"{field} is {a!r}, not {b!r}" for field, a, b in found if a != b)
+            raise Difference(f"{ticker} in the day page of {date}: {wrong}")
 
 
 def compare_history(ticker, parts, days, rows, page_rows):
