@@ -1011,7 +1011,7 @@ def open_connections(api_url):
     import urllib3
 
     tls = ssl.create_default_context()
-    if "SSL_CERT_FILE" not in os.environ:
+    if not os.environ.get("SSL_CERT_FILE"):
         tls.load_verify_locations(certifi.where())
     scheme, host = urlsplit(api_url)[:2]
     proxies = getproxies()
@@ -1420,8 +1420,10 @@ def main(argv=None):
     except BuildError as error:
         say(error, sys.stderr)
         return error.status
-    except ModuleNotFoundError as error:  # of those that only some builds need
-        say(f"{error.name} is missing: pip install -r requirements.txt", sys.stderr)
+    except ImportError as error:  # of a package that only some builds need
+        is_missing = isinstance(error, ModuleNotFoundError)
+        reason = f"{error.name} is missing" if is_missing else f"a package does not work: {error}"
+        say(f"{reason}: pip install -r requirements.txt", sys.stderr)
         return 1
     except MemoryError:
         say("not enough memory: build a table of fewer days", sys.stderr)

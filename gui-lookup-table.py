@@ -746,6 +746,17 @@ def is_from_other_site():
     return request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
 
 
+def may_be_opened_by_other_site():
+    """Whether another site may have made the browser open this view.
+
+    By plain http to another computer, browsers do not send Sec-Fetch-Site. Then only the Referer,
+    which leaves this server for itself alone, shows that an own view led here.
+    """
+    is_unknown = "Sec-Fetch-Site" not in request.headers
+    is_own = (request.referrer or "").startswith(request.host_url)
+    return is_from_other_site() or (is_unknown and not is_own)
+
+
 def render_view(template, table, options, needs_after, allows_problem=False):
     """(HTML, status) of a template, filled with the day and the ticker that options ask for.
 
@@ -763,7 +774,7 @@ def render_view(template, table, options, needs_after, allows_problem=False):
         options=options._replace(date=day["date"]),
         title=f"{heading} · anomalies",
         table_version=version_of(table),
-        opened_by_other_site=is_from_other_site(),
+        opened_by_other_site=may_be_opened_by_other_site(),
     )
     return html.encode(), 200 if day["number_of_tickers"] else 404
 
@@ -973,7 +984,7 @@ def add_security_headers(response):
     """After each request: add headers that limit what a browser does with the answer."""
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers.setdefault("Cache-Control", "no-cache")
     return response
 

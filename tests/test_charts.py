@@ -51,6 +51,11 @@ GROUND = """(() => {
     const colors = [...new Uint32Array(pixels.buffer)].sort();
     return colors[Math.floor(colors.length / 2)];
 })()"""
+# Where a readout ends, and the figures in it that can be seen.
+LINE = """(readout) => [readout.offsetTop + readout.offsetHeight, [...readout.children]
+    .filter(({ offsetParent, offsetTop, offsetHeight }) =>
+        offsetParent && offsetTop + offsetHeight <= readout.clientHeight)
+    .map((figure) => figure.innerText)]"""
 ANOMALY_COLOR = "rgb(217, 122, 0)"  # as --anomaly in style.css
 # How many pixels of a PNG's uppermost rows have another colour than its corner.
 WRITING = """async ([png, rows]) => {
@@ -106,11 +111,6 @@ def price(value):
     """A price as the charts write it: two to four digits after the point, below 1 up to four."""
     digits = f"{value:.4f}".rstrip("0").partition(".")[2]
     return f"{value:,.{max(2, len(digits))}f}"
-
-
-def two_digits(value):
-    """A price from 1 on with two digits after the point."""
-    return f"{value:,.2f}" if value >= 1 else price(value)
 
 
 def vwaps_of(bars):
@@ -235,7 +235,7 @@ def test_pointer_and_keyboard_show_the_figures_of_a_candle(visitor, polygon):
         prices = [f"{name} {price(bar[name[0]])}" for name in ("open", "high", "low", "close")]
         counts = [f"volume {bar['v']:,.0f}", f"trades {bar['n']:,}"]
         change = f"change {(bar['c'] / previous_close - 1) * 100:+,.2f} %"
-        figures = [times[index], *prices, change, f"VWAP {two_digits(vwaps[index])}", *counts]
+        figures = [times[index], *prices, change, f"VWAP {vwaps[index]:,.2f}", *counts]
         expect(readout).to_have_attribute("aria-valuetext", ", ".join(figures))
         for text in (times[index], price(bar["c"]), f"{bar['v']:,.0f}"):
             expect(readout).to_contain_text(text)
@@ -268,7 +268,7 @@ def test_a_notch_of_the_wheel_zooms_and_leaves_the_minute_under_the_pointer(visi
     visitor.page.mouse.move(x, y + 1)
     expect(visitor.readout("day-chart")).to_contain_text(pointed_at)
     assert visitor.evaluate("document.getElementById('detail').scrollTop") == 0
-    visitor.page.locator(".whole-day").click()
+    visitor.press("z")
     assert visible(visitor, "day-chart") == pytest.approx([0, 959], abs=0.6)
 
 
@@ -290,6 +290,29 @@ def test_a_zoom_lasts_for_the_tickers_of_one_day_and_in_other_colours(visitor):
     visitor.press("ArrowLeft")
     visitor.expect_day(DAY_BEFORE).expect_chart("day-chart")
     assert visible(visitor, "day-chart") == pytest.approx([0, 191], abs=0.6)
+
+
+@pytest.mark.parametrize("chart, panes", [("day-chart", 3), ("history-chart", 2)])
+def test_a_drag_of_an_axis_lasts_until_the_button_or_another_ticker_undoes_it(
+    visitor, polygon, chart, panes
+):
+    is_fitted = "chart.panes().map((pane) => pane.priceScale('right').options().autoScale)"
+    visitor.open().choose("VTAK").expect_chart(chart)
+    box = visitor.page.locator(f"#{chart}").bounding_box()
+    for undo in (
+        visitor.page.locator(f"#{chart}-box .whole").click,
+        lambda: visitor.choose("NFLX"),
+    ):
+        for share in (0.2, 0.8):
+            visitor.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + share * box["height"])
+            visitor.page.mouse.down()
+            visitor.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 5, steps=3)
+            visitor.page.mouse.up()
+        fitted = visitor.in_chart(chart, is_fitted)
+        assert (fitted[0], fitted[-1]) == (False, False)
+        undo()
+        visitor.expect_chart(chart)
+        assert visitor.in_chart(chart, is_fitted) == [True] * panes
 
 
 @pytest.mark.parametrize("chart, suffix", [("day-chart", ""), ("history-chart", "-history")])
@@ -455,20 +478,6 @@ def test_numbers_are_written_with_as_many_digits_as_they_need(visitor):
     assert written("changeClass", changes[:4]) == ["", "", "down", ""]
 
 
-# CVS's record is 11 rows. AAA's is 24, so that its 24 rows before had fewer trades.
-@pytest.mark.parametrize(
-    "ticker, words",
-    [
-        ("VTAK", "each of its 55 earlier rows."),
-        ("AAA", "each of the 24 rows before."),
-        ("CVS", "it."),
-    ],
-)
-def test_a_record_from_20_rows_on_is_put_into_words(visitor, ticker, words):
-    visitor.open().choose(ticker)
-    visitor.expect("#detail .words").to_have_text(re.compile(f"{re.escape(words)}$"))
-
-
 # Where the charts stand.
 
 
@@ -481,9 +490,21 @@ def test_the_first_plot_starts_high_and_both_are_in_sight_on_a_small_laptop(visi
     keys = visitor.page.locator("#keys").bounding_box()["y"]
     assert day["height"] > 200 and history["height"] > 120
     assert history["y"] + history["height"] <= keys
-    one_line = "e => e.getBoundingClientRect().height"
-    for chart in ("day-chart", "history-chart"):
-        assert visitor.readout(chart).evaluate(one_line) < 20
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1366])
+def test_the_figures_of_a_chart_are_one_line_that_covers_no_price_and_no_bar(visitor, width):
+    visitor.resize(width)
+    visitor.open(f"/?date={SAMPLE_DAY}&ticker=VTAK")
+    for chart, series, field in [
+        ("day-chart", "candles", "high"),
+        ("history-chart", "trades", "value"),
+    ]:
+        top = max(point.get(field, 0) for point in visitor.points(chart, series))
+        y = visitor.in_chart(chart, f"series.{series}.priceToCoordinate(value)", top)
+        end, figures = visitor.readout(chart).evaluate(LINE)
+        assert end <= min(y, 20)
+        assert {"C 0.91", "+106.49 %"} < {*figures}
 
 
 def test_headlines_and_a_banner_make_room_between_the_charts_own_edges(visitor, polygon):
@@ -545,6 +566,10 @@ def test_another_tickers_candles_go_away_while_the_next_ones_are_awaited(visitor
     visitor.expect("#day-chart-box .loading").to_be_visible()
     visitor.expect("#day-chart").to_be_hidden(timeout=2000)
     visitor.expect("#day-chart-box .readout").to_be_empty()
+    link = visitor.page.locator("#history-chart a")  # to the library's maker; it is still drawn
+    drawn = link.screenshot()
+    link.evaluate("link => (link.style.opacity = 0)")
+    assert link.screenshot() != drawn
     polygon.answering.set()
     visitor.expect_chart("day-chart").expect("#day-chart").to_be_visible()
     closes = [bar["c"] for bar in polygon.bars_of("INTC", QUIET_DAY)]
@@ -658,17 +683,20 @@ def test_without_a_key_a_line_and_a_link_leave_their_room_to_the_history(
     assert polygon.requests == []
 
 
-def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click(visitor, polygon):
-    def as_opened_elsewhere(route):
-        response = route.fetch()
-        body = response.text().replace("<body ", "<body data-opened-by-other-site ")
-        route.fulfill(response=response, body=body)
-
-    visitor.page.route(re.compile(r"/\?"), as_opened_elsewhere)
-    visitor.open("/?date=2024-09-05&ticker=INTC&threshold=-99").expect_chart("history-chart")
-    visitor.bars_message()
+@pytest.mark.parametrize("act", ["click", "key"])
+def test_a_view_that_another_site_opened_asks_polygon_for_nothing_before_a_click_or_key(
+    visitor, polygon, act
+):
+    view = f"{visitor.url}/?date=2024-09-05&ticker=INTC&threshold=-99"
+    visitor.page.set_content(f"<a href='{view}'>It belongs to no site that the server knows</a>")
+    visitor.page.click("a")
+    visitor.expect_chart("history-chart").bars_message()
     assert polygon.requests == []
-    visitor.page.locator("#day-chart-box .retry").click()
+    if act == "click":
+        visitor.page.locator("#day-chart-box .retry").click()
+    else:
+        visitor.press("j")
+        visitor.expect_detail("GOOGL")
     visitor.expect_chart("day-chart")
     assert len(polygon.requests) == 1
 
@@ -707,7 +735,7 @@ def test_headlines_are_fetched_once_counted_and_closed_again(visitor, polygon):
     visitor.page.on("request", lambda one: sent.update({urlsplit(one.url).path: one.headers}))
     visitor.open().choose("VTAK").expect_chart("day-chart")
     button = visitor.page.get_by_role("button", name="Headlines", exact=True)
-    button.click()
+    visitor.press("h")
     items = visitor.page.locator(".headlines li")
     expect(items).to_have_text(["10-18 09:05 VTAK <b>rises</b> The Wire", "10-18 10:00 Second"])
     expect(items.locator("a")).to_have_count(1)

@@ -23,7 +23,7 @@ from fakes.polygon import (
     row,
 )
 from helpers.flat_files import flat_text, write_file
-from helpers.scripts import KEY, TOP, assert_refused, builder, call, load_table
+from helpers.scripts import KEY, TOP, assert_refused, builder, call, load_table, run
 from helpers.terminal import run_on_terminal
 
 FOLDER = Path("aggregates_day")
@@ -545,3 +545,12 @@ assert builder.main([]) == 0
 assert not {{"polygon", "massive", "urllib3", "exchange_calendars"}} & set(sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["pandas", "exchange_calendars", "tqdm"])
+def test_a_package_that_does_not_work_is_told_in_its_own_words(market, monkeypatch, package):
+    write_file(Path("packages", f"{package}.py"), "raise ImportError('libx.so.0: cannot open')")
+    monkeypatch.setenv("PYTHONPATH", "packages")
+    result = run("build-lookup-table.py", "--api-url", market.url, "--download", MONDAY)
+    assert market.requests == []
+    assert_refused(result, "libx.so.0: cannot open")

@@ -673,6 +673,22 @@ def test_another_site_may_open_a_view_but_not_use_the_api(client, site, is_other
 
 
 @pytest.mark.parametrize(
+    ("referer", "is_told"),
+    [
+        ({}, True),
+        ({"Referer": "http://evil.example/"}, True),
+        ({"Referer": "http://localhost.evil.example/"}, True),
+        ({"Referer": "http://localhost/?date=2024-10-17"}, False),
+    ],
+)
+def test_where_the_browser_does_not_say_who_opened_a_view_its_referer_must_be_here(
+    client, referer, is_told
+):
+    body = parse(client.get("/?ticker=VTAK", headers=referer)).find("body")[0]
+    assert ("data-opened-by-other-site" in body.attributes) is is_told
+
+
+@pytest.mark.parametrize(
     ("more", "host", "status"),
     [
         *(("box.lan", host, 200) for host in ["localhost:8888", "LOCALHOST", "[::1]:8888"]),

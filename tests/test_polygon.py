@@ -179,6 +179,10 @@ def test_the_newer_keys_name_is_known_and_the_older_one_counts_first(
     assert sent == [f"Bearer {KEY}", "Bearer newer"]
 
 
+def test_both_scripts_ask_the_same_address_unless_told_otherwise():
+    assert builder.API_URL == gui.API_URL
+
+
 # The way to it: proxy, certificates
 
 

@@ -69,8 +69,8 @@ def test_gap_is_from_the_close_before_to_the_open():
 
 
 def test_long_z_is_of_logarithms_over_the_sixty_rows_before():
-    # ln(1 + trades) is k ln 2 for 2**k - 1 trades. Ten 3s and ten 7s: in units of ln 2 the mean is
-    # 2.5, the squares of the differences add up to 20 / 4, and 31 is 2.5 above.
+    # ln(1 + trades) is k * ln 2 for 2**k - 1 trades. Ten 3s and ten 7s: in units of ln 2 the mean
+    # is 2.5, the squares of the differences add up to 20 / 4, and 31 is 2.5 above.
     rows = rows_of([3, 7] * 10 + [31])
     assert [row.long_z for row in rows[:20]] == [None] * 20
     assert rows[20].long_z == pytest.approx(2.5 / math.sqrt(5 / 19), rel=1e-14)

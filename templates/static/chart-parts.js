@@ -36,7 +36,7 @@ export function chartOptions(color) {
       panes: { separatorColor: color.line, separatorHoverColor: color.chosen },
     },
     grid: { vertLines: { color: color.line }, horzLines: { color: color.line } },
-    rightPriceScale: { borderColor: color.line, scaleMargins: { top: 0.12, bottom: 0.04 } },
+    rightPriceScale: { autoScale: true, borderColor: color.line, scaleMargins: { top: 0.06, bottom: 0.04 } },
     timeScale: {
       borderColor: color.line,
       fixLeftEdge: true,
@@ -52,6 +52,9 @@ export function chartOptions(color) {
 
 /** The options of a series without the marks that the library adds to its last value. */
 export const PLAIN = { priceLineVisible: false, lastValueVisible: false, crosshairMarkerVisible: false };
+
+/** The prices that an axis shows, with room above them for the readout, which covers the top of a chart. */
+export const belowReadout = (info) => info && { ...info, margins: { above: 20, below: 0 } }; // pixels
 
 /** The option of a series that counts something. */
 export const WHOLE_NUMBERS = { priceFormat: { type: "custom", formatter: formatCount, minMove: 1 } };
@@ -101,7 +104,7 @@ export class PaneGround {
     }
     context.fillStyle = this.text;
     context.font = `11px ${fontFamily}`;
-    context.fillText(this.name, 6, 14);
+    context.fillText(this.name, mediaSize.height < 75 ? 50 : 6, 14); // beside the library's link
   }
 
   timeAxisViews() {
@@ -131,10 +134,16 @@ export class Steps {
       context.lineTo(x + barSpacing / 2, toY(originalData.value));
     }
     context.strokeStyle = this.options.color;
-    context.lineWidth = 1.2;
+    context.lineWidth = Math.min(1.2, 0.4 + barSpacing / 2); // on a chart of many days, bars show behind it
     context.setLineDash(this.options.dash);
     context.stroke();
   }
+}
+
+/** Undo each zoom of a chart: that of its times, and those of its axes at the right. */
+export function showAll(chart) {
+  chart.applyOptions({ rightPriceScale: { autoScale: true } });
+  chart.timeScale().fitContent();
 }
 
 /** Move a chart so far that the point at an index is in sight. */

@@ -5,7 +5,7 @@
 // the chart loads or if that fails.
 
 import { fetchJson, ServerError } from "./answers.js";
-import { bringIntoSight, fontFamily, styleSheetColors } from "./chart-parts.js";
+import { bringIntoSight, fontFamily, showAll, styleSheetColors } from "./chart-parts.js";
 import { createDayChart, drawDay } from "./day-chart.js";
 import { createHistoryChart, drawHistory } from "./history-chart.js";
 import { recall, remember } from "./storage.js";
@@ -20,7 +20,7 @@ const CREATE = { "day-chart-box": createDayChart, "history-chart-box": createHis
 const DRAW = { "day-chart-box": drawDay, "history-chart-box": drawHistory };
 const NO_LIBRARY = "The charts need litecharts: pip install -r requirements.txt, then start the server again.";
 const NO_KEY = "Candles need a key from Polygon in POLYGON_API_KEY.";
-const FROM_ELSEWHERE = "Another site led here: the candles are loaded when you ask for them.";
+const FROM_ELSEWHERE = "Another site may have led here: the candles are loaded when you ask for them.";
 
 let lastChoice = -Infinity; // when charts were last asked for, in ms
 let limitWasReached = false; // whether Polygon has refused a request with a 429
@@ -56,7 +56,7 @@ export function showCharts(detail, onDay) {
     if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
     box.querySelector(".retry").onclick = () => retry(box);
     box.querySelector(".save").onclick = () => savePicture(box);
-    box.querySelector(".whole").onclick = () => charts.get(box.id)?.chart.timeScale().fitContent();
+    box.querySelector(".whole").onclick = () => charts.has(box.id) && showAll(charts.get(box.id).chart);
     enableChoices(box);
     if (isDay(box) && keyIsMissing) showNoKey(box);
     else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
@@ -66,9 +66,11 @@ export function showCharts(detail, onDay) {
 
 const isDay = (box) => box.id === "day-chart-box";
 
-/** Whether another site opened this view. It costs none of the user's requests to Polygon before a click. */
+/** Whether another site may have opened this view. It costs none of the user's requests to Polygon before a click or a key. */
 const isFromElsewhere = () => "openedByOtherSite" in document.body.dataset;
-document.addEventListener("click", () => delete document.body.dataset.openedByOtherSite, { capture: true });
+for (const act of ["click", "keydown"]) {
+  document.addEventListener(act, () => delete document.body.dataset.openedByOtherSite, { capture: true });
+}
 
 /** Put a chart into a new box in place of the empty element there. */
 function moveChart(kept, box) {

@@ -1,7 +1,7 @@
 // The chart of a day: candles with VWAP and the previous close; below them volume and trades.
 
 import { changeClass, formatAveragePrice, formatCount, formatPercent, formatPrice, newYorkTime } from "./answers.js";
-import { chartOptions, PaneGround, PLAIN, priceFormat, styleSheetColors, WHOLE_NUMBERS } from "./chart-parts.js";
+import { belowReadout, chartOptions, PaneGround, PLAIN, priceFormat, styleSheetColors, WHOLE_NUMBERS } from "./chart-parts.js";
 
 const MINUTE = 60; // seconds, in which the library counts
 const FIRST_MINUTE = 4 * 60, LAST_MINUTE = 20 * 60; // of early and of late trading, counted from midnight
@@ -62,7 +62,7 @@ function setStyles({ series, closeLine }, bars, previousClose, color) {
     upColor: color.ground, borderUpColor: color.up, wickUpColor: color.up,
     downColor: color.down, borderDownColor: color.down, wickDownColor: color.down,
     ...priceFormat([...bars.map((bar) => bar.low), previousClose]),
-    autoscaleInfoProvider: (original) => withPreviousClose(original(), previousClose),
+    autoscaleInfoProvider: (original) => belowReadout(withPreviousClose(original(), previousClose)),
   });
   series.vwap.applyOptions({ color: color.accent });
   closeLine.applyOptions({

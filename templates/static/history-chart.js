@@ -2,7 +2,7 @@
 
 import { changeClass, formatCount, formatFigure, formatPercent, formatPrice, formatZScore } from "./answers.js";
 import {
-  bringIntoSight, chartOptions, PaneGround, PLAIN, priceFormat, Steps, styleSheetColors, WHOLE_NUMBERS,
+  belowReadout, bringIntoSight, chartOptions, PaneGround, PLAIN, priceFormat, Steps, styleSheetColors, WHOLE_NUMBERS,
 } from "./chart-parts.js";
 
 const Z_THRESHOLD = 3; // the bound that is drawn where the list has none, because its threshold is below 0
@@ -13,7 +13,7 @@ export function createHistoryChart(element) {
   const chart = createChart(element, { autoSize: true });
   const counts = { ...PLAIN, ...WHOLE_NUMBERS };
   const series = {
-    trades: chart.addSeries(HistogramSeries, counts),
+    trades: chart.addSeries(HistogramSeries, { ...counts, autoscaleInfoProvider: (original) => belowReadout(original()) }),
     average: chart.addCustomSeries(new Steps(), counts),
     bound: chart.addCustomSeries(new Steps(), { ...counts, dash: [2, 3] }),
     close: chart.addSeries(LineSeries, { ...PLAIN, lineWidth: 2 }, 1),
