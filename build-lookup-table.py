@@ -207,17 +207,16 @@ def find_flat_files(data_dir, warnings):
 
     if not os.path.isdir(data_dir):
         return []
-    of_one_day = {}
+    files_of = {}  # the files of each day; a file without a day in its name stands alone
     for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
-        is_left_out = {REFERENCE} if Path(folder) == data_dir else ()
-        folders[:] = [name for name in folders if name[0] != "." and name not in is_left_out]
+        left_out = [REFERENCE] if Path(folder) == data_dir else []
+        folders[:] = [name for name in folders if name[0] != "." and name not in left_out]
         for path in (Path(folder, name) for name in names if name[0] != "."):
             if not path.is_file():
                 raise BuildError(f"{path} is a link that leads nowhere, or no file: remove it")
             if path.name.lower().endswith((".csv", ".csv.gz")):
-                unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-                of_one_day.setdefault(day_in_name(path) or unpacked, []).append(path)
-    paths = [file_that_counts(paths, warnings) for paths in of_one_day.values()]
+                files_of.setdefault(day_in_name(path) or path, []).append(path)
+    paths = [file_that_counts(paths, warnings) for paths in files_of.values()]
     return sorted(paths, key=lambda path: (path.name, path))
 
 
@@ -272,11 +271,13 @@ def read_header(raw, path):
 
 
 def parse_with_pyarrow(raw):
-    """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
+    """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
-    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
-    in COLUMN_TYPES. Those of OPTIONAL_COLUMNS can be anything here.
+    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones. Those of
+    OPTIONAL_COLUMNS can be anything here.
     """
+    if b'"' in raw:
+        return None
     try:
         rows = arrow_csv.read_csv(
             pyarrow.BufferReader(raw),
@@ -292,28 +293,32 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    if b'"' in raw or not len(rows):
-        return None
     tickers = rows["ticker"].combine_chunks()
-    _, offsets, letters = tickers.buffers()
+    if not are_plain(tickers):
+        return None
+    numbers = {name: rows[name].to_numpy() for name in COLUMN_TYPES if name != "ticker"}
+    for name, (least, most, _) in BOUNDS.items():
+        if not ((numbers[name] >= least) & (numbers[name] <= most)).all():
+            return None
+    if (numbers["transactions"] % 1).any():
+        return None
+    return tickers, *numbers.values()
+
+
+def are_plain(tickers):
+    """Whether a pyarrow array has tickers, each of them of ASCII characters that can be printed."""
+    if not len(tickers):
+        return False
+    _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
-    letters = np.frombuffer(letters or b"", "uint8")
-    columns = {name: column.to_numpy() for name, column in zip(rows.column_names, rows.columns)}
-    columns["ticker"] = tickers
-    is_sound = (
-        all(
-            ((columns[name] >= least) & (columns[name] <= most)).all()
-            for name, (least, most, _) in BOUNDS.items()
-        )
-        and (columns["transactions"] % 1 == 0).all()
-        and 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
-        and ord(" ") <= letters.min() <= letters.max() <= ord("~")
-    )
-    return columns if is_sound else None
+    if not 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER:
+        return False
+    letters = np.frombuffer(letters, "uint8")
+    return ord(" ") <= letters.min() <= letters.max() <= ord("~")
 
 
 def parse_carefully(raw, header, path, warnings):
-    """The columns of a flat file as parse_with_pyarrow returns them, read line by line.
+    """What parse_with_pyarrow returns, read line by line.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
     than one line in a hundred is bad. raw is the file's bytes, header its column names.
@@ -333,9 +338,9 @@ def parse_carefully(raw, header, path, warnings):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {count} left out, first line {first}: {error}")
-    columns = dict(zip(COLUMN_TYPES, zip(*rows) if rows else [()] * len(COLUMN_TYPES)))
-    columns = {name: pyarrow.array(columns[name], COLUMN_TYPES[name]) for name in COLUMN_TYPES}
-    return {name: c if name == "ticker" else c.to_numpy() for name, c in columns.items()}
+    columns = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
+    tickers, *numbers = map(pyarrow.array, columns, COLUMN_TYPES.values())
+    return tickers, *(column.to_numpy() for column in numbers)
 
 
 def parse_line(line, header):
@@ -378,10 +383,8 @@ def read_flat_file(path):
     """
     raw, warnings = read_csv_bytes(path), []
     header = read_header(raw, path)
-    parsed = parse_with_pyarrow(raw)
-    if parsed is None:
-        parsed = parse_carefully(raw, header, path, warnings)
-    tickers, window_starts, trades, closes, opens, volumes = parsed.values()
+    parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
+    tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts // NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
@@ -768,6 +771,7 @@ def write_pickle(file, market, window):
     slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
 
     def pickle_batch(batch):
+        """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
         columns = {name: column[batch[1]] for name, column in market.columns.items()}
         columns["date"] = slots[columns["day"]]
         return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
@@ -775,13 +779,13 @@ def write_pickle(file, market, window):
     extents, batches = [], market.batches()
     pickled = in_threads(pickle_batch, batches)
     pickled = with_progress(pickled, "Writing tickers", len(batches))
-    for (short_rows, full_rows), (tickers, rows) in zip(pickled, batches):
+    for (without, with_baseline), (tickers, rows) in zip(pickled, batches):
         bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
         for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
             file.write(pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK)
-            full = min(start + window, end)  # a ticker's first rows have no baseline
-            content = short_rows[start:full].tobytes() + full_rows[full:end].tobytes()
-            extents.append(write_and_get_extent(file, content))
+            first = min(start + window, end)  # the index of the first row with a baseline
+            pieces = without[start:first], with_baseline[first:end]
+            extents.append(write_and_get_extent(file, *pieces))
             file.write(pickle.SETITEMS)
     file.write(pickle.SETITEMS + pickle.STOP)
     return extents
@@ -1202,24 +1206,17 @@ def patient_client(api_url, report):
     return client
 
 
-def download_days(data_dir, first, until, api_url, warnings):
-    """Write the flat files of days_to_download. Returns the number of days that failed.
+def download_days(paths, api_url, warnings):
+    """Write the flat file of each day in paths, {day: path}. Returns how many days failed.
 
-    Each day is written as soon as it is fetched, so a later error loses none of them. Raises
-    PolygonError for what would make the other days fail, too.
+    Each day is written as soon as it is fetched, so a later error loses none of them. The list
+    warnings gets a sentence if rows are left out. Raises PolygonError for what would make the other
+    days fail, too.
     """
     from tqdm import tqdm
 
-    paths = days_to_download(data_dir, first, until)
-    if not paths:
-        say("Nothing to download: no day is missing.")
-        return 0
-    again = sum(path.exists() for path in paths.values())
-    corrected = f", {again} of them again, because they were corrected since" if again else ""
-    dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
-    say(f"Downloading days: {len(paths)}, {dates}{corrected}")
     form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    failed, left_out, too_old = 0, [], []
+    failed, left_out = 0, []
     with tqdm(paths, "Downloading", bar_format=form, disable=not on_terminal()) as days:
         report = days.set_postfix_str if on_terminal() else say
         client = patient_client(api_url, report)
@@ -1228,8 +1225,9 @@ def download_days(data_dir, first, until, api_url, warnings):
             try:
                 lines, unsound = fetch_day(client, day)
             except PolygonError as error:
-                if str(error) == TOO_OLD:
-                    too_old = [other for other in paths if other <= day]
+                if str(error) == TOO_OLD:  # so are all earlier days, which come after it
+                    count = sum(other <= day for other in paths)
+                    days.write(f"Days up to {date} not downloaded: {count}; {error}")
                     break
                 if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
                     raise
@@ -1240,8 +1238,6 @@ def download_days(data_dir, first, until, api_url, warnings):
             if lines:
                 write_csv(paths[day], FLAT_FILE_HEADER, lines)
             report(f"{date}: {len(lines):,} tickers" if lines else f"{date}: no trading")
-    if too_old:
-        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
     if left_out:
         reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
         warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
@@ -1309,12 +1305,18 @@ def download_lists(data_dir, api_url, warnings):
 def download(options, warnings):
     """Download what is missing in options.data_dir. Returns the number of days that failed."""
     first = None if options.download is True else options.download  # True: without FROM
-    data_dir, api_url = options.data_dir, options.api_url
-    try:
-        failed = download_days(data_dir, first, options.until, api_url, warnings)
-    except PolygonError as error:
-        raise BuildError(f"download stopped: {error}") from None
-    download_lists(data_dir, api_url, warnings)
+    paths = days_to_download(options.data_dir, first, options.until)
+    failed = 0
+    if paths:
+        dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
+        say(f"Downloading days: {len(paths)}, {dates}")
+        try:
+            failed = download_days(paths, options.api_url, warnings)
+        except PolygonError as error:
+            raise BuildError(f"download stopped: {error}") from None
+    else:
+        say("Nothing to download: no day is missing.")
+    download_lists(options.data_dir, options.api_url, warnings)
     return failed
 
 
