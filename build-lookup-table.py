@@ -43,7 +43,6 @@ import re
 import secrets
 import signal
 import ssl
-import stat
 import struct
 import sys
 import time
@@ -88,7 +87,6 @@ NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-MISSING = np.float32("nan")
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # The least and the greatest value of each column of numbers, and what a user reads of them.
@@ -143,8 +141,8 @@ def printable(text):
 
 
 def say(line, file=None):
-    """Print at most 1000 characters of line at once, on stdout or file."""
-    print(printable(line)[:1000], file=file, flush=True)
+    """Print line, so that it can be seen at once, on stdout or file."""
+    print(printable(line), file=file, flush=True)
 
 
 def on_terminal():
@@ -255,9 +253,7 @@ def read_csv_bytes(path):
 def read_header(raw, path):
     """The column names of a flat file. raw is its bytes. Raises BuildError."""
     if raw.lstrip().startswith(b"<"):
-        code = re.search(rb"<(?:Code|title)>([^<]*)", raw)
-        said = f" ({code[1].decode(errors='replace')[:60]!a})" if code else ""
-        raise BuildError(f"{path} is an error page of a server{said}: download the file again")
+        raise BuildError(f"{path} is an error page of a server: download the file again")
     first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
     header = first_line.replace('"', "").split(",")
     needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
@@ -392,19 +388,20 @@ def read_flat_file(path):
         several = "several window_starts on one day: take the daily ones (day_aggs_v1)"
         raise BuildError(f"{path} looks like a file of minutes, with {several}")
     named_day = day_in_name(path)
-    other_days = days[days != named_day] if named_day is not None else []
-    if len(other_days):
+    if named_day and (days != named_day).any():
+        other_days = days[days != named_day]
         other = f"although {len(other_days)} rows say another, first {date_text(other_days[0])}"
         warnings.append(f"{path}: the day in the name is used, {other}")
         days[:] = named_day
     with np.errstate(over="ignore", invalid="ignore"):
         dollars = (volumes * closes).astype("float32")
+    dollars[~((dollars >= 0) & (dollars < math.inf))] = math.nan
     columns = {
         "day": days,
         "trades": trades.astype("int32"),
         "close_price": closes + 0.0,  # which makes 0.0 of -0.0
         "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
-        "dollar_volume": np.where((dollars >= 0) & (dollars < math.inf), dollars, MISSING),
+        "dollar_volume": dollars,
     }
     return tickers, columns, warnings
 
@@ -468,8 +465,7 @@ SOURCE = "source"  # a column that only downloaded lists have
 class Market(NamedTuple):
     """All rows of all flat files, grouped by ticker, each ticker's by date.
 
-    The columns are at first those of read_flat_file. add_facts adds others, and gap replaces
-    open_price.
+    The columns are those of read_flat_file, until add_facts makes all of DAY_PAGE_COLUMNS.
     """
 
     tickers: list  # in the order in which the files first name them; a ticker's number is its index
@@ -478,7 +474,7 @@ class Market(NamedTuple):
     columns: dict  # {name: array with a value for each row}
 
     def batches(self):
-        """[(tickers, rows), ...]: two slices for so many tickers that they have some BATCH_ROWS."""
+        """[(slice of tickers, slice of their rows), ...], of some BATCH_ROWS rows each."""
         edges = np.searchsorted(self.starts, range(0, self.starts[-1], BATCH_ROWS))
         bounds = list(dict.fromkeys([*edges.tolist(), len(self.tickers)]))
         return [
@@ -508,9 +504,8 @@ def read_market(paths, warnings):
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
-    del all_tickers, encoded
     # Rows that are equal in ticker and day stay in the order of reading.
-    order = np.lexsort((np.frombuffer(collected["day"], columns["day"].dtype), number))
+    order = np.lexsort((np.frombuffer(collected["day"], "uint16"), number))
     number = number[order]
     # Each column is dropped as soon as it is sorted, to save memory.
     columns = {
@@ -544,9 +539,9 @@ def without_replaced_rows(tickers, number, columns, warnings):
 def price_changes(prices, close_prices, earlier_rows):
     """The changes, in percent, from the previous row's close to prices.
 
-    prices are the closes or the opens. earlier_rows is as in Market: in a ticker's first row, where
-    it is 0, the change is nan. After a close of 0 the change is inf or nan. The float operations
-    are those of pandas' pct_change() * 100, so that all digits are the same.
+    prices are the closes or the opens. The change is nan in a ticker's first row, where
+    earlier_rows is 0, and inf or nan after a close of 0. The float operations are those of pandas'
+    pct_change() * 100, so that all digits are the same.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         changes = (prices / np.roll(close_prices, 1) - 1) * 100
@@ -625,7 +620,7 @@ def long_z_column(trades, earlier_rows):
     return long_z
 
 
-def add_facts(market, window=WINDOW):
+def add_facts(market, window):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
@@ -636,8 +631,8 @@ def add_facts(market, window=WINDOW):
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
         columns[name] = np.empty(starts[-1], DAY_PAGE_COLUMNS[name])
-    session_of_day = np.zeros(LAST_DAY + 1, "uint16")  # a day's index among the table's days
-    session_of_day[market.days] = np.arange(len(market.days))
+    index_of_day = np.zeros(LAST_DAY + 1, "uint16")  # among the table's days
+    index_of_day[market.days] = np.arange(len(market.days))
 
     def add_to(batch):
         tickers, rows = batch
@@ -652,8 +647,8 @@ def add_facts(market, window=WINDOW):
         of_rows["record"][:] = record_column(trades, earlier_rows)
         of_rows["earlier_rows"][:] = earlier_rows
         of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
-        sessions = session_of_day[of_rows["day"]]
-        reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
+        indexes = index_of_day[of_rows["day"]]
+        reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
     batches = market.batches()
@@ -665,8 +660,8 @@ def add_facts(market, window=WINDOW):
 def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
-    Until then it has a name that no other file has. Those older than a day, which killed builds
-    have left, are removed. The folder is made if it is missing. Raises BuildError.
+    Its name until then is path's, with random digits. Such files of killed builds are removed when
+    they are a day old. The folder is made if it is missing. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
@@ -680,8 +675,6 @@ def replacing(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except OSError as error:
         raise BuildError(f"{path} not written: {error.strerror}") from None
@@ -712,7 +705,7 @@ def write_and_get_extent(file, *pieces):
     return EXTENT.pack(offset, len(content), zlib.crc32(content))
 
 
-def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
+def write_lookup_table(file, market, window, listed, splits):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
         ┌───────────────────────────────────────────────────────────────┐
@@ -734,10 +727,11 @@ def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
     """
     row_extents = write_pickle(file, market, window)
     index_days = write_day_pages(file, market)
-    directory = write_directory(file, market, row_extents, listed or {})
-    splits = write_splits(file, market, splits or {})
-    index = INDEX_HEADER.pack(window, len(market.tickers), directory, splits) + b"".join(index_days)
-    file.write(FOOTER.pack(write_and_get_extent(file, index), MAGIC))
+    directory = write_directory(file, market, row_extents, listed)
+    splits = write_splits(file, market, splits)
+    header = INDEX_HEADER.pack(window, len(market.tickers), directory, splits)
+    index = write_and_get_extent(file, header, *index_days)
+    file.write(FOOTER.pack(index, MAGIC))
 
 
 def write_pickle(file, market, window):
@@ -1066,32 +1060,26 @@ def refusal(response):
 def results_of(response):
     """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
     try:
-        answer = json_of(response)
+        answer = json.loads(response.data)
         results = answer.get("results", [] if "status" in answer else None)
         if not isinstance(results, list) or (not results and answer.get("resultsCount")):
             raise ValueError
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise PolygonError(BAD_ANSWER) from None
     return results
 
 
-def json_of(response):
-    # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
-    return json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-
-
 # The download of missing days and of the lists of tickers and splits.
 NEW_YORK = "America/New_York"
-HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
-MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
-MOST_PAGES = 500  # of a list; that of all tickers has some 30
+HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
+MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
 
-def in_new_york(day, hour):
-    """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
+def new_york_timestamp(day, hour):
+    """When it is hour o'clock in New York on a day, a day number: in seconds since 1970 UTC."""
     import pandas as pd
 
     return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
@@ -1101,7 +1089,7 @@ def trading_days(first, until):
     """The day numbers of the trading days from first to until, two day numbers."""
     from exchange_calendars import get_calendar
 
-    # A week more: get_calendar raises an error if there is no trading day in the time asked for.
+    # A week more, because get_calendar refuses a time without any trading day.
     calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
     days = (day_number(str(session.date())) for session in calendar.sessions)
     return [day for day in days if day <= until]
@@ -1121,22 +1109,20 @@ def days_to_download(data_dir, first, until):
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
     if until > last_ended:
-        ended = f"and the last day on which that is past is {date_text(last_ended)}"
-        raise BuildError(
-            f"--until {date_text(until)}: trading ends at 16:00 in New York, {ended}", 2
-        )
-    there = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
-    there.pop(None, None)
-    if first is None and not there:
+        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
+        raise BuildError(f"--until {date_text(until)}: {ended}", 2)
+    files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
+    files.pop(None, None)
+    if first is None and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
-    first = min(there) if first is None else first
+    first = min(files) if first is None else first
     if first > until:
         raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
-    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading_days(first, until)}
-    days = {day: path for day, path in days.items() if day not in there}
-    for day, path in there.items():
-        final = in_new_york(day, 16) + HOURS_OF_CORRECTIONS * 3600
+    trading = trading_days(first, until)
+    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day not in files}
+    for day, path in files.items():
+        final = new_york_timestamp(day, 16) + HOURS_OF_CORRECTIONS * 3600
         if day <= until and path.stat().st_mtime < final <= now.timestamp():
             days[day] = path
     return dict(sorted(days.items(), reverse=True))
@@ -1164,7 +1150,7 @@ def fetch_day(client, day):
     Both are lists, without trading on that day they are empty. Raises PolygonError.
     """
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
+    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
     lines, unsound = {}, []
     for row in results:
         try:
@@ -1198,11 +1184,18 @@ def patient_client(api_url, report):
             report("waiting for a new minute of requests" if is_limit else "trying again")
             super().sleep(response)
 
-    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
-    tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
-    waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
-    statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
-    client.client.retries = PatientRetry(**tries, **waits, **statuses)
+    client.client.retries = PatientRetry(
+        total=5,
+        connect=2,
+        read=2,
+        other=0,
+        redirect=False,
+        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 60 seconds
+        backoff_max=60,  # the limit counts each minute anew
+        retry_after_max=3600,
+        status_forcelist=[429, 500, 502, 503, 504],
+        raise_on_status=False,
+    )
     return client
 
 
@@ -1249,14 +1242,13 @@ def all_results(ask, **options):
 
     Raises PolygonError.
     """
-    params = {}
-    for _ in range(MOST_PAGES):
+    params = None
+    while params != {}:
         response = ask(**options, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
-        params = dict(parse_qsl(str(json_of(response).get("next_url")).partition("?")[2]))
-        if not params:
-            return
+        next_url = json.loads(response.data).get("next_url") or ""
+        params = dict(parse_qsl(urlsplit(next_url).query))
 
 
 def is_to_download(path, changed):
@@ -1357,9 +1349,7 @@ def build(options):
     summary += f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
     say(summary, sys.stderr)
     if failed_days:
-        raise BuildError(
-            f"days that failed to download: {failed_days}; call --download again later"
-        )
+        raise BuildError(f"days not downloaded: {failed_days}; call --download again later")
 
 
 def day_argument(text):
@@ -1400,8 +1390,6 @@ def parse_arguments(argv):
         parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
     if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
-    if options.json and options.output.suffix == ".json":
-        parser.error(f"--output {options.output}: the table and its JSON would be one file")
     return options
 
 
@@ -1423,9 +1411,7 @@ def main(argv=None):
         say(error, sys.stderr)
         return error.status
     except ImportError as error:  # of a package that only some builds need
-        is_missing = isinstance(error, ModuleNotFoundError)
-        reason = f"{error.name} is missing" if is_missing else f"a package does not work: {error}"
-        say(f"{reason}: pip install -r requirements.txt", sys.stderr)
+        say(f"{error}: pip install -r requirements.txt", sys.stderr)
         return 1
     except MemoryError:
         say("not enough memory: build a table of fewer days", sys.stderr)
