@@ -486,11 +486,10 @@ class Market(NamedTuple):
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
     all_tickers, collected = [], {}
-    files = in_threads(read_flat_file, paths)
-    for path in with_progress(paths, "Reading", len(paths)):
+    files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
+    for (tickers, columns, file_warnings), path in zip(files, paths):
         if not on_terminal():
             say(f"Processing {path.name}")
-        tickers, columns, file_warnings = next(files)
         all_tickers.append(tickers)
         for name, column in columns.items():
             collected.setdefault(name, bytearray()).extend(column.data)
@@ -929,7 +928,7 @@ def write_json(file, market):
 # How Polygon is asked. The page's server uses these as well.
 API_URL = "https://api.polygon.io"
 NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
+ODD_KEY = "your Polygon key has quotes, spaces or other characters that no key has: set it anew"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
 TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
@@ -969,10 +968,8 @@ def polygon_client(api_url, connect, read):
     key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
     if not key:
         raise PolygonError(NO_KEY, 503)
-    if key[0] in "\"'":
-        raise PolygonError(QUOTED_KEY)
-    if not re.fullmatch("[!-~]+", key):
-        raise PolygonError(WRONG_KEY)
+    if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
+        raise PolygonError(ODD_KEY)
     try:
         try:
             from massive import RESTClient
