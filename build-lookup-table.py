@@ -180,9 +180,8 @@ def day_number(date):
 
 
 def is_ticker(text):
-    """Whether text can be a ticker: a str of 1 to LONGEST_TICKER bytes that can be printed."""
-    is_text = isinstance(text, str) and text.isprintable()
-    return is_text and 1 <= len(text.encode()) <= LONGEST_TICKER
+    """Whether text can be a ticker: 1 to LONGEST_TICKER bytes that can be printed."""
+    return text.isprintable() and 1 <= len(text.encode()) <= LONGEST_TICKER
 
 
 def day_in_name(path):
@@ -412,7 +411,7 @@ def read_list(data_dir, name, warnings):
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
     """
-    path, (columns, parse) = data_dir / REFERENCE / name, LISTS[name]
+    path, (columns, parse, _) = data_dir / REFERENCE / name, LISTS[name]
     found, bad_lines = {}, 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -452,10 +451,11 @@ def parse_split(ticker, date, *numbers):
     return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
 
 
-# What a list must hold, and what makes key and value of a line.
+SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
+# What a list must hold, what makes key and value of a line, and the method of Polygon's client.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], parse_listed),
-    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], parse_split),
+    "tickers.csv": (["ticker", "name", "type"], parse_listed, "list_tickers"),
+    "splits.csv": (SPLIT_COLUMNS, parse_split, "list_splits"),
 }
 # What a line or a row raises that lacks a field, or has a value of another type or range.
 UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
@@ -1241,20 +1241,20 @@ def all_results(ask, **options):
     """
     params = None
     while params != {}:
-        response = ask(**options, params=params, raw=True)
+        response = ask(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
         next_url = json.loads(response.data).get("next_url") or ""
         params = dict(parse_qsl(urlsplit(next_url).query))
 
 
-def is_to_download(path, changed):
-    """Whether the list at path is missing, or was downloaded before changed, a time in seconds."""
+def is_to_download(path, too_old):
+    """Whether the list at path is missing, or was downloaded before too_old, a time in seconds."""
     if not path.exists():
         return True
     with path.open("rb") as file:
         is_users_own = SOURCE.encode() not in file.readline().strip().split(b",")
-    return not is_users_own and path.stat().st_mtime < changed
+    return not is_users_own and path.stat().st_mtime < too_old
 
 
 def download_lists(data_dir, api_url, warnings):
@@ -1268,20 +1268,19 @@ def download_lists(data_dir, api_url, warnings):
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    # Of a ticker's lines the first counts, so the active ones are asked for first.
-    of_tickers = [{"market": "stocks", "active": active, "limit": 1000} for active in (True, False)]
-    of_splits = [{"execution_date_gte": date_text(first_day), "limit": 1000}]
-    for name, method, requests, changed in (
-        ("tickers.csv", "list_tickers", of_tickers, month_ago),
-        ("splits.csv", "list_splits", of_splits, newest),
-    ):
-        path, (columns, parse), lines = data_dir / REFERENCE / name, LISTS[name], {}
-        if not is_to_download(path, changed):
+    too_old = {"tickers.csv": month_ago, "splits.csv": newest}
+    requests = {  # of a ticker's lines the first counts, so the active ones are asked for first
+        "tickers.csv": [{"market": "stocks", "active": active} for active in (True, False)],
+        "splits.csv": [{"execution_date_gte": date_text(first_day)}],
+    }
+    for name, (columns, parse, method) in LISTS.items():
+        path, lines = data_dir / REFERENCE / name, {}
+        if not is_to_download(path, too_old[name]):
             continue
         say(f"Downloading {path}")
         try:
             ask = getattr(patient_client(api_url, say), method)
-            for row in chain.from_iterable(all_results(ask, **options) for options in requests):
+            for row in chain.from_iterable(all_results(ask, **asked) for asked in requests[name]):
                 with suppress(UNSOUND_ROW):
                     fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
                     lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
