@@ -412,15 +412,10 @@ def read_list(data_dir, name, warnings):
     cannot be used is left out, and the list warnings gets a sentence.
     """
     path, (columns, parse, _) = data_dir / REFERENCE / name, LISTS[name]
-    found, bad_lines = {}, 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line in csv.DictReader(file, strict=True):
-                fields = [line[name] for name in columns]
-                try:
-                    found.setdefault(*parse(*fields))
-                except UNSOUND_ROW:
-                    bad_lines += 1
+            reader = csv.DictReader(file, strict=True)
+            lines = [[line[column] for column in columns] for line in reader]
     except FileNotFoundError:
         return {}
     except KeyError as error:
@@ -429,6 +424,12 @@ def read_list(data_dir, name, warnings):
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         warnings.append(f"{path} is not used: {error}")
         return {}
+    found, bad_lines = {}, 0
+    for fields in lines:
+        try:
+            found.setdefault(*parse(*fields))
+        except UNSOUND_ROW:
+            bad_lines += 1
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
@@ -738,11 +739,10 @@ def write_pickle(file, market, window):
 
     A pickle is a program for a stack machine. This one is put together from its opcodes, so that
     numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
-    many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
-    come EMPTY_DICT and MARK for the table, and for each ticker its text, EMPTY_DICT, MARK, its rows
-    by date, SETITEMS. SETITEMS and STOP are the end. A row is 59 bytes long. LONG_BINGET and BINGET
-    push the text in a slot. The slots 0 to 4 hold FIELDS, the dates follow. The sample market's
-    2024-10-18 is in the slot 0x3c, and VTAK's row of this day is:
+    many times in slots of the pickle's memo: FIELDS in 0 to 4, the dates from 5 on. Then come
+    EMPTY_DICT and MARK for the table, and for each ticker its text, EMPTY_DICT, MARK, its rows by
+    date, SETITEMS. SETITEMS and STOP are the end. A row is 59 bytes long; LONG_BINGET and BINGET
+    push the text in a slot. The sample market's 2024-10-18 is in the slot 0x3c, and VTAK's row is:
 
         j 3c000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
