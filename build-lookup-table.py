@@ -790,31 +790,25 @@ def pickled_rows(columns, known_fields):
     write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
     are written as numbers, the rest of FIELDS as None.
     """
-    # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
-    template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
-    template += pickle.EMPTY_DICT + pickle.MARK
+    # What a row consists of: bytes that are the same in each, and the types of its numbers.
+    parts = [
+        ("first", pickle.LONG_BINGET),
+        ("date", "<u4"),
+        ("open", pickle.EMPTY_DICT + pickle.MARK),
+    ]
     for slot, field in enumerate(FIELDS):
-        template += pickle.BINGET + bytes([slot])
-        if field in known_fields:
-            offsets[field] = len(template) + 1
-            is_whole = field == "trades"
-            template += pickle.BININT + bytes(4) if is_whole else pickle.BINFLOAT + bytes(8)
-        else:
-            template += pickle.NONE
-    template += pickle.SETITEMS
-    formats = {"date": "<u4", "trades": "<i4"}
-    layout = np.dtype(
-        {
-            "names": list(offsets),
-            "formats": [formats.get(name, ">f8") for name in offsets],
-            "offsets": list(offsets.values()),
-            "itemsize": len(template),
-        }
-    )
-    pickled = np.tile(np.frombuffer(template, "uint8"), len(columns["day"])).view(layout)
-    for name in offsets:
-        pickled[name] = columns[name]
-    return pickled
+        is_known, is_whole = field in known_fields, field == "trades"
+        opcode = pickle.BININT if is_whole else pickle.BINFLOAT if is_known else pickle.NONE
+        parts.append((f"{field}'s opcodes", pickle.BINGET + bytes([slot]) + opcode))
+        if is_known:
+            parts.append((field, "<i4" if is_whole else ">f8"))
+    parts.append(("last", pickle.SETITEMS))
+    types = [(name, part if name in columns else f"S{len(part)}") for name, part in parts]
+    row = np.array(tuple(0 if name in columns else part for name, part in parts), types)
+    rows = np.repeat(row, len(columns["day"]))
+    for name in ["date", *known_fields]:
+        rows[name] = columns[name]
+    return rows
 
 
 def write_day_pages(file, market):
