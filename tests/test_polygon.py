@@ -274,17 +274,15 @@ def test_a_client_that_cannot_be_used_is_told_in_its_own_words(
     assert (part in by_download, part in by_page, polygon.requests) == (True, True, [])
 
 
-@pytest.mark.parametrize("kind", ["package", "folder"])
-def test_massive_is_taken_if_it_is_installed(client_of, polygon, tmp_path, monkeypatch, kind):
+def test_massive_is_taken_if_it_is_installed(client_of, polygon, tmp_path, monkeypatch):
     code = "from polygon import *\nimport polygon\n"
     code += "def RESTClient(key, base): return polygon.RESTClient('by massive', base=base)"
-    files = {"package": "__init__.py", "folder": "notes.txt"}
-    write_file(tmp_path / "packages" / "massive" / files[kind], code)
+    write_file(tmp_path / "packages/massive/__init__.py", code)
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.delitem(sys.modules, "massive", raising=False)
     assert_both_work(client_of, polygon.url)
     keys = {request.headers["Authorization"] for request in polygon.requests}
-    assert keys == {"Bearer by massive" if kind == "package" else f"Bearer {KEY}"}
+    assert keys == {"Bearer by massive"}
     sys.modules.pop("massive", None)
 
 
