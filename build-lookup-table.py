@@ -1179,8 +1179,7 @@ def patient_client(api_url, report):
         total=5,
         connect=2,
         read=2,
-        other=0,
-        redirect=False,
+        other=0,  # such as a certificate that is not trusted
         backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 60 seconds
         backoff_max=60,  # the limit counts each minute anew
         retry_after_max=3600,
