@@ -43,7 +43,6 @@ import re
 import secrets
 import signal
 import ssl
-import stat
 import struct
 import sys
 import time
@@ -88,7 +87,6 @@ NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-MISSING = np.float32("nan")
 MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
 NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # The least and the greatest value of each column of numbers, and what a user reads of them.
@@ -143,8 +141,8 @@ def printable(text):
 
 
 def say(line, file=None):
-    """Print at most 1000 characters of line at once, on stdout or file."""
-    print(printable(line)[:1000], file=file, flush=True)
+    """Print line, so that it can be seen at once, on stdout or file."""
+    print(printable(line), file=file, flush=True)
 
 
 def on_terminal():
@@ -182,9 +180,8 @@ def day_number(date):
 
 
 def is_ticker(text):
-    """Whether text can be a ticker: a str of 1 to LONGEST_TICKER bytes that can be printed."""
-    is_text = isinstance(text, str) and text.isprintable()
-    return is_text and 1 <= len(text.encode()) <= LONGEST_TICKER
+    """Whether text can be a ticker: 1 to LONGEST_TICKER bytes that can be printed."""
+    return text.isprintable() and 1 <= len(text.encode()) <= LONGEST_TICKER
 
 
 def day_in_name(path):
@@ -207,17 +204,16 @@ def find_flat_files(data_dir, warnings):
 
     if not os.path.isdir(data_dir):
         return []
-    of_one_day = {}
+    files_of = {}  # the files of each day; a file without a day in its name stands alone
     for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
-        is_left_out = {REFERENCE} if Path(folder) == data_dir else ()
-        folders[:] = [name for name in folders if name[0] != "." and name not in is_left_out]
+        left_out = [REFERENCE] if Path(folder) == data_dir else []
+        folders[:] = [name for name in folders if name[0] != "." and name not in left_out]
         for path in (Path(folder, name) for name in names if name[0] != "."):
             if not path.is_file():
                 raise BuildError(f"{path} is a link that leads nowhere, or no file: remove it")
             if path.name.lower().endswith((".csv", ".csv.gz")):
-                unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-                of_one_day.setdefault(day_in_name(path) or unpacked, []).append(path)
-    paths = [file_that_counts(paths, warnings) for paths in of_one_day.values()]
+                files_of.setdefault(day_in_name(path) or path, []).append(path)
+    paths = [file_that_counts(paths, warnings) for paths in files_of.values()]
     return sorted(paths, key=lambda path: (path.name, path))
 
 
@@ -256,9 +252,7 @@ def read_csv_bytes(path):
 def read_header(raw, path):
     """The column names of a flat file. raw is its bytes. Raises BuildError."""
     if raw.lstrip().startswith(b"<"):
-        code = re.search(rb"<(?:Code|title)>([^<]*)", raw)
-        said = f" ({code[1].decode(errors='replace')[:60]!a})" if code else ""
-        raise BuildError(f"{path} is an error page of a server{said}: download the file again")
+        raise BuildError(f"{path} is an error page of a server: download the file again")
     first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
     header = first_line.replace('"', "").split(",")
     needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
@@ -272,11 +266,13 @@ def read_header(raw, path):
 
 
 def parse_with_pyarrow(raw):
-    """The columns of a flat file, {name: array}, or None if parse_carefully has to read it.
+    """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
-    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones of the types
-    in COLUMN_TYPES. Those of OPTIONAL_COLUMNS can be anything here.
+    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones. Those of
+    OPTIONAL_COLUMNS can be anything here.
     """
+    if b'"' in raw:
+        return None
     try:
         rows = arrow_csv.read_csv(
             pyarrow.BufferReader(raw),
@@ -292,28 +288,32 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    if b'"' in raw or not len(rows):
-        return None
     tickers = rows["ticker"].combine_chunks()
-    _, offsets, letters = tickers.buffers()
+    if not are_plain(tickers):
+        return None
+    numbers = {name: rows[name].to_numpy() for name in COLUMN_TYPES if name != "ticker"}
+    for name, (least, most, _) in BOUNDS.items():
+        if not ((numbers[name] >= least) & (numbers[name] <= most)).all():
+            return None
+    if (numbers["transactions"] % 1).any():
+        return None
+    return tickers, *numbers.values()
+
+
+def are_plain(tickers):
+    """Whether a pyarrow array has tickers, each of them of ASCII characters that can be printed."""
+    if not len(tickers):
+        return False
+    _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
-    letters = np.frombuffer(letters or b"", "uint8")
-    columns = {name: column.to_numpy() for name, column in zip(rows.column_names, rows.columns)}
-    columns["ticker"] = tickers
-    is_sound = (
-        all(
-            ((columns[name] >= least) & (columns[name] <= most)).all()
-            for name, (least, most, _) in BOUNDS.items()
-        )
-        and (columns["transactions"] % 1 == 0).all()
-        and 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
-        and ord(" ") <= letters.min() <= letters.max() <= ord("~")
-    )
-    return columns if is_sound else None
+    if not 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER:
+        return False
+    letters = np.frombuffer(letters, "uint8")
+    return ord(" ") <= letters.min() <= letters.max() <= ord("~")
 
 
 def parse_carefully(raw, header, path, warnings):
-    """The columns of a flat file as parse_with_pyarrow returns them, read line by line.
+    """What parse_with_pyarrow returns, read line by line.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
     than one line in a hundred is bad. raw is the file's bytes, header its column names.
@@ -333,9 +333,9 @@ def parse_carefully(raw, header, path, warnings):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {count} left out, first line {first}: {error}")
-    columns = dict(zip(COLUMN_TYPES, zip(*rows) if rows else [()] * len(COLUMN_TYPES)))
-    columns = {name: pyarrow.array(columns[name], COLUMN_TYPES[name]) for name in COLUMN_TYPES}
-    return {name: c if name == "ticker" else c.to_numpy() for name, c in columns.items()}
+    columns = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
+    tickers, *numbers = map(pyarrow.array, columns, COLUMN_TYPES.values())
+    return tickers, *(column.to_numpy() for column in numbers)
 
 
 def parse_line(line, header):
@@ -378,10 +378,8 @@ def read_flat_file(path):
     """
     raw, warnings = read_csv_bytes(path), []
     header = read_header(raw, path)
-    parsed = parse_with_pyarrow(raw)
-    if parsed is None:
-        parsed = parse_carefully(raw, header, path, warnings)
-    tickers, window_starts, trades, closes, opens, volumes = parsed.values()
+    parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
+    tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts // NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
@@ -389,19 +387,20 @@ def read_flat_file(path):
         several = "several window_starts on one day: take the daily ones (day_aggs_v1)"
         raise BuildError(f"{path} looks like a file of minutes, with {several}")
     named_day = day_in_name(path)
-    other_days = days[days != named_day] if named_day is not None else []
-    if len(other_days):
+    if named_day and (days != named_day).any():
+        other_days = days[days != named_day]
         other = f"although {len(other_days)} rows say another, first {date_text(other_days[0])}"
         warnings.append(f"{path}: the day in the name is used, {other}")
         days[:] = named_day
     with np.errstate(over="ignore", invalid="ignore"):
         dollars = (volumes * closes).astype("float32")
+    dollars[~((dollars >= 0) & (dollars < math.inf))] = math.nan
     columns = {
         "day": days,
         "trades": trades.astype("int32"),
         "close_price": closes + 0.0,  # which makes 0.0 of -0.0
         "open_price": np.where((opens > 0) & (opens < math.inf), opens, math.nan),
-        "dollar_volume": np.where((dollars >= 0) & (dollars < math.inf), dollars, MISSING),
+        "dollar_volume": dollars,
     }
     return tickers, columns, warnings
 
@@ -412,16 +411,11 @@ def read_list(data_dir, name, warnings):
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
     """
-    path, (columns, parse) = data_dir / REFERENCE / name, LISTS[name]
-    found, bad_lines = {}, 0
+    path, (columns, parse, _) = data_dir / REFERENCE / name, LISTS[name]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line in csv.DictReader(file, strict=True):
-                fields = [line[name] for name in columns]
-                try:
-                    found.setdefault(*parse(*fields))
-                except UNSOUND_ROW:
-                    bad_lines += 1
+            reader = csv.DictReader(file, strict=True)
+            lines = [[line[column] for column in columns] for line in reader]
     except FileNotFoundError:
         return {}
     except KeyError as error:
@@ -430,6 +424,12 @@ def read_list(data_dir, name, warnings):
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         warnings.append(f"{path} is not used: {error}")
         return {}
+    found, bad_lines = {}, 0
+    for fields in lines:
+        try:
+            found.setdefault(*parse(*fields))
+        except UNSOUND_ROW:
+            bad_lines += 1
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
@@ -452,10 +452,11 @@ def parse_split(ticker, date, *numbers):
     return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
 
 
-# What a list must hold, and what makes key and value of a line.
+SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
+# What a list must hold, what makes key and value of a line, and the method of Polygon's client.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], parse_listed),
-    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], parse_split),
+    "tickers.csv": (["ticker", "name", "type"], parse_listed, "list_tickers"),
+    "splits.csv": (SPLIT_COLUMNS, parse_split, "list_splits"),
 }
 # What a line or a row raises that lacks a field, or has a value of another type or range.
 UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
@@ -465,8 +466,7 @@ SOURCE = "source"  # a column that only downloaded lists have
 class Market(NamedTuple):
     """All rows of all flat files, grouped by ticker, each ticker's by date.
 
-    The columns are at first those of read_flat_file. add_facts adds others, and gap replaces
-    open_price.
+    The columns are those of read_flat_file, until add_facts makes all of DAY_PAGE_COLUMNS.
     """
 
     tickers: list  # in the order in which the files first name them; a ticker's number is its index
@@ -475,7 +475,7 @@ class Market(NamedTuple):
     columns: dict  # {name: array with a value for each row}
 
     def batches(self):
-        """[(tickers, rows), ...]: two slices for so many tickers that they have some BATCH_ROWS."""
+        """[(slice of tickers, slice of their rows), ...], of some BATCH_ROWS rows each."""
         edges = np.searchsorted(self.starts, range(0, self.starts[-1], BATCH_ROWS))
         bounds = list(dict.fromkeys([*edges.tolist(), len(self.tickers)]))
         return [
@@ -487,11 +487,10 @@ class Market(NamedTuple):
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
     all_tickers, collected = [], {}
-    files = in_threads(read_flat_file, paths)
-    for path in with_progress(paths, "Reading", len(paths)):
+    files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
+    for (tickers, columns, file_warnings), path in zip(files, paths):
         if not on_terminal():
             say(f"Processing {path.name}")
-        tickers, columns, file_warnings = next(files)
         all_tickers.append(tickers)
         for name, column in columns.items():
             collected.setdefault(name, bytearray()).extend(column.data)
@@ -505,9 +504,8 @@ def read_market(paths, warnings):
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
-    del all_tickers, encoded
     # Rows that are equal in ticker and day stay in the order of reading.
-    order = np.lexsort((np.frombuffer(collected["day"], columns["day"].dtype), number))
+    order = np.lexsort((np.frombuffer(collected["day"], "uint16"), number))
     number = number[order]
     # Each column is dropped as soon as it is sorted, to save memory.
     columns = {
@@ -541,9 +539,9 @@ def without_replaced_rows(tickers, number, columns, warnings):
 def price_changes(prices, close_prices, earlier_rows):
     """The changes, in percent, from the previous row's close to prices.
 
-    prices are the closes or the opens. earlier_rows is as in Market: in a ticker's first row, where
-    it is 0, the change is nan. After a close of 0 the change is inf or nan. The float operations
-    are those of pandas' pct_change() * 100, so that all digits are the same.
+    prices are the closes or the opens. The change is nan in a ticker's first row, where
+    earlier_rows is 0, and inf or nan after a close of 0. The float operations are those of pandas'
+    pct_change() * 100, so that all digits are the same.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         changes = (prices / np.roll(close_prices, 1) - 1) * 100
@@ -622,7 +620,7 @@ def long_z_column(trades, earlier_rows):
     return long_z
 
 
-def add_facts(market, window=WINDOW):
+def add_facts(market, window):
     """Add to market's columns the facts that follow from each row's earlier rows.
 
     These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
@@ -633,8 +631,8 @@ def add_facts(market, window=WINDOW):
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
         columns[name] = np.empty(starts[-1], DAY_PAGE_COLUMNS[name])
-    session_of_day = np.zeros(LAST_DAY + 1, "uint16")  # a day's index among the table's days
-    session_of_day[market.days] = np.arange(len(market.days))
+    index_of_day = np.zeros(LAST_DAY + 1, "uint16")  # among the table's days
+    index_of_day[market.days] = np.arange(len(market.days))
 
     def add_to(batch):
         tickers, rows = batch
@@ -649,8 +647,8 @@ def add_facts(market, window=WINDOW):
         of_rows["record"][:] = record_column(trades, earlier_rows)
         of_rows["earlier_rows"][:] = earlier_rows
         of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
-        sessions = session_of_day[of_rows["day"]]
-        reach = sessions - np.roll(sessions, window)  # without meaning where there is no baseline
+        indexes = index_of_day[of_rows["day"]]
+        reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
     batches = market.batches()
@@ -662,8 +660,8 @@ def add_facts(market, window=WINDOW):
 def replacing(path):
     """Yields a new binary file that replaces path at the end. After an error it is removed.
 
-    Until then it has a name that no other file has. Those older than a day, which killed builds
-    have left, are removed. The folder is made if it is missing. Raises BuildError.
+    Its name until then is path's, with random digits. Such files of killed builds are removed when
+    they are a day old. The folder is made if it is missing. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
@@ -677,8 +675,6 @@ def replacing(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except OSError as error:
         raise BuildError(f"{path} not written: {error.strerror}") from None
@@ -709,7 +705,7 @@ def write_and_get_extent(file, *pieces):
     return EXTENT.pack(offset, len(content), zlib.crc32(content))
 
 
-def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
+def write_lookup_table(file, market, window, listed, splits):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
         ┌───────────────────────────────────────────────────────────────┐
@@ -731,10 +727,11 @@ def write_lookup_table(file, market, window=WINDOW, listed=None, splits=None):
     """
     row_extents = write_pickle(file, market, window)
     index_days = write_day_pages(file, market)
-    directory = write_directory(file, market, row_extents, listed or {})
-    splits = write_splits(file, market, splits or {})
-    index = INDEX_HEADER.pack(window, len(market.tickers), directory, splits) + b"".join(index_days)
-    file.write(FOOTER.pack(write_and_get_extent(file, index), MAGIC))
+    directory = write_directory(file, market, row_extents, listed)
+    splits = write_splits(file, market, splits)
+    header = INDEX_HEADER.pack(window, len(market.tickers), directory, splits)
+    index = write_and_get_extent(file, header, *index_days)
+    file.write(FOOTER.pack(index, MAGIC))
 
 
 def write_pickle(file, market, window):
@@ -742,11 +739,10 @@ def write_pickle(file, market, window):
 
     A pickle is a program for a stack machine. This one is put together from its opcodes, so that
     numpy makes many rows at once. It begins with SIGNATURE. Then it stores the texts that it needs
-    many times, FIELDS and the dates, in the slots 0, 1, 2 and so on of the pickle's memo. Then
-    come EMPTY_DICT and MARK for the table, and for each ticker its text, EMPTY_DICT, MARK, its rows
-    by date, SETITEMS. SETITEMS and STOP are the end. A row is 59 bytes long. LONG_BINGET and BINGET
-    push the text in a slot. The slots 0 to 4 hold FIELDS, the dates follow. The sample market's
-    2024-10-18 is in the slot 0x3c, and VTAK's row of this day is:
+    many times in slots of the pickle's memo: FIELDS in 0 to 4, the dates from 5 on. Then come
+    EMPTY_DICT and MARK for the table, and for each ticker its text, EMPTY_DICT, MARK, its rows by
+    date, SETITEMS. SETITEMS and STOP are the end. A row is 59 bytes long; LONG_BINGET and BINGET
+    push the text in a slot. The sample market's 2024-10-18 is in the slot 0x3c, and VTAK's row is:
 
         j 3c000000           LONG_BINGET  the date
         } (                  EMPTY_DICT, MARK
@@ -768,6 +764,7 @@ def write_pickle(file, market, window):
     slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
 
     def pickle_batch(batch):
+        """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
         columns = {name: column[batch[1]] for name, column in market.columns.items()}
         columns["date"] = slots[columns["day"]]
         return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
@@ -775,13 +772,13 @@ def write_pickle(file, market, window):
     extents, batches = [], market.batches()
     pickled = in_threads(pickle_batch, batches)
     pickled = with_progress(pickled, "Writing tickers", len(batches))
-    for (short_rows, full_rows), (tickers, rows) in zip(pickled, batches):
+    for (without, with_baseline), (tickers, rows) in zip(pickled, batches):
         bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
         for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
             file.write(pickled_text(ticker) + pickle.EMPTY_DICT + pickle.MARK)
-            full = min(start + window, end)  # a ticker's first rows have no baseline
-            content = short_rows[start:full].tobytes() + full_rows[full:end].tobytes()
-            extents.append(write_and_get_extent(file, content))
+            first = min(start + window, end)  # the index of the first row with a baseline
+            pieces = without[start:first], with_baseline[first:end]
+            extents.append(write_and_get_extent(file, *pieces))
             file.write(pickle.SETITEMS)
     file.write(pickle.SETITEMS + pickle.STOP)
     return extents
@@ -793,31 +790,25 @@ def pickled_rows(columns, known_fields):
     write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
     are written as numbers, the rest of FIELDS as None.
     """
-    # The bytes of a row, with zeros in place of its numbers, and the offset of each number.
-    template, offsets = bytearray(pickle.LONG_BINGET + bytes(4)), {"date": 1}
-    template += pickle.EMPTY_DICT + pickle.MARK
+    # What a row consists of: bytes that are the same in each, and the types of its numbers.
+    parts = [
+        ("first", pickle.LONG_BINGET),
+        ("date", "<u4"),
+        ("open", pickle.EMPTY_DICT + pickle.MARK),
+    ]
     for slot, field in enumerate(FIELDS):
-        template += pickle.BINGET + bytes([slot])
-        if field in known_fields:
-            offsets[field] = len(template) + 1
-            is_whole = field == "trades"
-            template += pickle.BININT + bytes(4) if is_whole else pickle.BINFLOAT + bytes(8)
-        else:
-            template += pickle.NONE
-    template += pickle.SETITEMS
-    formats = {"date": "<u4", "trades": "<i4"}
-    layout = np.dtype(
-        {
-            "names": list(offsets),
-            "formats": [formats.get(name, ">f8") for name in offsets],
-            "offsets": list(offsets.values()),
-            "itemsize": len(template),
-        }
-    )
-    pickled = np.tile(np.frombuffer(template, "uint8"), len(columns["day"])).view(layout)
-    for name in offsets:
-        pickled[name] = columns[name]
-    return pickled
+        is_known, is_whole = field in known_fields, field == "trades"
+        opcode = pickle.BININT if is_whole else pickle.BINFLOAT if is_known else pickle.NONE
+        parts.append((f"{field}'s opcodes", pickle.BINGET + bytes([slot]) + opcode))
+        if is_known:
+            parts.append((field, "<i4" if is_whole else ">f8"))
+    parts.append(("last", pickle.SETITEMS))
+    types = [(name, part if name in columns else f"S{len(part)}") for name, part in parts]
+    row = np.array(tuple(0 if name in columns else part for name, part in parts), types)
+    rows = np.repeat(row, len(columns["day"]))
+    for name in ["date", *known_fields]:
+        rows[name] = columns[name]
+    return rows
 
 
 def write_day_pages(file, market):
@@ -931,7 +922,7 @@ def write_json(file, market):
 # How Polygon is asked. The page's server uses these as well.
 API_URL = "https://api.polygon.io"
 NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-QUOTED_KEY = "your Polygon key has quotes around it, which do not belong to it: set it without them"
+ODD_KEY = "your Polygon key has quotes, spaces or other characters that no key has: set it anew"
 WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
 TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
@@ -971,10 +962,8 @@ def polygon_client(api_url, connect, read):
     key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
     if not key:
         raise PolygonError(NO_KEY, 503)
-    if key[0] in "\"'":
-        raise PolygonError(QUOTED_KEY)
-    if not re.fullmatch("[!-~]+", key):
-        raise PolygonError(WRONG_KEY)
+    if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
+        raise PolygonError(ODD_KEY)
     try:
         try:
             from massive import RESTClient
@@ -1062,32 +1051,26 @@ def refusal(response):
 def results_of(response):
     """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
     try:
-        answer = json_of(response)
+        answer = json.loads(response.data)
         results = answer.get("results", [] if "status" in answer else None)
         if not isinstance(results, list) or (not results and answer.get("resultsCount")):
             raise ValueError
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         raise PolygonError(BAD_ANSWER) from None
     return results
 
 
-def json_of(response):
-    # A text with bytes that are not UTF-8, or control characters, must not spoil the others.
-    return json.loads(response.data.decode(errors="surrogateescape"), strict=False)
-
-
 # The download of missing days and of the lists of tickers and splits.
 NEW_YORK = "America/New_York"
-HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
-MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
-MOST_PAGES = 500  # of a list; that of all tickers has some 30
+HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
+MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
 
-def in_new_york(day, hour):
-    """The time of an hour in New York on a day, a day number, in seconds since 1970 UTC."""
+def new_york_timestamp(day, hour):
+    """When it is hour o'clock in New York on a day, a day number: in seconds since 1970 UTC."""
     import pandas as pd
 
     return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
@@ -1097,7 +1080,7 @@ def trading_days(first, until):
     """The day numbers of the trading days from first to until, two day numbers."""
     from exchange_calendars import get_calendar
 
-    # A week more: get_calendar raises an error if there is no trading day in the time asked for.
+    # A week more, because get_calendar refuses a time without any trading day.
     calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
     days = (day_number(str(session.date())) for session in calendar.sessions)
     return [day for day in days if day <= until]
@@ -1117,22 +1100,20 @@ def days_to_download(data_dir, first, until):
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
     if until > last_ended:
-        ended = f"and the last day on which that is past is {date_text(last_ended)}"
-        raise BuildError(
-            f"--until {date_text(until)}: trading ends at 16:00 in New York, {ended}", 2
-        )
-    there = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
-    there.pop(None, None)
-    if first is None and not there:
+        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
+        raise BuildError(f"--until {date_text(until)}: {ended}", 2)
+    files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
+    files.pop(None, None)
+    if first is None and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
-    first = min(there) if first is None else first
+    first = min(files) if first is None else first
     if first > until:
         raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
-    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading_days(first, until)}
-    days = {day: path for day, path in days.items() if day not in there}
-    for day, path in there.items():
-        final = in_new_york(day, 16) + HOURS_OF_CORRECTIONS * 3600
+    trading = trading_days(first, until)
+    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day not in files}
+    for day, path in files.items():
+        final = new_york_timestamp(day, 16) + HOURS_OF_CORRECTIONS * 3600
         if day <= until and path.stat().st_mtime < final <= now.timestamp():
             days[day] = path
     return dict(sorted(days.items(), reverse=True))
@@ -1160,7 +1141,7 @@ def fetch_day(client, day):
     Both are lists, without trading on that day they are empty. Raises PolygonError.
     """
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = in_new_york(day, 0) * 1000, in_new_york(day + 1, 0) * 1000
+    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
     lines, unsound = {}, []
     for row in results:
         try:
@@ -1194,32 +1175,31 @@ def patient_client(api_url, report):
             report("waiting for a new minute of requests" if is_limit else "trying again")
             super().sleep(response)
 
-    # Without a Retry-After it waits 0, 8, 16, 32 and 60 seconds: the limit counts each minute anew.
-    tries = {"total": 5, "connect": 2, "read": 2, "other": 0, "redirect": False}
-    waits = {"backoff_factor": 4, "backoff_max": 60, "retry_after_max": 3600}
-    statuses = {"status_forcelist": [429, 500, 502, 503, 504], "raise_on_status": False}
-    client.client.retries = PatientRetry(**tries, **waits, **statuses)
+    client.client.retries = PatientRetry(
+        total=5,
+        connect=2,
+        read=2,
+        other=0,  # such as a certificate that is not trusted
+        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 60 seconds
+        backoff_max=60,  # the limit counts each minute anew
+        retry_after_max=3600,
+        status_forcelist=[429, 500, 502, 503, 504],
+        raise_on_status=False,
+    )
     return client
 
 
-def download_days(data_dir, first, until, api_url, warnings):
-    """Write the flat files of days_to_download. Returns the number of days that failed.
+def download_days(paths, api_url, warnings):
+    """Write the flat file of each day in paths, {day: path}. Returns how many days failed.
 
-    Each day is written as soon as it is fetched, so a later error loses none of them. Raises
-    PolygonError for what would make the other days fail, too.
+    Each day is written as soon as it is fetched, so a later error loses none of them. The list
+    warnings gets a sentence if rows are left out. Raises PolygonError for what would make the other
+    days fail, too.
     """
     from tqdm import tqdm
 
-    paths = days_to_download(data_dir, first, until)
-    if not paths:
-        say("Nothing to download: no day is missing.")
-        return 0
-    again = sum(path.exists() for path in paths.values())
-    corrected = f", {again} of them again, because they were corrected since" if again else ""
-    dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
-    say(f"Downloading days: {len(paths)}, {dates}{corrected}")
     form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    failed, left_out, too_old = 0, [], []
+    failed, left_out = 0, []
     with tqdm(paths, "Downloading", bar_format=form, disable=not on_terminal()) as days:
         report = days.set_postfix_str if on_terminal() else say
         client = patient_client(api_url, report)
@@ -1228,8 +1208,9 @@ def download_days(data_dir, first, until, api_url, warnings):
             try:
                 lines, unsound = fetch_day(client, day)
             except PolygonError as error:
-                if str(error) == TOO_OLD:
-                    too_old = [other for other in paths if other <= day]
+                if str(error) == TOO_OLD:  # so are all earlier days, which come after it
+                    count = sum(other <= day for other in paths)
+                    days.write(f"Days up to {date} not downloaded: {count}; {error}")
                     break
                 if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
                     raise
@@ -1240,8 +1221,6 @@ def download_days(data_dir, first, until, api_url, warnings):
             if lines:
                 write_csv(paths[day], FLAT_FILE_HEADER, lines)
             report(f"{date}: {len(lines):,} tickers" if lines else f"{date}: no trading")
-    if too_old:
-        say(f"Days up to {date} not downloaded: {len(too_old)}; {TOO_OLD}")
     if left_out:
         reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
         warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
@@ -1253,23 +1232,22 @@ def all_results(ask, **options):
 
     Raises PolygonError.
     """
-    params = {}
-    for _ in range(MOST_PAGES):
-        response = ask(**options, params=params, raw=True)
+    params = None
+    while params != {}:
+        response = ask(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
-        params = dict(parse_qsl(str(json_of(response).get("next_url")).partition("?")[2]))
-        if not params:
-            return
+        next_url = json.loads(response.data).get("next_url") or ""
+        params = dict(parse_qsl(urlsplit(next_url).query))
 
 
-def is_to_download(path, changed):
-    """Whether the list at path is missing, or was downloaded before changed, a time in seconds."""
+def is_to_download(path, too_old):
+    """Whether the list at path is missing, or was downloaded before too_old, a time in seconds."""
     if not path.exists():
         return True
     with path.open("rb") as file:
         is_users_own = SOURCE.encode() not in file.readline().strip().split(b",")
-    return not is_users_own and path.stat().st_mtime < changed
+    return not is_users_own and path.stat().st_mtime < too_old
 
 
 def download_lists(data_dir, api_url, warnings):
@@ -1283,20 +1261,19 @@ def download_lists(data_dir, api_url, warnings):
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    # Of a ticker's lines the first counts, so the active ones are asked for first.
-    of_tickers = [{"market": "stocks", "active": active, "limit": 1000} for active in (True, False)]
-    of_splits = [{"execution_date_gte": date_text(first_day), "limit": 1000}]
-    for name, method, requests, changed in (
-        ("tickers.csv", "list_tickers", of_tickers, month_ago),
-        ("splits.csv", "list_splits", of_splits, newest),
-    ):
-        path, (columns, parse), lines = data_dir / REFERENCE / name, LISTS[name], {}
-        if not is_to_download(path, changed):
+    too_old = {"tickers.csv": month_ago, "splits.csv": newest}
+    requests = {  # of a ticker's lines the first counts, so the active ones are asked for first
+        "tickers.csv": [{"market": "stocks", "active": active} for active in (True, False)],
+        "splits.csv": [{"execution_date_gte": date_text(first_day)}],
+    }
+    for name, (columns, parse, method) in LISTS.items():
+        path, lines = data_dir / REFERENCE / name, {}
+        if not is_to_download(path, too_old[name]):
             continue
         say(f"Downloading {path}")
         try:
             ask = getattr(patient_client(api_url, say), method)
-            for row in chain.from_iterable(all_results(ask, **options) for options in requests):
+            for row in chain.from_iterable(all_results(ask, **asked) for asked in requests[name]):
                 with suppress(UNSOUND_ROW):
                     fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
                     lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
@@ -1309,12 +1286,18 @@ def download_lists(data_dir, api_url, warnings):
 def download(options, warnings):
     """Download what is missing in options.data_dir. Returns the number of days that failed."""
     first = None if options.download is True else options.download  # True: without FROM
-    data_dir, api_url = options.data_dir, options.api_url
-    try:
-        failed = download_days(data_dir, first, options.until, api_url, warnings)
-    except PolygonError as error:
-        raise BuildError(f"download stopped: {error}") from None
-    download_lists(data_dir, api_url, warnings)
+    paths = days_to_download(options.data_dir, first, options.until)
+    failed = 0
+    if paths:
+        dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
+        say(f"Downloading days: {len(paths)}, {dates}")
+        try:
+            failed = download_days(paths, options.api_url, warnings)
+        except PolygonError as error:
+            raise BuildError(f"download stopped: {error}") from None
+    else:
+        say("Nothing to download: no day is missing.")
+    download_lists(options.data_dir, options.api_url, warnings)
     return failed
 
 
@@ -1355,9 +1338,7 @@ def build(options):
     summary += f"{market.starts[-1]:,} rows, {size / 1e6:,.1f} MB"
     say(summary, sys.stderr)
     if failed_days:
-        raise BuildError(
-            f"days that failed to download: {failed_days}; call --download again later"
-        )
+        raise BuildError(f"days not downloaded: {failed_days}; call --download again later")
 
 
 def day_argument(text):
@@ -1398,8 +1379,6 @@ def parse_arguments(argv):
         parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
     if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
-    if options.json and options.output.suffix == ".json":
-        parser.error(f"--output {options.output}: the table and its JSON would be one file")
     return options
 
 
@@ -1421,9 +1400,7 @@ def main(argv=None):
         say(error, sys.stderr)
         return error.status
     except ImportError as error:  # of a package that only some builds need
-        is_missing = isinstance(error, ModuleNotFoundError)
-        reason = f"{error.name} is missing" if is_missing else f"a package does not work: {error}"
-        say(f"{reason}: pip install -r requirements.txt", sys.stderr)
+        say(f"{error}: pip install -r requirements.txt", sys.stderr)
         return 1
     except MemoryError:
         say("not enough memory: build a table of fewer days", sys.stderr)

