@@ -1051,7 +1051,8 @@ def refusal(response):
 def results_of(response):
     """The list in a response to the client's raw=True, perhaps empty. Raises PolygonError."""
     try:
-        answer = json.loads(response.data)
+        # A ticker with bytes that are not UTF-8, or control characters, must not spoil the others.
+        answer = json.loads(response.data.decode(errors="surrogateescape"), strict=False)
         results = answer.get("results", [] if "status" in answer else None)
         if not isinstance(results, list) or (not results and answer.get("resultsCount")):
             raise ValueError

@@ -1,6 +1,7 @@
 """build-lookup-table.py --download, against a server on 127.0.0.1."""
 
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -260,13 +261,16 @@ UNSOUND = {
     "a ticker with an escape": row("\x1b[31mBAD", 1, 1),
     "no row": None,
     "a list for a row": [1, 2],
+    "a raw control character": b'{"T": "B\x01", "v": 1, "o": 1, "c": 1, "h": 1, "l": 1, "n": 1}',
+    "bytes that are no UTF-8": b'{"T": "B\xff", "v": 1, "o": 1, "c": 1, "h": 1, "l": 1, "n": 1}',
 }
 
 
 @pytest.mark.parametrize("unsound", UNSOUND.values(), ids=UNSOUND)
 def test_a_row_that_cannot_be_used_is_left_out_and_the_day_is_not(market, clock, unsound):
-    good = row("AAA", 5, 2, t=1723176000000)
-    market.answers = [answered({"resultsCount": 3, "results": [unsound, good, unsound]})]
+    raw = unsound if isinstance(unsound, bytes) else json.dumps(unsound).encode()
+    good = json.dumps(row("AAA", 5, 2, t=1723176000000)).encode()
+    market.answers = [answered(b'{"resultsCount": 3, "results": [%s, %s, %s]}' % (raw, good, raw))]
     result = download(market, FRIDAY)
     assert result.returncode == 0, result.stderr
     assert [line.split(",")[0] for line in file_lines(FRIDAY)] == ["ticker", "AAA", ""]
