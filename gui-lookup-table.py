@@ -34,7 +34,6 @@ from hashlib import sha256
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from threading import BoundedSemaphore
-from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -102,11 +101,7 @@ for part in ("query-lookup-table.py", "build-lookup-table.py", "templates"):
     if not (HERE / part).exists():
         raise SystemExit(f"{HERE / part} not found: copy it there, beside this script")
 querier = load_script("query-lookup-table.py")
-
-
-def open_table(path):
-    """A context manager: the querier's LookupTable in the file at path. Raises TableError."""
-    return querier.open_table(path, kinds=(querier.LookupTable,))
+TABLE_KINDS = (querier.LookupTable,)  # no plain pickle, which would have to be read whole
 
 
 def version_of(table):
@@ -617,27 +612,29 @@ def load_builder():
 
 
 class PolygonBars:
-    """Minute bars and headlines, as JSON, from the Polygon API at api_url.
-
-    Answers about past days are remembered; errors are not, nor what a day gets until it is over.
-    """
+    """Minute bars and headlines from the Polygon API at api_url."""
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.recall = lru_cache(KEPT_ANSWERS)(self.fetch)
+        self.fetch_once = lru_cache(KEPT_ANSWERS)(self.fetch)  # an error is not remembered
 
-    def answer(self, date, question, *asked):
-        """The JSON of what question(client, *asked) returns about a date. Raises PolygonError."""
-        return (self.recall if is_past(date) else self.fetch)(question, *asked)
+    def answer(self, date, question, *arguments):
+        """What question(client, *arguments) returns: minute_bars or headlines of a date.
 
-    def fetch(self, question, *asked):
+        An answer is remembered if it cannot change, because the day is over. Raises PolygonError.
+        """
+        fetch = self.fetch_once if is_past(date) else self.fetch
+        return json.loads(fetch(question, *arguments))
+
+    def fetch(self, question, *arguments):
+        """The answer as JSON, which takes less memory than its dicts."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             raise PolygonError(BUSY, 503)
         try:
             client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
-            return json.dumps(question(client, *asked))
+            return json.dumps(question(client, *arguments))
         except builder.PolygonError as error:
             raise PolygonError(str(error), error.status, error.retry_after) from None
         finally:
@@ -721,24 +718,19 @@ def one_line(text):
 # The routes.
 
 
-def sources():
-    """What create_app gave the app: table_path, polygon, hosts, chart_library (a path)."""
-    return current_app.extensions["sources"]
+def from_table(read):
+    """read, without its first argument: an open LookupTable, with which TABLE_READER calls it."""
 
+    def open_and_read(*arguments):
+        with querier.open_table(current_app.config["TABLE_PATH"], TABLE_KINDS) as table:
+            return read(table, *arguments)
 
-def from_table(view):
-    """view, a function of an open LookupTable, as a function of nothing, run by TABLE_READER."""
+    @wraps(read)
+    def read_and_wait(*arguments):
+        # Flask knows the app and the request by context variables.
+        return TABLE_READER.submit(copy_context().run, open_and_read, *arguments).result()
 
-    def open_and_view():
-        with open_table(sources().table_path) as table:
-            return view(table)
-
-    @wraps(view)
-    def waiting_view():
-        # Flask knows the request by context variables.
-        return TABLE_READER.submit(copy_context().run, open_and_view).result()
-
-    return waiting_view
+    return read_and_wait
 
 
 def is_from_other_site():
@@ -869,24 +861,28 @@ def api_after(table):
 
 
 @from_table
-def requested_day(table):
-    """(ticker, date) of the request, then date and close of the ticker's row before, or None."""
-    options = requested_options("ticker", "date")
+def previous_close(table, options):
+    """(date, close_price) of the ticker's row before the date of options; either may be None."""
     history, i = read_history_and_index(table, options.ticker, options.date)
     if not i:
-        return options.ticker, options.date, None, None
+        return None, None
     close = history["close_price"][i - 1]
-    close = close if is_number(close) else None
-    return options.ticker, options.date, history["date"][i - 1], close
+    return history["date"][i - 1], close if is_number(close) else None
 
 
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
-    ticker, date, _, close = requested_day()
+    options = requested_options("ticker", "date")
+    ticker, date = options.ticker, options.date
+    _, close = previous_close(options)
     opening, closing = (int(at.timestamp()) * 1000 for at in market_hours(date))
-    session = {"open": opening, "close": closing}
-    head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
-    return json_response(head, "bars", sources().polygon.answer(date, minute_bars, ticker, date))
+    return {
+        "ticker": ticker,
+        "date": date,
+        "session": {"open": opening, "close": closing},
+        "previous_close": close,
+        "bars": current_app.config["POLYGON"].answer(date, minute_bars, ticker, date),
+    }
 
 
 def api_headlines():
@@ -895,17 +891,13 @@ def api_headlines():
     They begin when the market closed on the day of its previous row; without one, at midnight.
     400, 404, and PolygonError's 429, 502, 503, 504.
     """
-    ticker, date, previous, _ = requested_day()
+    options = requested_options("ticker", "date")
+    ticker, date = options.ticker, options.date
+    previous, _ = previous_close(options)
     start = market_hours(previous)[1] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
-    head = {"ticker": ticker, "date": date, "from": start, "to": end}
-    found = sources().polygon.answer(date, headlines, ticker, start, end)
-    return json_response(head, "headlines", found)
-
-
-def json_response(head, name, text):
-    """A JSON response: the items of the dict head, then name with the JSON in text."""
-    return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
+    found = current_app.config["POLYGON"].answer(date, headlines, ticker, start, end)
+    return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
 def find_chart_library():
@@ -921,7 +913,7 @@ def find_chart_library():
 
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
-    path = sources().chart_library
+    path = current_app.config["CHART_LIBRARY"]
     if not path:
         raise NotFound
     return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
@@ -962,13 +954,13 @@ def refuse_unwanted_request():
     not where an IP address leads. (Flask's TRUSTED_HOSTS knows neither IPv6 nor "any address".)
     A site can also make a browser send requests to /api, whose answers it cannot read.
     """
-    host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
+    host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
     if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
         raise BadRequest("this server has no such host name: --allow-host NAME would give it one")
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed
-    is_ours = request.path not in SPENDS_THE_KEY or request.headers.get(PAGE_HEADER) == "1"
-    if request.path.startswith("/api/") and (is_from_other_site() or not is_ours):
+    lacks_header = request.path in SPENDS_THE_KEY and request.headers.get(PAGE_HEADER) != "1"
+    if lacks_header or (request.path.startswith("/api/") and is_from_other_site()):
         raise Forbidden("only this server's own views may ask for this")
 
 
@@ -1004,9 +996,10 @@ def error_response(error):
             headers["Retry-After"] = str(answer["retry_after"])
     elif isinstance(error, HTTPException):
         status = error.code
-        is_ours = status in (400, 403)
-        answer["error"] = error.description if is_ours else f"{error.name}: {request.path}"
-        headers = {"Allow": "GET, HEAD"} if status == 405 else {}
+        has_sentence = status in (400, 403)  # which this script raises
+        answer["error"] = error.description if has_sentence else f"{error.name}: {request.path}"
+        if status == 405:
+            headers["Allow"] = "GET, HEAD"
     if request.path.startswith("/api/"):
         return answer, status, headers
     nearest = getattr(error, "nearest", None)
@@ -1024,11 +1017,12 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    static = {"static_folder": "templates/static", "static_url_path": "/static"}
-    app = Flask(__name__, root_path=HERE, **static)
+    app = Flask(
+        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
+    )
     chart_library = find_chart_library()
-    app.extensions["sources"] = SimpleNamespace(
-        table_path=table_path, polygon=polygon, hosts=hosts, chart_library=chart_library
+    app.config.from_mapping(
+        TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts, CHART_LIBRARY=chart_library
     )
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
@@ -1074,7 +1068,7 @@ def listening_socket(host, port):
 def serve(options):
     """Show a table until a signal ends it. Raises TableError, CannotServeError."""
     # Report a bad table at start-up, not on the first request.
-    with open_table(options.table) as table:
+    with querier.open_table(options.table, TABLE_KINDS) as table:
         read_day_view(table, Options())
     listening = listening_socket(options.host, options.port)
     name = f"[{options.host}]" if ":" in options.host else options.host
