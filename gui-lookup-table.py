@@ -163,12 +163,13 @@ class Column(NamedTuple):
     format: Callable  # from the field's value to its text
     meaning: str
     order: str = "desc"  # in which the list is first sorted by this column
+    days: int = 0  # of a change after the day: how many trading days later
 
 
 def after_column(days):
     span = "next trading day" if days == 1 else f"next {days} trading days"
     meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
-    return Column(f"after_{days}", f"After {days} %", format_change, meaning)
+    return Column(f"after_{days}", f"After {days} %", format_change, meaning, days=days)
 
 
 LIST_COLUMNS = [
@@ -203,18 +204,18 @@ def cells(row, columns):
     A record is "all 116" if all 116 earlier rows had fewer trades.
     """
     found = []
-    for field, _, format_value, *_ in columns:
-        value, classes = row[field], field
-        text = or_dash(value, format_value)
-        if format_value is format_change:
-            classes = f"{field} {direction(value)}".strip()
-        if field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
-            classes = "times_normal anomaly"
-        elif field == "record" and value == row["earlier_rows"]:
+    for column in columns:
+        value, further_class = row[column.field], ""
+        text = or_dash(value, column.format)
+        if column.format is format_change:
+            further_class = direction(value)
+        elif column.field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
+            further_class = "anomaly"
+        elif column.field == "record" and value == row["earlier_rows"]:
             text = f"all {text}"
-        elif field in querier.AFTER_FIELDS and is_number(value) and row["split_after"]:
-            text += "*" if row["split_after"] <= int(field.removeprefix("after_")) else ""
-        found.append((classes, text))
+        if column.days and is_number(value) and 0 < (row["split_after"] or 0) <= column.days:
+            text += "*"
+        found.append((f"{column.field} {further_class}".rstrip(), text))
     return found
 
 
@@ -244,7 +245,7 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence: than how many rows before it has more trades; empty below LEAST_RECORD."""
+    """A sentence on how many rows before had fewer trades; empty below LEAST_RECORD."""
     record = row["record"]
     if record < LEAST_RECORD:
         return ""
@@ -328,13 +329,12 @@ def one_of(choices):
     return parse
 
 
-def optional_columns(text):
-    """The fields of optional columns in text, separated by commas. Raises ValueError."""
-    one_of_them = one_of([column.field for column in OPTIONAL_COLUMNS])
-    return tuple(map(one_of_them, text.split(",")))
+def several(parse):
+    """A parser of values with commas between them, each of which parse accepts: a tuple."""
+    return lambda text: tuple(map(parse, text.split(",")))
 
 
-def marks(text):
+def marks_to_skip(text):
     return tuple(sorted(querier.marks_argument(text), key=querier.MARKS.index))
 
 
@@ -353,9 +353,9 @@ PARAMETERS = {
     "min_record": (0, COUNT),
     "min_long_z": (None, plain_number),
     "min_dollars": (None, plain_number),
-    "type": ((), lambda text: tuple(text.split(","))),
-    "skip": ((), marks),
-    "columns": ((), optional_columns),
+    "type": ((), several(str)),
+    "skip": ((), marks_to_skip),
+    "columns": ((), several(one_of([column.field for column in OPTIONAL_COLUMNS]))),
 }
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
 
@@ -393,9 +393,10 @@ def address_of(options, route="scanner", **changes):
     defaults = Options(order=COLUMN_OF[options.sort].order)
     parameters = {}
     for name, value, default in zip(PARAMETERS, options, defaults):
+        if name == "skip":
+            value = tuple(map(mark_name, value))
         if value != default:
-            names = map(mark_name, value) if name == "skip" else value
-            parameters[name] = ",".join(names) if isinstance(value, tuple) else value
+            parameters[name] = ",".join(value) if isinstance(value, tuple) else value
     return flask.url_for(route, **parameters)
 
 
@@ -422,6 +423,7 @@ def select_and_sort(anomalies, options):
     rows = querier.sort_anomalies(querier.select_anomalies(anomalies, options), field)
     if options.order not in ("", COLUMN_OF[field].order):
         rows.reverse()
+        # Reversed, the rows without a number are the first ones: move them to the end.
         rows.sort(key=lambda row: field != "ticker" and not is_number(row[field]))
     return [row for row in rows if text in plain_form(row["ticker"])]
 
@@ -439,7 +441,9 @@ def find_ticker(tickers, text):
     if text in tickers:
         return text
     alike = querier.tickers_like(text, tickers) if text else []
-    return alike[0] if len(alike) == 1 else text.upper() if text.upper() in alike else None
+    if len(alike) == 1:
+        return alike[0]
+    return text.upper() if text.upper() in alike else None
 
 
 def busiest_with_prefix(page, text):
@@ -452,8 +456,8 @@ def busiest_with_prefix(page, text):
 def read_day_view(table, options, needs_after=False):
     """What a view of a day shows, as options ask for it: a dict of these names.
 
-    With needs_after, its anomalies have the facts of LaterCloses. A day that the table does not
-    have lacks some of the names.
+    With needs_after, its anomalies have the facts of LaterCloses. If the table lacks the day, some
+    of the names are missing. If it lacks the day or the ticker, problem is the reason.
     """
     dates = table.dates
     date = options.date or dates[-1]
@@ -473,10 +477,9 @@ def read_day_view(table, options, needs_after=False):
     try:
         session, page, after = read_day(table, date, needs_after)
     except querier.NoDataError as error:
-        # Why the table has no such day, and the trading day that is nearest to it.
         return {**view, "problem": str(error), "nearest": querier.nearest_date(dates, date)}
     anomalies = [
-        read_row(table, session, page, i, after.of_row(i) if after else {})
+        read_row(table, session, page, i, options, after)
         for i in querier.indexes_of_anomalies(page, options.threshold)
     ]
     anomalies = querier.sort_anomalies(anomalies, "trades")  # also the order of equal ones below
@@ -487,7 +490,7 @@ def read_day_view(table, options, needs_after=False):
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return {
         **view,
-        **find_ticker_row(table, session, page, options.ticker),
+        **find_ticker_row(table, session, page, options),
         "number_of_tickers": len(page["ticker"]),
         "anomalies": anomalies,
         "rows": rows,
@@ -502,27 +505,41 @@ def read_day_view(table, options, needs_after=False):
     }
 
 
-def read_row(table, session, page, i, after):
-    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal."""
-    row = querier.anomaly_of(page, i, session, table, Options, after)
+def read_row(table, session, page, i, options, after=None):
+    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal.
+
+    after is the LaterCloses of the day, or None if the row needs none.
+    """
+    facts = after.of_row(i) if after else {}
+    row = querier.anomaly_of(page, i, session, table, options, facts)
     row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
     return row
 
 
-def find_ticker_row(table, session, page, ticker):
-    """A ticker's row of a day page: a dict of ticker_row, which is read_row's.
+def find_ticker_row(table, session, page, options):
+    """The names that the chosen ticker adds to read_day_view: none if no ticker is chosen.
 
-    Without such a row: why (problem), and how the day's page writes the ticker (similar_ticker).
+    ticker_row is its row of the day page, which is read_row's. If there is no such row, problem is
+    the reason, and similar_ticker is how the day page writes the ticker, or None.
     """
-    if ticker in page["ticker"]:
-        i = page["ticker"].index(ticker)
-        return {"ticker_row": read_row(table, session, page, i, {})}
+    ticker = options.ticker
     if not ticker:
         return {}
+    if ticker in page["ticker"]:
+        i = page["ticker"].index(ticker)
+        return {"ticker_row": read_row(table, session, page, i, options)}
     similar = find_ticker(page["ticker"], ticker)
     hint = f"; it has {similar}" if similar else ""
     problem = f"no trades of {ticker} on {page['date'][0]}{hint}"
     return {"problem": problem, "similar_ticker": similar}
+
+
+def raise_problem(day):
+    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
+    if "problem" in day:
+        error = querier.NoDataError(day["problem"])
+        error.nearest = day.get("nearest")
+        raise error
 
 
 def read_ticker_view(table, options, day):
@@ -576,14 +593,16 @@ def read_after(table, ticker, date):
     _, page, after = read_day(table, date, needs_after=True)
     if ticker not in page["ticker"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
-    facts, horizons = after.of_row(page["ticker"].index(ticker)), []
+    i, horizons = page["ticker"].index(ticker), []
     for days in querier.HORIZONS:
-        change, state, split, median = facts[f"after_{days}"], "unknown", False, None
+        horizon = {"days": days, "change": None, "state": "unknown", "split": False, "median": None}
         if days in after.last_closes:
-            state = "none" if change is None else "gone" if isnan(change) else "known"
-            split = facts["split_after"] is not None and facts["split_after"] <= days
-            median = querier.median(after.changes(days))
-        horizon = {"days": days, "change": change, "state": state, "split": split, "median": median}
+            changes = after.changes(days)
+            change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
+            horizon["change"] = change
+            horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
+            horizon["split"] = bool(after.has_split(days)[i])
+            horizon["median"] = querier.median(changes)
         horizons.append(querier.without_nan(horizon))
     return horizons
 
@@ -814,7 +833,7 @@ def api_table(table):
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     asked = requested_options()
-    day = read_day_view(table, Options(asked.date, asked.threshold))
+    day = read_day_view(table, Options(date=asked.date, threshold=asked.threshold))
     raise_problem(day)
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
     rows = ({field: row[field] for field in fields} for row in day["anomalies"])
@@ -935,14 +954,6 @@ ROUTES = {
 
 
 # Guards, and the answer to what goes wrong.
-
-
-def raise_problem(day):
-    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
-    if "problem" in day:
-        error = querier.NoDataError(day["problem"])
-        error.nearest = day.get("nearest")
-        raise error
 
 
 def refuse_unwanted_request():
@@ -1112,9 +1123,7 @@ def url_argument(text):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description="Show the lookup table in a browser: a day's anomalies and a ticker's charts."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     file = "the table to show (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
