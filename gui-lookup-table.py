@@ -78,7 +78,7 @@ CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
-CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
+CHART_LIBRARY_SHA256 = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 # The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -330,7 +330,7 @@ def one_of(choices):
 
 
 def several(parse):
-    """A parser of values with commas between them, each of which parse accepts: a tuple."""
+    """A parser of values separated by commas: a tuple of what parse returns for each."""
     return lambda text: tuple(map(parse, text.split(",")))
 
 
@@ -738,7 +738,10 @@ def one_line(text):
 
 
 def from_table(read):
-    """read, without its first argument: an open LookupTable, with which TABLE_READER calls it."""
+    """read, whose first argument is an open LookupTable, as a function of its other arguments.
+
+    TABLE_READER runs it.
+    """
 
     def open_and_read(*arguments):
         with querier.open_table(current_app.config["TABLE_PATH"], TABLE_KINDS) as table:
@@ -926,8 +929,9 @@ def find_chart_library():
     """
     package = importlib.util.find_spec("litecharts")  # this does not import it
     path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
-    is_known = path and path.is_file() and sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY
-    return path if is_known else None
+    if not path or not path.is_file():
+        return None
+    return path if sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY_SHA256 else None
 
 
 def lightweight_charts_js():
@@ -1050,7 +1054,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         address=address_of,
         chart_address=partial(address_of, route="chart"),
         csv_address=partial(address_of, route="anomalies_csv"),
-        chart_library_version=chart_library and CHART_LIBRARY[:8],
+        chart_library_version=chart_library and CHART_LIBRARY_SHA256[:8],
         marks=querier.MARKS,
         optional_columns=OPTIONAL_COLUMNS,
         z_threshold=querier.Z_THRESHOLD,
