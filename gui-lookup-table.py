@@ -436,7 +436,8 @@ def plain_form(ticker):
 def find_ticker(tickers, text):
     """The one of tickers that text names, or None.
 
-    It is text itself, else the one that is text written another way, else text in upper case.
+    It is text itself, else the only ticker that is text written another way. If there are several
+    such, it is text in upper case.
     """
     if text in tickers:
         return text
@@ -922,6 +923,7 @@ def api_headlines():
     return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
+@cache
 def find_chart_library():
     """The path of lightweight-charts.js in the Python package litecharts.
 
@@ -936,7 +938,7 @@ def find_chart_library():
 
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
-    path = current_app.config["CHART_LIBRARY"]
+    path = find_chart_library()
     if not path:
         raise NotFound
     return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
@@ -1035,10 +1037,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     app = Flask(
         __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
     )
-    chart_library = find_chart_library()
-    app.config.from_mapping(
-        TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts, CHART_LIBRARY=chart_library
-    )
+    app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
     app.before_request(refuse_unwanted_request)
@@ -1054,7 +1053,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         address=address_of,
         chart_address=partial(address_of, route="chart"),
         csv_address=partial(address_of, route="anomalies_csv"),
-        chart_library_version=chart_library and CHART_LIBRARY_SHA256[:8],
+        chart_library_version=find_chart_library() and CHART_LIBRARY_SHA256[:8],
         marks=querier.MARKS,
         optional_columns=OPTIONAL_COLUMNS,
         z_threshold=querier.Z_THRESHOLD,
