@@ -34,7 +34,6 @@ from hashlib import sha256
 from math import ceil, floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from threading import BoundedSemaphore
-from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -79,7 +78,7 @@ CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
-CHART_LIBRARY = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
+CHART_LIBRARY_SHA256 = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
 # The link in a chart, which the chart library's licence wants, inserts a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -102,11 +101,7 @@ for part in ("query-lookup-table.py", "build-lookup-table.py", "templates"):
     if not (HERE / part).exists():
         raise SystemExit(f"{HERE / part} not found: copy it there, beside this script")
 querier = load_script("query-lookup-table.py")
-
-
-def open_table(path):
-    """A context manager: the querier's LookupTable in the file at path. Raises TableError."""
-    return querier.open_table(path, kinds=(querier.LookupTable,))
+TABLE_KINDS = (querier.LookupTable,)  # no plain pickle, which would have to be read whole
 
 
 def version_of(table):
@@ -168,12 +163,13 @@ class Column(NamedTuple):
     format: Callable  # from the field's value to its text
     meaning: str
     order: str = "desc"  # in which the list is first sorted by this column
+    days: int = 0  # of a change after the day: how many trading days later
 
 
 def after_column(days):
     span = "next trading day" if days == 1 else f"next {days} trading days"
     meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
-    return Column(f"after_{days}", f"After {days} %", format_change, meaning)
+    return Column(f"after_{days}", f"After {days} %", format_change, meaning, days=days)
 
 
 LIST_COLUMNS = [
@@ -208,18 +204,18 @@ def cells(row, columns):
     A record is "all 116" if all 116 earlier rows had fewer trades.
     """
     found = []
-    for field, _, format_value, *_ in columns:
-        value, classes = row[field], field
-        text = or_dash(value, format_value)
-        if format_value is format_change:
-            classes = f"{field} {direction(value)}".strip()
-        if field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
-            classes = "times_normal anomaly"
-        elif field == "record" and value == row["earlier_rows"]:
+    for column in columns:
+        value, further_class = row[column.field], ""
+        text = or_dash(value, column.format)
+        if column.format is format_change:
+            further_class = direction(value)
+        elif column.field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
+            further_class = "anomaly"
+        elif column.field == "record" and value == row["earlier_rows"]:
             text = f"all {text}"
-        elif field in querier.AFTER_FIELDS and is_number(value) and row["split_after"]:
-            text += "*" if row["split_after"] <= int(field.removeprefix("after_")) else ""
-        found.append((classes, text))
+        if column.days and is_number(value) and 0 < (row["split_after"] or 0) <= column.days:
+            text += "*"
+        found.append((f"{column.field} {further_class}".rstrip(), text))
     return found
 
 
@@ -249,7 +245,7 @@ def trades_text(row, window):
 
 
 def record_text(row):
-    """A sentence: than how many rows before it has more trades; empty below LEAST_RECORD."""
+    """A sentence on how many rows before had fewer trades; empty below LEAST_RECORD."""
     record = row["record"]
     if record < LEAST_RECORD:
         return ""
@@ -333,13 +329,12 @@ def one_of(choices):
     return parse
 
 
-def optional_columns(text):
-    """The fields of optional columns in text, separated by commas. Raises ValueError."""
-    one_of_them = one_of([column.field for column in OPTIONAL_COLUMNS])
-    return tuple(map(one_of_them, text.split(",")))
+def several(parse):
+    """A parser of values separated by commas: a tuple of what parse returns for each."""
+    return lambda text: tuple(map(parse, text.split(",")))
 
 
-def marks(text):
+def marks_to_skip(text):
     return tuple(sorted(querier.marks_argument(text), key=querier.MARKS.index))
 
 
@@ -358,9 +353,9 @@ PARAMETERS = {
     "min_record": (0, COUNT),
     "min_long_z": (None, plain_number),
     "min_dollars": (None, plain_number),
-    "type": ((), lambda text: tuple(text.split(","))),
-    "skip": ((), marks),
-    "columns": ((), optional_columns),
+    "type": ((), several(str)),
+    "skip": ((), marks_to_skip),
+    "columns": ((), several(one_of([column.field for column in OPTIONAL_COLUMNS]))),
 }
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
 
@@ -398,9 +393,10 @@ def address_of(options, route="scanner", **changes):
     defaults = Options(order=COLUMN_OF[options.sort].order)
     parameters = {}
     for name, value, default in zip(PARAMETERS, options, defaults):
+        if name == "skip":
+            value = tuple(map(mark_name, value))
         if value != default:
-            names = map(mark_name, value) if name == "skip" else value
-            parameters[name] = ",".join(names) if isinstance(value, tuple) else value
+            parameters[name] = ",".join(value) if isinstance(value, tuple) else value
     return flask.url_for(route, **parameters)
 
 
@@ -427,6 +423,7 @@ def select_and_sort(anomalies, options):
     rows = querier.sort_anomalies(querier.select_anomalies(anomalies, options), field)
     if options.order not in ("", COLUMN_OF[field].order):
         rows.reverse()
+        # Reversed, the rows without a number are the first ones: move them to the end.
         rows.sort(key=lambda row: field != "ticker" and not is_number(row[field]))
     return [row for row in rows if text in plain_form(row["ticker"])]
 
@@ -439,12 +436,15 @@ def plain_form(ticker):
 def find_ticker(tickers, text):
     """The one of tickers that text names, or None.
 
-    It is text itself, else the one that is text written another way, else text in upper case.
+    It is text itself, else the only ticker that is text written another way. If there are several
+    such, it is text in upper case.
     """
     if text in tickers:
         return text
     alike = querier.tickers_like(text, tickers) if text else []
-    return alike[0] if len(alike) == 1 else text.upper() if text.upper() in alike else None
+    if len(alike) == 1:
+        return alike[0]
+    return text.upper() if text.upper() in alike else None
 
 
 def busiest_with_prefix(page, text):
@@ -457,8 +457,8 @@ def busiest_with_prefix(page, text):
 def read_day_view(table, options, needs_after=False):
     """What a view of a day shows, as options ask for it: a dict of these names.
 
-    With needs_after, its anomalies have the facts of LaterCloses. A day that the table does not
-    have lacks some of the names.
+    With needs_after, its anomalies have the facts of LaterCloses. If the table lacks the day, some
+    of the names are missing. If it lacks the day or the ticker, problem is the reason.
     """
     dates = table.dates
     date = options.date or dates[-1]
@@ -478,10 +478,9 @@ def read_day_view(table, options, needs_after=False):
     try:
         session, page, after = read_day(table, date, needs_after)
     except querier.NoDataError as error:
-        # Why the table has no such day, and the trading day that is nearest to it.
         return {**view, "problem": str(error), "nearest": querier.nearest_date(dates, date)}
     anomalies = [
-        read_row(table, session, page, i, after.of_row(i) if after else {})
+        read_row(table, session, page, i, options, after)
         for i in querier.indexes_of_anomalies(page, options.threshold)
     ]
     anomalies = querier.sort_anomalies(anomalies, "trades")  # also the order of equal ones below
@@ -492,7 +491,7 @@ def read_day_view(table, options, needs_after=False):
     previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
     return {
         **view,
-        **find_ticker_row(table, session, page, options.ticker),
+        **find_ticker_row(table, session, page, options),
         "number_of_tickers": len(page["ticker"]),
         "anomalies": anomalies,
         "rows": rows,
@@ -507,27 +506,41 @@ def read_day_view(table, options, needs_after=False):
     }
 
 
-def read_row(table, session, page, i, after):
-    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal."""
-    row = querier.anomaly_of(page, i, session, table, Options, after)
+def read_row(table, session, page, i, options, after=None):
+    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal.
+
+    after is the LaterCloses of the day, or None if the row needs none.
+    """
+    facts = after.of_row(i) if after else {}
+    row = querier.anomaly_of(page, i, session, table, options, facts)
     row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
     return row
 
 
-def find_ticker_row(table, session, page, ticker):
-    """A ticker's row of a day page: a dict of ticker_row, which is read_row's.
+def find_ticker_row(table, session, page, options):
+    """The names that the chosen ticker adds to read_day_view: none if no ticker is chosen.
 
-    Without such a row: why (problem), and how the day's page writes the ticker (similar_ticker).
+    ticker_row is its row of the day page, which is read_row's. If there is no such row, problem is
+    the reason, and similar_ticker is how the day page writes the ticker, or None.
     """
-    if ticker in page["ticker"]:
-        i = page["ticker"].index(ticker)
-        return {"ticker_row": read_row(table, session, page, i, {})}
+    ticker = options.ticker
     if not ticker:
         return {}
+    if ticker in page["ticker"]:
+        i = page["ticker"].index(ticker)
+        return {"ticker_row": read_row(table, session, page, i, options)}
     similar = find_ticker(page["ticker"], ticker)
     hint = f"; it has {similar}" if similar else ""
     problem = f"no trades of {ticker} on {page['date'][0]}{hint}"
     return {"problem": problem, "similar_ticker": similar}
+
+
+def raise_problem(day):
+    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
+    if "problem" in day:
+        error = querier.NoDataError(day["problem"])
+        error.nearest = day.get("nearest")
+        raise error
 
 
 def read_ticker_view(table, options, day):
@@ -581,14 +594,16 @@ def read_after(table, ticker, date):
     _, page, after = read_day(table, date, needs_after=True)
     if ticker not in page["ticker"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
-    facts, horizons = after.of_row(page["ticker"].index(ticker)), []
+    i, horizons = page["ticker"].index(ticker), []
     for days in querier.HORIZONS:
-        change, state, split, median = facts[f"after_{days}"], "unknown", False, None
+        horizon = {"days": days, "change": None, "state": "unknown", "split": False, "median": None}
         if days in after.last_closes:
-            state = "none" if change is None else "gone" if isnan(change) else "known"
-            split = facts["split_after"] is not None and facts["split_after"] <= days
-            median = querier.median(after.changes(days))
-        horizon = {"days": days, "change": change, "state": state, "split": split, "median": median}
+            changes = after.changes(days)
+            change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
+            horizon["change"] = change
+            horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
+            horizon["split"] = bool(after.has_split(days)[i])
+            horizon["median"] = querier.median(changes)
         horizons.append(querier.without_nan(horizon))
     return horizons
 
@@ -617,27 +632,29 @@ def load_builder():
 
 
 class PolygonBars:
-    """Minute bars and headlines, as JSON, from the Polygon API at api_url.
-
-    Answers about past days are remembered; errors are not, nor what a day gets until it is over.
-    """
+    """Minute bars and headlines from the Polygon API at api_url."""
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.recall = lru_cache(KEPT_ANSWERS)(self.fetch)
+        self.fetch_once = lru_cache(KEPT_ANSWERS)(self.fetch)  # an error is not remembered
 
-    def answer(self, date, question, *asked):
-        """The JSON of what question(client, *asked) returns about a date. Raises PolygonError."""
-        return (self.recall if is_past(date) else self.fetch)(question, *asked)
+    def answer(self, date, question, *arguments):
+        """What question(client, *arguments) returns: minute_bars or headlines of a date.
 
-    def fetch(self, question, *asked):
+        An answer is remembered if it cannot change, because the day is over. Raises PolygonError.
+        """
+        fetch = self.fetch_once if is_past(date) else self.fetch
+        return json.loads(fetch(question, *arguments))
+
+    def fetch(self, question, *arguments):
+        """The answer as JSON, which takes less memory than its dicts."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             raise PolygonError(BUSY, 503)
         try:
             client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
-            return json.dumps(question(client, *asked))
+            return json.dumps(question(client, *arguments))
         except builder.PolygonError as error:
             raise PolygonError(str(error), error.status, error.retry_after) from None
         finally:
@@ -721,24 +738,22 @@ def one_line(text):
 # The routes.
 
 
-def sources():
-    """What create_app gave the app: table_path, polygon, hosts, chart_library (a path)."""
-    return current_app.extensions["sources"]
+def from_table(read):
+    """read, whose first argument is an open LookupTable, as a function of its other arguments.
 
+    TABLE_READER runs it.
+    """
 
-def from_table(view):
-    """view, a function of an open LookupTable, as a function of nothing, run by TABLE_READER."""
+    def open_and_read(*arguments):
+        with querier.open_table(current_app.config["TABLE_PATH"], TABLE_KINDS) as table:
+            return read(table, *arguments)
 
-    def open_and_view():
-        with open_table(sources().table_path) as table:
-            return view(table)
+    @wraps(read)
+    def read_and_wait(*arguments):
+        # Flask knows the app and the request by context variables.
+        return TABLE_READER.submit(copy_context().run, open_and_read, *arguments).result()
 
-    @wraps(view)
-    def waiting_view():
-        # Flask knows the request by context variables.
-        return TABLE_READER.submit(copy_context().run, open_and_view).result()
-
-    return waiting_view
+    return read_and_wait
 
 
 def is_from_other_site():
@@ -822,7 +837,7 @@ def api_table(table):
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     asked = requested_options()
-    day = read_day_view(table, Options(asked.date, asked.threshold))
+    day = read_day_view(table, Options(date=asked.date, threshold=asked.threshold))
     raise_problem(day)
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
     rows = ({field: row[field] for field in fields} for row in day["anomalies"])
@@ -869,24 +884,28 @@ def api_after(table):
 
 
 @from_table
-def requested_day(table):
-    """(ticker, date) of the request, then date and close of the ticker's row before, or None."""
-    options = requested_options("ticker", "date")
+def previous_close(table, options):
+    """(date, close_price) of the ticker's row before the date of options; either may be None."""
     history, i = read_history_and_index(table, options.ticker, options.date)
     if not i:
-        return options.ticker, options.date, None, None
+        return None, None
     close = history["close_price"][i - 1]
-    close = close if is_number(close) else None
-    return options.ticker, options.date, history["date"][i - 1], close
+    return history["date"][i - 1], close if is_number(close) else None
 
 
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
-    ticker, date, _, close = requested_day()
+    options = requested_options("ticker", "date")
+    ticker, date = options.ticker, options.date
+    _, close = previous_close(options)
     opening, closing = (int(at.timestamp()) * 1000 for at in market_hours(date))
-    session = {"open": opening, "close": closing}
-    head = {"ticker": ticker, "date": date, "session": session, "previous_close": close}
-    return json_response(head, "bars", sources().polygon.answer(date, minute_bars, ticker, date))
+    return {
+        "ticker": ticker,
+        "date": date,
+        "session": {"open": opening, "close": closing},
+        "previous_close": close,
+        "bars": current_app.config["POLYGON"].answer(date, minute_bars, ticker, date),
+    }
 
 
 def api_headlines():
@@ -895,19 +914,16 @@ def api_headlines():
     They begin when the market closed on the day of its previous row; without one, at midnight.
     400, 404, and PolygonError's 429, 502, 503, 504.
     """
-    ticker, date, previous, _ = requested_day()
+    options = requested_options("ticker", "date")
+    ticker, date = options.ticker, options.date
+    previous, _ = previous_close(options)
     start = market_hours(previous)[1] if previous else utc_from_new_york(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
-    head = {"ticker": ticker, "date": date, "from": start, "to": end}
-    found = sources().polygon.answer(date, headlines, ticker, start, end)
-    return json_response(head, "headlines", found)
+    found = current_app.config["POLYGON"].answer(date, headlines, ticker, start, end)
+    return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
-def json_response(head, name, text):
-    """A JSON response: the items of the dict head, then name with the JSON in text."""
-    return Response(f'{json.dumps(head)[:-1]}, "{name}": {text}}}', mimetype="application/json")
-
-
+@cache
 def find_chart_library():
     """The path of lightweight-charts.js in the Python package litecharts.
 
@@ -915,13 +931,14 @@ def find_chart_library():
     """
     package = importlib.util.find_spec("litecharts")  # this does not import it
     path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
-    is_known = path and path.is_file() and sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY
-    return path if is_known else None
+    if not path or not path.is_file():
+        return None
+    return path if sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY_SHA256 else None
 
 
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
-    path = sources().chart_library
+    path = find_chart_library()
     if not path:
         raise NotFound
     return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
@@ -945,14 +962,6 @@ ROUTES = {
 # Guards, and the answer to what goes wrong.
 
 
-def raise_problem(day):
-    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
-    if "problem" in day:
-        error = querier.NoDataError(day["problem"])
-        error.nearest = day.get("nearest")
-        raise error
-
-
 def refuse_unwanted_request():
     """Before each request: refuse what a foreign site may have made, and all but GET and HEAD.
 
@@ -962,13 +971,13 @@ def refuse_unwanted_request():
     not where an IP address leads. (Flask's TRUSTED_HOSTS knows neither IPv6 nor "any address".)
     A site can also make a browser send requests to /api, whose answers it cannot read.
     """
-    host, hosts = re.sub(r":\d+$", "", request.host.lower()), sources().hosts
+    host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
     if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
         raise BadRequest("this server has no such host name: --allow-host NAME would give it one")
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed
-    is_ours = request.path not in SPENDS_THE_KEY or request.headers.get(PAGE_HEADER) == "1"
-    if request.path.startswith("/api/") and (is_from_other_site() or not is_ours):
+    lacks_header = request.path in SPENDS_THE_KEY and request.headers.get(PAGE_HEADER) != "1"
+    if lacks_header or (request.path.startswith("/api/") and is_from_other_site()):
         raise Forbidden("only this server's own views may ask for this")
 
 
@@ -1004,9 +1013,10 @@ def error_response(error):
             headers["Retry-After"] = str(answer["retry_after"])
     elif isinstance(error, HTTPException):
         status = error.code
-        is_ours = status in (400, 403)
-        answer["error"] = error.description if is_ours else f"{error.name}: {request.path}"
-        headers = {"Allow": "GET, HEAD"} if status == 405 else {}
+        has_sentence = status in (400, 403)  # which this script raises
+        answer["error"] = error.description if has_sentence else f"{error.name}: {request.path}"
+        if status == 405:
+            headers["Allow"] = "GET, HEAD"
     if request.path.startswith("/api/"):
         return answer, status, headers
     nearest = getattr(error, "nearest", None)
@@ -1024,12 +1034,10 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    static = {"static_folder": "templates/static", "static_url_path": "/static"}
-    app = Flask(__name__, root_path=HERE, **static)
-    chart_library = find_chart_library()
-    app.extensions["sources"] = SimpleNamespace(
-        table_path=table_path, polygon=polygon, hosts=hosts, chart_library=chart_library
+    app = Flask(
+        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
     )
+    app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
     app.before_request(refuse_unwanted_request)
@@ -1045,7 +1053,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         address=address_of,
         chart_address=partial(address_of, route="chart"),
         csv_address=partial(address_of, route="anomalies_csv"),
-        chart_library_version=chart_library and CHART_LIBRARY[:8],
+        chart_library_version=find_chart_library() and CHART_LIBRARY_SHA256[:8],
         marks=querier.MARKS,
         optional_columns=OPTIONAL_COLUMNS,
         z_threshold=querier.Z_THRESHOLD,
@@ -1074,7 +1082,7 @@ def listening_socket(host, port):
 def serve(options):
     """Show a table until a signal ends it. Raises TableError, CannotServeError."""
     # Report a bad table at start-up, not on the first request.
-    with open_table(options.table) as table:
+    with querier.open_table(options.table, TABLE_KINDS) as table:
         read_day_view(table, Options())
     listening = listening_socket(options.host, options.port)
     name = f"[{options.host}]" if ":" in options.host else options.host
@@ -1118,9 +1126,7 @@ def url_argument(text):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description="Show the lookup table in a browser: a day's anomalies and a ticker's charts."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     file = "the table to show (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)

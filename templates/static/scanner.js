@@ -208,9 +208,15 @@ function withChosenTicker(href) {
   return address;
 }
 
-function goToDay(date) {
+/** The address of the view that is shown, but on another day. */
+function addressOnDay(date) {
   const address = withChosenTicker(location.href);
   address.searchParams.set("date", date);
+  return address;
+}
+
+function goToDay(date) {
+  const address = addressOnDay(date);
   if (date !== find("#detail").dataset.date) enqueue(() => showView(address));
 }
 
@@ -331,10 +337,8 @@ async function followDayLink(id) {
 /** Show the same day again, as it is in the table now. */
 function refresh() {
   if (find("main").classList.contains("error")) return null;
-  const address = withChosenTicker(location.href);
   const { date } = find("#list")?.dataset ?? find("#detail").dataset;
-  if (date) address.searchParams.set("date", date);
-  return showView(address, "replaceState");
+  return showView(date ? addressOnDay(date) : withChosenTicker(location.href), "replaceState");
 }
 
 /** Close what was opened last: a panel, the headlines, a ticker's own page, the detail, the filter. */
@@ -407,9 +411,7 @@ function linkToDay(date) {
   const link = document.createElement("a");
   link.textContent = `Go to ${date}`;
   link.dataset.date = date;
-  const address = withChosenTicker(location.href);
-  address.searchParams.set("date", date);
-  link.href = address;
+  link.href = addressOnDay(date);
   return link;
 }
 
@@ -457,8 +459,7 @@ const FIELD_KEYS = {
 
 const FILTER_KEYS = {
   Enter: () => {
-    focusList();
-    enqueue(applySettings);
+    FIELD_KEYS.Enter();
     enqueue(chooseFiltered);
   },
   ArrowDown: () => {
@@ -468,8 +469,7 @@ const FILTER_KEYS = {
   Escape: () => {
     if (openMenu()) return closeMenu();
     find("#filter").value = "";
-    focusList();
-    enqueue(applySettings);
+    FIELD_KEYS.Enter();
   },
 };
 
