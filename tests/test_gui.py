@@ -693,7 +693,7 @@ def test_where_the_browser_does_not_say_who_opened_a_view_its_referer_must_be_he
     [
         *(("box.lan", host, 200) for host in ["localhost:8888", "LOCALHOST", "[::1]:8888"]),
         *(("box.lan", host, 200) for host in ["127.0.0.1:8888", "box.lan:8888"]),
-        *(("box.lan", host, 400) for host in ["evil.example", "evil.box.lan", "local", "a b", "["]),
+        *(("box.lan", host, 400) for host in ["evil.example", "evil.box.lan", "local", "a b"]),
         *(("box.lan", host, 400) for host in ["localhost.evil.example", "localhost@evil.example"]),
         *(("box.lan", host, 400) for host in ["127.0.0.1.evil.example", "192.0.2.1", "[::2]"]),
         # A server that listens on all addresses is asked by any of them, but not by any name.
