@@ -36,7 +36,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections import defaultdict, deque, namedtuple
+from collections import defaultdict, namedtuple
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, product
 from math import ceil, floor, inf, isfinite, isnan, nan
@@ -623,32 +623,6 @@ class LaterCloses:
         return {**row, "split_after": next(with_split, None)}
 
 
-def read_days(table, sessions, needs_after, end=None):
-    """Yields (session, day page, LaterCloses) of each session of a range. Reads each page once.
-
-    Without needs_after, LaterCloses is None, and numpy is not needed. Only sessions before end are
-    read; without end, all that LaterCloses needs.
-    """
-    if not needs_after:
-        for session in sessions:
-            yield session, table.read_day_page(session), None
-        return
-    np, ahead = import_numpy(), deque()  # the session's own day and the next ones
-    ratios = ratios_by_session(table)
-    numbers = defaultdict()  # by ticker; a new ticker gets the next number
-    numbers.default_factory = numbers.__len__
-    last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
-    unread = iter(range(sessions[0], last))
-    for session in sessions:
-        for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
-            page = table.read_day_page(later)
-            # Only a page that is still to be yielded stays in memory.
-            closes = closes_of_day(np, page, numbers, table.splits, ratios[later])
-            ahead.append((page if later in sessions else None, closes))
-        after = later_closes(np, [closes for _, closes in ahead], len(numbers))
-        yield session, ahead.popleft()[0], after
-
-
 def ratios_by_session(table):
     """{session: [(ticker, what a listed split multiplies its later closes by), ...]}.
 
@@ -660,43 +634,91 @@ def ratios_by_session(table):
     return ratios
 
 
-def closes_of_day(np, page, numbers, listed_splits, ratios):
-    """What later_closes needs of a day page: (its tickers' numbers, their closes, splits, ratios).
+class LastRows:
+    """Each ticker's last row in the day pages that were added so far, in the table's order.
 
-    The splits are the numbers of the tickers with a suspected split that is not listed. ratios,
-    pairs of a ticker and what a listed split multiplies its closes by, get numbers, too. np is
-    numpy.
+    numbers gives each ticker a number. closes and sessions are arrays by these numbers.
+    split_numbers[session] has the numbers of the tickers with a suspected split, not a listed one.
     """
-    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
-    gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
-    suspected = [
-        i
-        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
-        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
-    ]
-    ratios = [(numbers[ticker], ratio) for ticker, ratio in ratios]
-    return own_numbers, np.asarray(page["close_price"]), own_numbers[suspected], ratios
+
+    def __init__(self, table):
+        self.np, self.table, self.ratios = import_numpy(), table, ratios_by_session(table)
+        self.numbers = defaultdict()
+        self.numbers.default_factory = self.numbers.__len__  # a new ticker gets the next number
+        self.closes, self.sessions = self.np.empty(0), self.np.empty(0, int)
+        self.split_numbers = {}
+
+    def add(self, session, page):
+        """Add a session's day page. Returns the numbers of its tickers, an array."""
+        np, tickers, date = self.np, page["ticker"], page["date"][0]
+        numbers = np.fromiter(map(self.numbers.__getitem__, tickers), int, len(tickers))
+        added = len(self.numbers) - len(self.closes)
+        self.closes = np.append(self.closes, np.empty(added))
+        self.sessions = np.append(self.sessions, np.empty(added, int))
+        self.closes[numbers], self.sessions[numbers] = page["close_price"], session
+        gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
+        large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
+        suspected = [
+            i for i in large if is_split(gaps[i]) and (tickers[i], date) not in self.table.splits
+        ]
+        self.split_numbers[session] = numbers[suspected]
+        return numbers
+
+    def closes_after(self, session, horizon, numbers):
+        """The last closes of these numbers' tickers on the next horizon days, listed splits out."""
+        closes = self.np.where(self.sessions[numbers] > session, self.closes[numbers], nan)
+        ratios = {}
+        for later in range(session + 1, session + horizon + 1):
+            for ticker, ratio in self.ratios.get(later, ()):
+                number = self.numbers.get(ticker)
+                if number is not None and self.sessions[number] >= later:
+                    ratios[number] = ratios.get(number, 1) * ratio
+        for number, ratio in ratios.items():
+            closes[numbers == number] *= ratio
+        return closes
+
+    def split_days_after(self, session, numbers):
+        """On which of the next days each of these numbers' tickers has its first suspected split.
+
+        Days are counted from 1; 0 means on none.
+        """
+        split_days = self.np.zeros(len(self.numbers), "uint8")
+        for day in range(HORIZONS[-1], 0, -1):
+            split_days[self.split_numbers.get(session + day, [])] = day
+        return split_days[numbers]
 
 
-def later_closes(np, days, number_of_tickers):
-    """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
-    (own_numbers, closes, *_), *later_days = days
-    last_close = np.full(number_of_tickers, nan)
-    split_day = np.zeros(number_of_tickers, "uint8")
-    adjustment, is_adjusted, last_closes = np.ones(number_of_tickers), False, {}
-    for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
-        for number, ratio in ratios:
-            adjustment[number] *= ratio
-            is_adjusted = True
-        last_close[numbers] = closes_then * adjustment[numbers] if is_adjusted else closes_then
-        split_day[splits[split_day[splits] == 0]] = day
-        if day in HORIZONS:
-            last_closes[day] = last_close[own_numbers]
-    return LaterCloses(closes, last_closes, split_day[own_numbers])
+def read_days(table, sessions, needs_after, end=None):
+    """Yields (session, day page, LaterCloses) of each session of a range. Reads each page once.
+
+    Without needs_after, LaterCloses is None, and numpy is not needed. Only sessions before end are
+    read; without end, all that LaterCloses needs.
+    """
+    if not needs_after:
+        for session in sessions:
+            yield session, table.read_day_page(session), None
+        return
+    last_rows, waiting = LastRows(table), {}  # the sessions whose later days are not all read
+    for session in range(sessions[0], sessions[-1] + HORIZONS[-1] + 1):
+        if session < (end or table.number_of_days):
+            page = table.read_day_page(session)
+            numbers = last_rows.add(session, page)
+            for horizon in {*HORIZONS} & {session - earlier for earlier in waiting}:
+                _, numbers_then, after = waiting[session - horizon]
+                closes = last_rows.closes_after(session - horizon, horizon, numbers_then)
+                after.last_closes[horizon] = closes
+            if session in sessions:
+                after = LaterCloses(last_rows.np.asarray(page["close_price"]), {}, None)
+                waiting[session] = page, numbers, after
+        if session - HORIZONS[-1] in waiting:
+            complete = session - HORIZONS[-1]
+            page, numbers, after = waiting.pop(complete)
+            after.split_days = last_rows.split_days_after(complete, numbers)
+            yield complete, page, after
 
 
 def later_closes_in_history(history, session, indexes, ratios, table):
-    """The LaterCloses of a ticker's row on a session alone, as later_closes finds them.
+    """The LaterCloses of a ticker's row on a session alone, as read_days finds them.
 
     indexes are those of the history's rows by session, ratios what ratios_by_session returns.
     """
@@ -722,9 +744,9 @@ def median(numbers):
     return float(np.median(numbers)) if len(numbers) else None
 
 
-def points_for_doing_better(change, median_change):
-    """1 if change is above the median ticker's, 1/2 if equal, else 0. change may be an array."""
-    return (change > median_change) + (change == median_change) / 2
+def points_for_doing_better(changes, median_change):
+    """An array: 1 where a change is above the median ticker's, 1/2 where it is equal, else 0."""
+    return (changes > median_change) + (changes == median_change) / 2
 
 
 def compare_share(table, session, found, among, earlier, fewest_days):
@@ -996,14 +1018,15 @@ def listing_of(title, anomalies, notes, options):
 
 def notes_of(table, session, page, after, min_record):
     """Sentences about a day. They count all its anomalies, whatever the options are."""
-    notes = [record_sentence(page, min_record), median_sentence(page, after)]
+    notes = [median_sentence(page, after)]
     if table.has_facts:
         notes[:0] = [
             share_sentence(anomaly_share(table, session)),
             long_z_sentence(high_long_z_share(table, session)),
             expiration_sentence(expiration_share(table, session)),
+            record_sentence(page, min_record),
         ]
-    return [note for note in notes if note]
+    return list(filter(None, notes))
 
 
 def share_sentence(share):
@@ -1042,14 +1065,13 @@ def record_sentence(page, min_record):
     If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
     sentence, or None if no ticker has min_record earlier rows.
     """
-    earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
-    if not min_record:
-        most = max(earlier_rows, default=0)
-        min_record = next((rows for rows in (60, 20) if most >= rows), 0)
-    old_enough = sum(rows >= min_record for rows in earlier_rows)
-    if not min_record or not old_enough:
+    np = import_numpy()
+    earlier_rows, record = np.asarray(page["earlier_rows"]), np.asarray(page["record"])
+    min_record = min_record or (60 if earlier_rows.max() >= 60 else 20)
+    old_enough = np.count_nonzero(earlier_rows >= min_record)
+    if not old_enough:
         return None
-    records = sum(record >= min_record for record in page["record"])
+    records = np.count_nonzero(record >= min_record)
     return (
         f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have a "
         f"record of {min_record} or more; "
@@ -1070,11 +1092,11 @@ def median_sentence(page, after):
         f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
     ]
     sentence = f"The median ticker's price changed by {', '.join(parts)}"
-    longest = known[-1]
-    of_anomalies = [changes[longest][i] for i in indexes_of_anomalies(page)]
-    of_anomalies = list(filter(isfinite, of_anomalies))
-    if of_anomalies:
-        points = sum(points_for_doing_better(change, medians[longest]) for change in of_anomalies)
+    np, longest = import_numpy(), known[-1]
+    of_anomalies = changes[longest][classify_anomalies(np, page)[0]]
+    of_anomalies = of_anomalies[np.isfinite(of_anomalies)]
+    if len(of_anomalies):
+        points = points_for_doing_better(of_anomalies, medians[longest]).sum()
         better = f"{points:,.1f}".replace(".0", "")
         count = f"{len(of_anomalies):,}"
         sentence += f"; {better} of {count} anomalies did better after {days[longest]}"
@@ -1149,7 +1171,7 @@ def line_of(name, texts, columns):
     line = f"{name:<10}"
     for text, (_, width, _) in zip(texts, columns):
         is_apart = len(text) < width or line.endswith(" ")
-        line += f"{text:>{width}}" if is_apart else f" {text}"
+        line += text.rjust(width) if is_apart else f" {text}"
     return line.rstrip() + "\n"
 
 
