@@ -1144,6 +1144,8 @@ def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if sys.stdout is None:
+            raise OSError(0, "stdout is closed")
         serve(options)
     except (querier.TableError, CannotServeError) as error:
         print(querier.printable(error), file=sys.stderr)

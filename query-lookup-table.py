@@ -38,7 +38,7 @@ import zlib
 from array import array
 from collections import defaultdict, namedtuple
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice, product
+from itertools import chain, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 from types import MappingProxyType
 
@@ -55,6 +55,7 @@ FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
+CLASSES = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
 # The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
@@ -128,7 +129,7 @@ def stdout_failed(error):
     error is the OSError. Returns the exit status.
     """
     # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return 0
     print_to_stderr(f"output not written: {error.strerror}")
@@ -237,6 +238,20 @@ def blaming_the_file(read):
     return read_or_blame
 
 
+def unpack_rows(rows, number_without_baseline):
+    """Columns of a ticker's pickled rows: sessions, trades, then arrays of the other FIELDS.
+
+    The first rows have no baseline. Raises ValueError if there is no row.
+    """
+    end = number_without_baseline * SHORT_ROW.size
+    short_rows = ((*row, nan, nan) for row in SHORT_ROW.iter_unpack(rows[:end]))
+    slots, trades, *floats = zip(*short_rows, *FULL_ROW.iter_unpack(rows[end:]))
+    # The memo's first slots are for FIELDS, the next ones for the dates.
+    sessions = [int.from_bytes(slot, "little") - len(FIELDS) for slot in slots]
+    trades = [int.from_bytes(each, "little", signed=True) for each in trades]
+    return sessions, trades, *(array("d", column) for column in floats)
+
+
 class LookupTable:
     """A table of the builder in an open binary file of size bytes. Reads only the parts it needs.
 
@@ -287,13 +302,13 @@ class LookupTable:
 
     @functools.cached_property
     def dates(self):
-        return [self.index_day(session)[0] for session in range(self.number_of_days)]
+        return [self.index_day(session).date for session in range(self.number_of_days)]
 
     def session_of(self, date):
         """The session of a date, or None if the table does not have the date."""
         sessions = range(self.number_of_days)
-        session = bisect.bisect_left(sessions, date, key=lambda i: self.index_day(i)[0])
-        return session if session in sessions and self.index_day(session)[0] == date else None
+        session = bisect.bisect_left(sessions, date, key=lambda i: self.index_day(i).date)
+        return session if session in sessions and self.index_day(session).date == date else None
 
     @blaming_the_file
     def read_day_page(self, session):
@@ -363,22 +378,15 @@ class LookupTable:
         facts = self.read_extent(extents[start + EXTENT.size :][: EXTENT.size])
         end = len(facts) // 2  # of 16 bytes a row, a gap takes 8, the others 4 each
         gaps, others = array("d", facts[:end]), array("f", facts[end:])
-        # Each row has a gap. The first window rows have no baseline, so they are short.
-        end = min(len(gaps), self.window) * SHORT_ROW.size
-        short_rows, full_rows = SHORT_ROW.iter_unpack(rows[:end]), FULL_ROW.iter_unpack(rows[end:])
-        rows = [*((*row, nan, nan) for row in short_rows), *full_rows]
-        if not 0 < len(gaps) == len(rows):
+        sessions, trades, *floats = unpack_rows(rows, min(len(gaps), self.window))
+        if len(gaps) != len(trades):
             raise ValueError
-        slots, trades, *floats = zip(*rows)
-        trades = [int.from_bytes(each, "little", signed=True) for each in trades]
-        # The memo's first slots are for FIELDS.
-        sessions = [int.from_bytes(slot, "little") - len(FIELDS) for slot in slots]
         dates = self.dates
         return {
             "ticker": [ticker] * len(trades),
             "date": [dates[session] for session in sessions],
             "trades": array("i", trades),
-            **dict(zip(FIELDS[1:], (array("d", column) for column in floats))),
+            **dict(zip(FIELDS[1:], floats)),
             "gap": gaps,
             "record": record_column(trades),
             "earlier_rows": range(len(trades)),
@@ -576,7 +584,7 @@ def marks_of(row, session, window, splits=None):
     return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
 
 
-class LaterCloses:
+class LaterCloses(namedtuple("LaterCloses", "closes last_closes split_days")):
     """The later closes of a day page's tickers, as far as the table knows them.
 
     closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
@@ -587,9 +595,6 @@ class LaterCloses:
     split that is not listed; 0 means on none. The columns are numpy arrays, or lists if only of_row
     is needed.
     """
-
-    def __init__(self, closes, last_closes, split_days):
-        self.closes, self.last_closes, self.split_days = closes, last_closes, split_days
 
     def changes(self, horizon):
         """For each row the change, in percent, from its close to the last close at this horizon.
@@ -651,6 +656,7 @@ class LastRows:
     def add(self, session, page):
         """Add a session's day page. Returns the numbers of its tickers, an array."""
         np, tickers, date = self.np, page["ticker"], page["date"][0]
+        self.newest = session
         numbers = np.fromiter(map(self.numbers.__getitem__, tickers), int, len(tickers))
         added = len(self.numbers) - len(self.closes)
         self.closes = np.append(self.closes, np.empty(added))
@@ -664,11 +670,14 @@ class LastRows:
         self.split_numbers[session] = numbers[suspected]
         return numbers
 
-    def closes_after(self, session, horizon, numbers):
-        """The last closes of these numbers' tickers on the next horizon days, listed splits out."""
+    def closes_since(self, session, numbers):
+        """The last close of each of these tickers after a session, without the listed splits.
+
+        nan for a ticker that has no row since.
+        """
         closes = self.np.where(self.sessions[numbers] > session, self.closes[numbers], nan)
         ratios = {}
-        for later in range(session + 1, session + horizon + 1):
+        for later in range(session + 1, self.newest + 1):
             for ticker, ratio in self.ratios.get(later, ()):
                 number = self.numbers.get(ticker)
                 if number is not None and self.sessions[number] >= later:
@@ -677,11 +686,8 @@ class LastRows:
             closes[numbers == number] *= ratio
         return closes
 
-    def split_days_after(self, session, numbers):
-        """On which of the next days each of these numbers' tickers has its first suspected split.
-
-        Days are counted from 1; 0 means on none.
-        """
+    def split_days_since(self, session, numbers):
+        """LaterCloses.split_days of these tickers, for a session."""
         split_days = self.np.zeros(len(self.numbers), "uint8")
         for day in range(HORIZONS[-1], 0, -1):
             split_days[self.split_numbers.get(session + day, [])] = day
@@ -703,18 +709,18 @@ def read_days(table, sessions, needs_after, end=None):
         if session < (end or table.number_of_days):
             page = table.read_day_page(session)
             numbers = last_rows.add(session, page)
-            for horizon in {*HORIZONS} & {session - earlier for earlier in waiting}:
-                _, numbers_then, after = waiting[session - horizon]
-                closes = last_rows.closes_after(session - horizon, horizon, numbers_then)
-                after.last_closes[horizon] = closes
+            for horizon in HORIZONS:
+                if session - horizon in waiting:
+                    _, numbers_then, last_closes = waiting[session - horizon]
+                    last_closes[horizon] = last_rows.closes_since(session - horizon, numbers_then)
             if session in sessions:
-                after = LaterCloses(last_rows.np.asarray(page["close_price"]), {}, None)
-                waiting[session] = page, numbers, after
-        if session - HORIZONS[-1] in waiting:
-            complete = session - HORIZONS[-1]
-            page, numbers, after = waiting.pop(complete)
-            after.split_days = last_rows.split_days_after(complete, numbers)
-            yield complete, page, after
+                waiting[session] = page, numbers, {}
+        complete = session - HORIZONS[-1]
+        if complete in waiting:
+            page, numbers, last_closes = waiting.pop(complete)
+            closes = last_rows.np.asarray(page["close_price"])
+            split_days = last_rows.split_days_since(complete, numbers)
+            yield complete, page, LaterCloses(closes, last_closes, split_days)
 
 
 def later_closes_in_history(history, session, indexes, ratios, table):
@@ -724,8 +730,8 @@ def later_closes_in_history(history, session, indexes, ratios, table):
     """
     ticker, last_close, split_day, ratio, last_closes = history["ticker"][0], nan, 0, 1.0, {}
     for day in range(1, min(HORIZONS[-1], table.number_of_days - 1 - session) + 1):
-        for other, each in ratios[session + day]:
-            ratio *= each if other == ticker else 1
+        for split_ticker, split_ratio in ratios[session + day]:
+            ratio *= split_ratio if split_ticker == ticker else 1
         i = indexes.get(session + day)
         if i is not None:
             last_close = history["close_price"][i] * ratio
@@ -740,8 +746,9 @@ def median(numbers):
     """The median of the finite numbers in a list or array; None if there are none."""
     np = import_numpy()
     numbers = np.asarray(numbers, float)
-    numbers = numbers[np.isfinite(numbers)]
-    return float(np.median(numbers)) if len(numbers) else None
+    numbers = np.sort(numbers[np.isfinite(numbers)])  # np.median takes twice as long
+    count = len(numbers)
+    return float(numbers[(count - 1) // 2] + numbers[count // 2]) / 2 if count else None
 
 
 def points_for_doing_better(changes, median_change):
@@ -833,7 +840,7 @@ def find_aftermath(table, last):
     """
     np = import_numpy()
     case = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
-    found = [np.empty(0, case)]
+    found = {horizon: [np.empty(0, case)] for horizon in HORIZONS}  # an array a day
     days = read_days(table, range(last + 1), needs_after=True, end=last + 1)
     for session, page, after in with_progress(days, last + 1):
         anomalies, classes = classify_anomalies(np, page)
@@ -843,23 +850,23 @@ def find_aftermath(table, last):
             middle, changes = nan if middle is None else middle, changes[anomalies]
             is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
             cases = np.empty(len(anomalies), case)
-            cases["class"] = classes + HORIZONS.index(horizon)
-            cases["block"] = session // BLOCK_DAYS
+            cases["class"], cases["block"] = classes, session // BLOCK_DAYS
             cases["points"] = points_for_doing_better(changes, middle)
             cases["excess"] = np.where(is_case, changes - middle, nan)
-            found.append(cases)
-    found = np.concatenate(found)
+            found[horizon].append(cases)
+    found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | aftermath_figures(np, found[found["class"] == number])
-        for number, (z_from, move, horizon) in enumerate(product(Z_CLASSES, MOVES, HORIZONS))
+        | aftermath_figures(np, found[horizon][found[horizon]["class"] == number])
+        for number, (z_from, move) in enumerate(CLASSES)
+        for horizon in HORIZONS
     ]
 
 
 def classify_anomalies(np, page):
-    """(anomalies, classes): the indexes of a day page's anomalies, and the class of each.
+    """(anomalies, classes): the indexes of a day page's anomalies, and of their class in CLASSES.
 
-    A class is the number of its z_from and move at the first of HORIZONS. np is numpy.
+    np is numpy.
     """
     trades, avg_trades, std_trades, price_diff = (
         np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
@@ -871,7 +878,7 @@ def classify_anomalies(np, page):
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
     price_diffs = price_diff[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
-    return anomalies, (z_classes * len(MOVES) + moves) * len(HORIZONS)
+    return anomalies, z_classes * len(MOVES) + moves
 
 
 def aftermath_figures(np, found):
@@ -916,7 +923,7 @@ def reaches(number, limit):
 
 def select_anomalies(anomalies, options):
     """The anomalies that options do not exclude: by min_trades and the like, skip and type."""
-    skipped = {mark.rstrip("?") for mark in options.skip}
+    skipped = tuple(mark.rstrip("?") for mark in options.skip)  # split is for split? and split 1:20
     return [
         anomaly
         for anomaly in anomalies
@@ -925,13 +932,9 @@ def select_anomalies(anomalies, options):
         and reaches(anomaly["record"], options.min_record or None)
         and reaches(anomaly["long_z"], options.min_long_z)
         and reaches(anomaly["dollar_volume"], options.min_dollars)
-        # The first word of a mark is split, split?, new ...
-        and not (skipped and {m.split()[0].rstrip("?") for m in anomaly["marks"]} & skipped)
+        and not any(mark.startswith(skipped) for mark in anomaly.get("marks", ()))
         and (not options.type or anomaly["type"] in options.type)
     ]
-
-
-NO_TYPE = "note: {:,} left out because the table has no type of their tickers"
 
 
 def count_without_type(anomalies, options):
@@ -939,6 +942,11 @@ def count_without_type(anomalies, options):
     if not options.type:
         return 0
     return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
+
+
+def note_without_type(count):
+    if count:
+        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
 
 
 def sort_anomalies(anomalies, field):
@@ -982,8 +990,7 @@ def list_days(table, sessions, options):
         is_wide = options.format == "wide"
         notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
         yield listing_of(page["date"][0], anomalies, notes, options)
-    if without_type:
-        print_to_stderr(NO_TYPE.format(without_type))
+    note_without_type(without_type)
     if not has_baseline:
         print_to_stderr(
             f"note: no ticker has a baseline yet on {page['date'][0]}: "
@@ -1002,9 +1009,7 @@ def list_ticker(table, ticker, sessions, options):
         if session in sessions:
             after = later_closes_in_history(history, session, indexes, ratios, table)
             anomalies.append(anomaly_of(history, i, session, table, options, after.of_row(0)))
-    without_type = count_without_type(anomalies, options)
-    if without_type:
-        print_to_stderr(NO_TYPE.format(without_type))
+    note_without_type(count_without_type(anomalies, options))
     return listing_of(ticker, anomalies, [], options)
 
 
@@ -1441,6 +1446,8 @@ def main(argv=None):
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if sys.stdout is None:
+            raise OSError(0, "stdout is closed")
         print_answer(options)
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
