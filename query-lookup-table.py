@@ -117,12 +117,6 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def print_to_stderr(message):
-    """Print message on stderr as one line of limited length, even if it quotes strange names."""
-    line = printable(message)
-    print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr)
-
-
 def stdout_failed(error):
     """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
 
@@ -132,7 +126,7 @@ def stdout_failed(error):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return 0
-    print_to_stderr(f"output not written: {error.strerror}")
+    print(f"output not written: {error.strerror}", file=sys.stderr)
     return 1
 
 
@@ -470,14 +464,14 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
-            beginning, size = file.read(len(SIGNATURE)), os.path.getsize(path)
-            file.seek(max(0, size - len(MAGIC)))
-            magic = file.read()
-            file.seek(0)
         except FileNotFoundError:
             raise TableError(f"{path} not found: run build-lookup-table.py first") from None
-        except (OSError, ValueError) as error:
-            raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        except OSError as error:
+            raise TableError(f"{path}: {error.strerror}") from None
+        beginning, size = file.read(len(SIGNATURE)), os.path.getsize(path)
+        file.seek(max(0, size - len(MAGIC)))
+        magic = file.read()
+        file.seek(0)
         if magic in OLDER_MAGICS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
@@ -676,15 +670,13 @@ class LastRows:
         nan for a ticker that has no row since.
         """
         closes = self.np.where(self.sessions[numbers] > session, self.closes[numbers], nan)
-        ratios = {}
+        ratio_of = self.np.ones(len(self.numbers))
         for later in range(session + 1, self.newest + 1):
-            for ticker, ratio in self.ratios.get(later, ()):
+            for ticker, ratio in self.ratios[later]:
                 number = self.numbers.get(ticker)
                 if number is not None and self.sessions[number] >= later:
-                    ratios[number] = ratios.get(number, 1) * ratio
-        for number, ratio in ratios.items():
-            closes[numbers == number] *= ratio
-        return closes
+                    ratio_of[number] *= ratio
+        return closes * ratio_of[numbers]
 
     def split_days_since(self, session, numbers):
         """LaterCloses.split_days of these tickers, for a session."""
@@ -756,15 +748,16 @@ def points_for_doing_better(changes, median_change):
     return (changes > median_change) + (changes == median_change) / 2
 
 
-def compare_share(table, session, found, among, earlier, fewest_days):
+def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST_USUAL_DAYS):
     """A session's share of found among other rows, compared with earlier sessions: a dict, or None.
 
     found and among are names of counts in IndexDay. share is in percent. It is compared with the
-    sessions in earlier, latest first, that have such rows: at most 250 of them. days is their
-    number, usual is the median of their shares, and lower_days is the number of them with a lower
-    share. None if there are fewer than fewest_days, or if the session itself has no such rows.
+    sessions in earlier (all, if not given), latest first, that have such rows: at most 250 of them.
+    days is their number, usual is the median of their shares, and lower_days is the number of them
+    with a lower share. None if they are fewer than fewest_days, or the session has no such rows.
     """
     day = table.index_day(session)
+    earlier = range(session - 1, -1, -1) if earlier is None else earlier
     pairs = ((getattr(each, found), getattr(each, among)) for each in map(table.index_day, earlier))
     shares = (100 * number / rows for number, rows in pairs if rows)
     shares = list(islice(shares, MOST_USUAL_DAYS))
@@ -783,14 +776,12 @@ def compare_share(table, session, found, among, earlier, fewest_days):
 
 def anomaly_share(table, session):
     """compare_share of the anomalies among the tickers with a deviation above 0."""
-    earlier = range(session - 1, -1, -1)
-    return compare_share(table, session, "anomalies", "with_deviation", earlier, FEWEST_USUAL_DAYS)
+    return compare_share(table, session, "anomalies", "with_deviation")
 
 
 def high_long_z_share(table, session):
     """compare_share of the tickers with a long_z above 3 among those with a long_z."""
-    earlier = range(session - 1, -1, -1)
-    return compare_share(table, session, "high_long_z", "with_long_z", earlier, FEWEST_USUAL_DAYS)
+    return compare_share(table, session, "high_long_z", "with_long_z")
 
 
 def expiration_kind(dates, session):
@@ -946,7 +937,8 @@ def count_without_type(anomalies, options):
 
 def note_without_type(count):
     if count:
-        print_to_stderr(f"note: {count:,} left out because the table has no type of their tickers")
+        note = f"note: {count:,} left out because the table has no type of their tickers"
+        print(note, file=sys.stderr)
 
 
 def sort_anomalies(anomalies, field):
@@ -992,10 +984,8 @@ def list_days(table, sessions, options):
         yield listing_of(page["date"][0], anomalies, notes, options)
     note_without_type(without_type)
     if not has_baseline:
-        print_to_stderr(
-            f"note: no ticker has a baseline yet on {page['date'][0]}: "
-            f"a baseline is a ticker's {table.window} rows before"
-        )
+        note = f"note: no ticker has a baseline yet on {page['date'][0]}: "
+        print(f"{note}a baseline is a ticker's {table.window} rows before", file=sys.stderr)
 
 
 def list_ticker(table, ticker, sessions, options):
@@ -1025,41 +1015,32 @@ def notes_of(table, session, page, after, min_record):
     """Sentences about a day. They count all its anomalies, whatever the options are."""
     notes = [median_sentence(page, after)]
     if table.has_facts:
-        notes[:0] = [
-            share_sentence(anomaly_share(table, session)),
-            long_z_sentence(high_long_z_share(table, session)),
-            expiration_sentence(expiration_share(table, session)),
-            record_sentence(page, min_record),
-        ]
+        notes = [*share_sentences(table, session), record_sentence(page, min_record), *notes]
     return list(filter(None, notes))
 
 
-def share_sentence(share):
-    """What anomaly_share returns, as a sentence, or None."""
-    if not share:
-        return None
-    lower, days = share["lower_days"], share["days"]
-    than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
-    return (
-        "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
-    ).format(**share, than=than)
-
-
-def long_z_sentence(share):
-    """What high_long_z_share returns, as a sentence, or None."""
-    return share and (
-        "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
-        "above 3; the usual is {usual:.1f} %."
-    ).format(**share)
-
-
-def expiration_sentence(share):
-    """What expiration_share returns, as a sentence, or None."""
-    if not share:
-        return None
-    usual = "; on the {days} such days before, {usual:.1f} % are usual" if "usual" in share else ""
-    return f"Options expire on this day ({share['kind']}){usual.format(**share)}."
+def share_sentences(table, session):
+    """How many anomalies and high long z-scores a day has, how usual that is, and expirations."""
+    share = anomaly_share(table, session)
+    if share:
+        lower, days = share["lower_days"], share["days"]
+        than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
+        yield (
+            "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
+            "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
+        ).format(**share, than=than)
+    share = high_long_z_share(table, session)
+    if share:
+        yield (
+            "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have "
+            "one above 3; the usual is {usual:.1f} %."
+        ).format(**share)
+    share = expiration_share(table, session)
+    if share:
+        text = "Options expire on this day ({kind})"
+        if "usual" in share:
+            text += "; on the {days} such days before, {usual:.1f} % are usual"
+        yield f"{text}.".format(**share)
 
 
 def record_sentence(page, min_record):
@@ -1243,9 +1224,6 @@ def json_pieces(rows):
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
-FORMATS = ("table", "wide", "csv", "json")
-
-
 def aftermath_table(rows, dates, splits):
     """Yields the aftermath as a table and notes; rows are what find_aftermath returns."""
     yield f"\nWhat followed the anomalies from {dates[0]} to {dates[-1]}:\n\n"
@@ -1315,13 +1293,12 @@ def whole_number(least, most):
 
 def marks_argument(text):
     """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
-    names, wanted = {mark.rstrip("?"): mark for mark in MARKS}, set()
-    for name in text.split(","):
-        if name.strip().rstrip("?") not in names:
-            message = f"{name.strip()[:20]!a} is none of {', '.join(names)}"
-            raise argparse.ArgumentTypeError(message)
-        wanted.add(names[name.strip().rstrip("?")])
-    return wanted
+    marks = {mark.rstrip("?"): mark for mark in MARKS}
+    names = [name.strip().rstrip("?") for name in text.split(",")]
+    for name in names:
+        if name not in marks:
+            raise argparse.ArgumentTypeError(f"{name[:20]!a} is none of {', '.join(marks)}")
+    return {marks[name] for name in names}
 
 
 def make_parser():
@@ -1354,7 +1331,7 @@ def make_parser():
     sort += f"by date); FIELD is one of {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
     formats = "table (default); wide, with more columns; csv or json, with all columns and digits"
-    add("--format", choices=FORMATS, default="table", help=formats)
+    add("--format", choices=("table", "wide", "csv", "json"), default="table", help=formats)
     file = "the table to read (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
     return parser
@@ -1394,10 +1371,10 @@ def select_sessions(table, dates):
         nearest = nearest_date(every_date, dates[0])
         raise NoDataError(f"no data for {dates[0]}: {covers}; nearest trading day {nearest}")
     first, last = dates or (every_date[0], every_date[-1])
-    sessions = [i for i, date in enumerate(every_date) if first <= date <= last]
+    sessions = range(bisect.bisect_left(every_date, first), bisect.bisect_right(every_date, last))
     if not sessions:
         raise NoDataError(f"no data from {first} to {last}: {covers}")
-    return range(sessions[0], sessions[-1] + 1)
+    return sessions
 
 
 def nearest_date(dates, date):
@@ -1451,7 +1428,7 @@ def main(argv=None):
         print_answer(options)
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
-        print_to_stderr(error)
+        print(printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -74,7 +74,7 @@ def ask(content, question):
         try:
             querier.print_answer(options_of(question))
         except (querier.TableError, querier.NoDataError) as error:
-            querier.print_to_stderr(error)
+            print(querier.printable(error), file=sys.stderr)
             status = 1
     return subprocess.CompletedProcess(question, status, stdout.getvalue(), stderr.getvalue())
 

@@ -59,9 +59,13 @@ class Difference(Exception):
 
 
 def flat_files(folder):
-    """The flat files below folder by name; of a day's .csv and .csv.gz the .csv."""
+    """The flat files below folder by name; of a day's .csv and .csv.gz the .csv.
+
+    What lies in the folder reference/ is none.
+    """
     paths = {path for pattern in ("*.csv", "*.csv.gz") for path in folder.rglob(pattern)}
     paths = {path for path in paths if path.is_file() and not path.name.startswith(".")}
+    paths -= set(Path(folder, "reference").rglob("*"))
     names = {path.name for path in paths}
     unique = [path for path in paths if path.suffix == ".csv" or path.name[:-3] not in names]
     return sorted(unique, key=lambda path: (path.name, path))
