@@ -114,7 +114,10 @@ class NoDataError(Exception):
 
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def stdout_failed(error):
@@ -670,6 +673,8 @@ class LastRows:
         nan for a ticker that has no row since.
         """
         closes = self.np.where(self.sessions[numbers] > session, self.closes[numbers], nan)
+        if not self.table.splits:
+            return closes
         ratio_of = self.np.ones(len(self.numbers))
         for later in range(session + 1, self.newest + 1):
             for ticker, ratio in self.ratios[later]:
@@ -732,6 +737,15 @@ def later_closes_in_history(history, session, indexes, ratios, table):
         if day in HORIZONS:
             last_closes[day] = [last_close]
     return LaterCloses([history["close_price"][indexes[session]]], last_closes, [int(split_day)])
+
+
+def z_score_column(page):
+    """The z-score of each row of a day page, as row_of has it: an array."""
+    np = import_numpy()
+    columns = (np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades"))
+    trades, avg_trades, std_trades = columns
+    with np.errstate(all="ignore"):
+        return np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
 
 
 def median(numbers):
@@ -859,15 +873,11 @@ def classify_anomalies(np, page):
 
     np is numpy.
     """
-    trades, avg_trades, std_trades, price_diff = (
-        np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
-    )
-    with np.errstate(all="ignore"):
-        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
+    z_scores = z_score_column(page)
     limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
-    price_diffs = price_diff[anomalies]
+    price_diffs = np.asarray(page["price_diff"])[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
     return anomalies, z_classes * len(MOVES) + moves
 
@@ -973,9 +983,13 @@ def list_days(table, sessions, options):
     has_baseline, without_type = False, 0
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
+        if after:  # numpy is there, which is faster
+            indexes = (z_score_column(page) > z_limit(options.threshold)).nonzero()[0].tolist()
+        else:
+            indexes = indexes_of_anomalies(page, options.threshold)
         anomalies = [
             anomaly_of(page, i, session, table, options, after.of_row(i) if after else {})
-            for i in indexes_of_anomalies(page, options.threshold)
+            for i in indexes
         ]
         without_type += count_without_type(anomalies, options)
         anomalies = sort_anomalies(anomalies, "trades")  # also the order of equal ones below
@@ -1079,7 +1093,7 @@ def median_sentence(page, after):
     ]
     sentence = f"The median ticker's price changed by {', '.join(parts)}"
     np, longest = import_numpy(), known[-1]
-    of_anomalies = changes[longest][classify_anomalies(np, page)[0]]
+    of_anomalies = changes[longest][z_score_column(page) > z_limit(Z_THRESHOLD)]
     of_anomalies = of_anomalies[np.isfinite(of_anomalies)]
     if len(of_anomalies):
         points = points_for_doing_better(of_anomalies, medians[longest]).sum()
@@ -1132,12 +1146,12 @@ def change_text(anomaly, horizon):
 
 # The columns behind the ticker or date: heading, width, and the text of an anomaly's cell.
 COLUMNS = [
-    ("Trades", 10, "{trades:.0f}".format_map),
-    ("Avg Trades", 15, "{avg_trades:.2f}".format_map),
-    ("Std Dev", 10, "{std_trades:.2f}".format_map),
-    ("Z-score", 10, "{z_score:.2f}".format_map),
-    ("Close Price", 12, "{close_price:.2f}".format_map),
-    ("Price Diff", 12, "{price_diff:.2f}".format_map),
+    ("Trades", 10, lambda anomaly: f"{anomaly['trades']:.0f}"),
+    ("Avg Trades", 15, lambda anomaly: f"{anomaly['avg_trades']:.2f}"),
+    ("Std Dev", 10, lambda anomaly: f"{anomaly['std_trades']:.2f}"),
+    ("Z-score", 10, lambda anomaly: f"{anomaly['z_score']:.2f}"),
+    ("Close Price", 12, lambda anomaly: f"{anomaly['close_price']:.2f}"),
+    ("Price Diff", 12, lambda anomaly: f"{anomaly['price_diff']:.2f}"),
 ]
 WIDE_COLUMNS = [
     *COLUMNS,
