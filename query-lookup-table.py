@@ -19,11 +19,9 @@ An anomaly is a row whose trades lie more than three standard deviations above t
 ticker's previous rows, of which the builder takes five unless --window says otherwise:
 std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
-The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
-with --ticker, the ticker's own rows; for some queries also the directory of tickers and the list of
-splits. It unpickles none of them (write_lookup_table in build-lookup-table.py describes the file).
-A file that the builder did not write, such as the tutorial's own table, is taken for a pickle and
-read whole, without running any of it.
+The script reads only the parts of the file that it needs, and unpickles none of them
+(write_lookup_table in build-lookup-table.py describes the file). A file that the builder did not
+write, such as the tutorial's own table, is taken for a pickle and read whole, without running it.
 """
 
 import argparse

@@ -28,7 +28,6 @@ from helpers.scripts import (
     querier,
     query,
     run,
-    strict_json,
     wait_until,
 )
 from helpers.terminal import run_on_terminal
@@ -162,14 +161,6 @@ def test_csv_has_the_fields_by_name_and_full_precision(market_table):
         "TRUE,2024-08-08,161,100.0,20.0,3.05,50.0,0.0,5,5,5,0.0,,50000,,,,,,,\n"
         "NA,2024-08-08,30,10.0,2.0,10.0,1.0,-50.0,5,5,5,-50.0,,1000,,,,,split? thin,,\n"
     )
-
-
-def test_json_has_the_fields_by_name_and_null_for_nan(market_table):
-    rows = strict_json(query(market_table, LAST_DAY, "--format", "json").stdout)
-    assert [list(row) for row in rows] == [ANOMALY_FIELDS] * 5
-    told = [200, 100, 20, 5, 12.5, 25, 5, 5, 5, 25, None, 12500, *[None] * 4, "", None, None]
-    assert list(rows[0].values()) == ["ZZZ", LAST_DAY, *told]
-    assert rows[2]["price_diff"] is rows[2]["gap"] is None
 
 
 def test_no_anomalies_are_an_empty_list_in_csv_and_json(market_table):

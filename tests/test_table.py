@@ -38,7 +38,6 @@ from helpers.scripts import (
     ANOMALY_FIELDS,
     assert_refused,
     build_table,
-    command,
     load_table,
     querier,
     query,
@@ -286,21 +285,3 @@ def test_a_sparse_file_of_6_gb_is_refused_in_100_mb_and_10_seconds(begins, lengt
 def test_a_table_of_an_older_version_is_refused_and_to_be_built_anew(magic):
     write_file(TABLE, made_up_table()[: -len(MAGIC)] + magic)
     assert_refused(query(TABLE), f"{TABLE} is of an older version: run build-lookup-table.py again")
-
-
-WITHOUT_PICKLE = """
-import runpy, sys
-for name in ("pickle", "_pickle"):
-    sys.modules[name] = None
-script, *sys.argv[1:] = sys.argv[1:]
-runpy.run_path(script, run_name="__main__")
-"""
-
-
-@pytest.mark.parametrize("question", ["day", "ticker"])
-def test_what_reads_a_table_of_ours_imports_no_pickle(answers, question):
-    write_file(TABLE, made_up_table())
-    script = command("query-lookup-table.py")[1]
-    words = [sys.executable, "-c", WITHOUT_PICKLE, script, *QUESTIONS[question]]
-    result = subprocess.run(words, capture_output=True, encoding="utf-8")
-    assert (result.returncode, result.stderr, result.stdout) == (0, "", answers[question])
