@@ -601,10 +601,6 @@ class LaterCloses(namedtuple("LaterCloses", "closes last_closes split_days")):
             changes = (last_closes / self.closes - 1) * 100
         return np.where((self.closes == 0) & ~np.isnan(last_closes), inf, changes)
 
-    def has_split(self, horizon):
-        """For each row whether a suspected split is on one of the next days. An array."""
-        return (self.split_days > 0) & (self.split_days <= horizon)
-
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
 
@@ -851,7 +847,8 @@ def find_aftermath(table, last):
             changes = after.changes(horizon)
             middle = median(changes)
             middle, changes = nan if middle is None else middle, changes[anomalies]
-            is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
+            split_days = after.split_days[anomalies]
+            is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
             cases = np.empty(len(anomalies), case)
             cases["class"], cases["block"] = classes, session // BLOCK_DAYS
             cases["points"] = points_for_doing_better(changes, middle)
