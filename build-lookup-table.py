@@ -1395,6 +1395,8 @@ def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if sys.stdout is None:
+            raise OSError(0, "stdout is closed")
         build(options)
         sys.stdout.flush()
     except BuildError as error:

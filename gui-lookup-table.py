@@ -602,7 +602,7 @@ def read_after(table, ticker, date):
             change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
             horizon["change"] = change
             horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
-            horizon["split"] = bool(after.has_split(days)[i])
+            horizon["split"] = bool(0 < after.split_days[i] <= days)
             horizon["median"] = querier.median(changes)
         horizons.append(querier.without_nan(horizon))
     return horizons
@@ -1150,6 +1150,8 @@ def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        if sys.stdout is None:
+            raise OSError(0, "stdout is closed")
         serve(options)
     except (querier.TableError, CannotServeError) as error:
         print(querier.printable(error), file=sys.stderr)

@@ -19,11 +19,9 @@ An anomaly is a row whose trades lie more than three standard deviations above t
 ticker's previous rows, of which the builder takes five unless --window says otherwise:
 std_trades > 0 and (trades - avg_trades) / std_trades > 3.
 
-The script reads only the parts of the file that it needs: the footer, the index, and day pages or,
-with --ticker, the ticker's own rows; for some queries also the directory of tickers and the list of
-splits. It unpickles none of them (write_lookup_table in build-lookup-table.py describes the file).
-A file that the builder did not write, such as the tutorial's own table, is taken for a pickle and
-read whole, without running any of it.
+The script reads only the parts of the file that it needs, and unpickles none of them
+(write_lookup_table in build-lookup-table.py describes the file). A file that the builder did not
+write, such as the tutorial's own table, is taken for a pickle and read whole, without running it.
 """
 
 import argparse
@@ -36,9 +34,9 @@ import struct
 import sys
 import zlib
 from array import array
-from collections import defaultdict, deque, namedtuple
+from collections import defaultdict, namedtuple
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice, product
+from itertools import chain, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 from types import MappingProxyType
 
@@ -55,6 +53,7 @@ FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
+CLASSES = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
 # The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
@@ -113,13 +112,10 @@ class NoDataError(Exception):
 
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def print_to_stderr(message):
-    """Print message on stderr as one line of limited length, even if it quotes strange names."""
-    line = printable(message)
-    print(line if len(line) < 1000 else f"{line[:1000]}...", file=sys.stderr)
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def stdout_failed(error):
@@ -128,10 +124,10 @@ def stdout_failed(error):
     error is the OSError. Returns the exit status.
     """
     # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return 0
-    print_to_stderr(f"output not written: {error.strerror}")
+    print(f"output not written: {error.strerror}", file=sys.stderr)
     return 1
 
 
@@ -237,6 +233,20 @@ def blaming_the_file(read):
     return read_or_blame
 
 
+def unpack_rows(rows, number_without_baseline):
+    """Columns of a ticker's pickled rows: sessions, trades, then arrays of the other FIELDS.
+
+    The first rows have no baseline. Raises ValueError if there is no row.
+    """
+    end = number_without_baseline * SHORT_ROW.size
+    short_rows = ((*row, nan, nan) for row in SHORT_ROW.iter_unpack(rows[:end]))
+    slots, trades, *floats = zip(*short_rows, *FULL_ROW.iter_unpack(rows[end:]))
+    # The memo's first slots are for FIELDS, the next ones for the dates.
+    sessions = [int.from_bytes(slot, "little") - len(FIELDS) for slot in slots]
+    trades = [int.from_bytes(each, "little", signed=True) for each in trades]
+    return sessions, trades, *(array("d", column) for column in floats)
+
+
 class LookupTable:
     """A table of the builder in an open binary file of size bytes. Reads only the parts it needs.
 
@@ -287,13 +297,13 @@ class LookupTable:
 
     @functools.cached_property
     def dates(self):
-        return [self.index_day(session)[0] for session in range(self.number_of_days)]
+        return [self.index_day(session).date for session in range(self.number_of_days)]
 
     def session_of(self, date):
         """The session of a date, or None if the table does not have the date."""
         sessions = range(self.number_of_days)
-        session = bisect.bisect_left(sessions, date, key=lambda i: self.index_day(i)[0])
-        return session if session in sessions and self.index_day(session)[0] == date else None
+        session = bisect.bisect_left(sessions, date, key=lambda i: self.index_day(i).date)
+        return session if session in sessions and self.index_day(session).date == date else None
 
     @blaming_the_file
     def read_day_page(self, session):
@@ -363,22 +373,15 @@ class LookupTable:
         facts = self.read_extent(extents[start + EXTENT.size :][: EXTENT.size])
         end = len(facts) // 2  # of 16 bytes a row, a gap takes 8, the others 4 each
         gaps, others = array("d", facts[:end]), array("f", facts[end:])
-        # Each row has a gap. The first window rows have no baseline, so they are short.
-        end = min(len(gaps), self.window) * SHORT_ROW.size
-        short_rows, full_rows = SHORT_ROW.iter_unpack(rows[:end]), FULL_ROW.iter_unpack(rows[end:])
-        rows = [*((*row, nan, nan) for row in short_rows), *full_rows]
-        if not 0 < len(gaps) == len(rows):
+        sessions, trades, *floats = unpack_rows(rows, min(len(gaps), self.window))
+        if len(gaps) != len(trades):
             raise ValueError
-        slots, trades, *floats = zip(*rows)
-        trades = [int.from_bytes(each, "little", signed=True) for each in trades]
-        # The memo's first slots are for FIELDS.
-        sessions = [int.from_bytes(slot, "little") - len(FIELDS) for slot in slots]
         dates = self.dates
         return {
             "ticker": [ticker] * len(trades),
             "date": [dates[session] for session in sessions],
             "trades": array("i", trades),
-            **dict(zip(FIELDS[1:], (array("d", column) for column in floats))),
+            **dict(zip(FIELDS[1:], floats)),
             "gap": gaps,
             "record": record_column(trades),
             "earlier_rows": range(len(trades)),
@@ -462,14 +465,14 @@ def open_table(path, kinds=(LookupTable, PlainTable)):
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
-            beginning, size = file.read(len(SIGNATURE)), os.path.getsize(path)
-            file.seek(max(0, size - len(MAGIC)))
-            magic = file.read()
-            file.seek(0)
         except FileNotFoundError:
             raise TableError(f"{path} not found: run build-lookup-table.py first") from None
-        except (OSError, ValueError) as error:
-            raise TableError(f"{path}: {getattr(error, 'strerror', error)}") from None
+        except OSError as error:
+            raise TableError(f"{path}: {error.strerror}") from None
+        beginning, size = file.read(len(SIGNATURE)), os.path.getsize(path)
+        file.seek(max(0, size - len(MAGIC)))
+        magic = file.read()
+        file.seek(0)
         if magic in OLDER_MAGICS:
             raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
         kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
@@ -576,7 +579,7 @@ def marks_of(row, session, window, splits=None):
     return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
 
 
-class LaterCloses:
+class LaterCloses(namedtuple("LaterCloses", "closes last_closes split_days")):
     """The later closes of a day page's tickers, as far as the table knows them.
 
     closes are the rows' closes. last_closes[horizon][i] is the last close of row i's ticker within
@@ -588,9 +591,6 @@ class LaterCloses:
     is needed.
     """
 
-    def __init__(self, closes, last_closes, split_days):
-        self.closes, self.last_closes, self.split_days = closes, last_closes, split_days
-
     def changes(self, horizon):
         """For each row the change, in percent, from its close to the last close at this horizon.
 
@@ -600,10 +600,6 @@ class LaterCloses:
         with np.errstate(all="ignore"):
             changes = (last_closes / self.closes - 1) * 100
         return np.where((self.closes == 0) & ~np.isnan(last_closes), inf, changes)
-
-    def has_split(self, horizon):
-        """For each row whether a suspected split is on one of the next days. An array."""
-        return (self.split_days > 0) & (self.split_days <= horizon)
 
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
@@ -623,32 +619,6 @@ class LaterCloses:
         return {**row, "split_after": next(with_split, None)}
 
 
-def read_days(table, sessions, needs_after, end=None):
-    """Yields (session, day page, LaterCloses) of each session of a range. Reads each page once.
-
-    Without needs_after, LaterCloses is None, and numpy is not needed. Only sessions before end are
-    read; without end, all that LaterCloses needs.
-    """
-    if not needs_after:
-        for session in sessions:
-            yield session, table.read_day_page(session), None
-        return
-    np, ahead = import_numpy(), deque()  # the session's own day and the next ones
-    ratios = ratios_by_session(table)
-    numbers = defaultdict()  # by ticker; a new ticker gets the next number
-    numbers.default_factory = numbers.__len__
-    last = min(sessions[-1] + HORIZONS[-1] + 1, end or table.number_of_days)
-    unread = iter(range(sessions[0], last))
-    for session in sessions:
-        for later in islice(unread, HORIZONS[-1] + 1 - len(ahead)):
-            page = table.read_day_page(later)
-            # Only a page that is still to be yielded stays in memory.
-            closes = closes_of_day(np, page, numbers, table.splits, ratios[later])
-            ahead.append((page if later in sessions else None, closes))
-        after = later_closes(np, [closes for _, closes in ahead], len(numbers))
-        yield session, ahead.popleft()[0], after
-
-
 def ratios_by_session(table):
     """{session: [(ticker, what a listed split multiplies its later closes by), ...]}.
 
@@ -660,50 +630,99 @@ def ratios_by_session(table):
     return ratios
 
 
-def closes_of_day(np, page, numbers, listed_splits, ratios):
-    """What later_closes needs of a day page: (its tickers' numbers, their closes, splits, ratios).
+class LastRows:
+    """Each ticker's last row in the day pages that were added so far, in the table's order.
 
-    The splits are the numbers of the tickers with a suspected split that is not listed. ratios,
-    pairs of a ticker and what a listed split multiplies its closes by, get numbers, too. np is
-    numpy.
+    numbers gives each ticker a number. closes and sessions are arrays by these numbers.
+    split_numbers[session] has the numbers of the tickers with a suspected split, not a listed one.
     """
-    own_numbers = np.fromiter(map(numbers.__getitem__, page["ticker"]), "int32")
-    gaps = np.asarray(page["gap"], "float64")  # a PlainTable's None becomes nan
-    suspected = [
-        i
-        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # few gaps are so large
-        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
-    ]
-    ratios = [(numbers[ticker], ratio) for ticker, ratio in ratios]
-    return own_numbers, np.asarray(page["close_price"]), own_numbers[suspected], ratios
+
+    def __init__(self, table):
+        self.np, self.table, self.ratios = import_numpy(), table, ratios_by_session(table)
+        self.numbers = defaultdict()
+        self.numbers.default_factory = self.numbers.__len__  # a new ticker gets the next number
+        self.closes, self.sessions = self.np.empty(0), self.np.empty(0, int)
+        self.split_numbers = {}
+
+    def add(self, session, page):
+        """Add a session's day page. Returns the numbers of its tickers, an array."""
+        np, tickers, date = self.np, page["ticker"], page["date"][0]
+        self.newest = session
+        numbers = np.fromiter(map(self.numbers.__getitem__, tickers), int, len(tickers))
+        added = len(self.numbers) - len(self.closes)
+        self.closes = np.append(self.closes, np.empty(added))
+        self.sessions = np.append(self.sessions, np.empty(added, int))
+        self.closes[numbers], self.sessions[numbers] = page["close_price"], session
+        gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
+        large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
+        suspected = [
+            i for i in large if is_split(gaps[i]) and (tickers[i], date) not in self.table.splits
+        ]
+        self.split_numbers[session] = numbers[suspected]
+        return numbers
+
+    def closes_since(self, session, numbers):
+        """The last close of each of these tickers after a session, without the listed splits.
+
+        nan for a ticker that has no row since.
+        """
+        closes = self.np.where(self.sessions[numbers] > session, self.closes[numbers], nan)
+        if not self.table.splits:
+            return closes
+        ratio_of = self.np.ones(len(self.numbers))
+        for later in range(session + 1, self.newest + 1):
+            for ticker, ratio in self.ratios[later]:
+                number = self.numbers.get(ticker)
+                if number is not None and self.sessions[number] >= later:
+                    ratio_of[number] *= ratio
+        return closes * ratio_of[numbers]
+
+    def split_days_since(self, session, numbers):
+        """LaterCloses.split_days of these tickers, for a session."""
+        split_days = self.np.zeros(len(self.numbers), "uint8")
+        for day in range(HORIZONS[-1], 0, -1):
+            split_days[self.split_numbers.get(session + day, [])] = day
+        return split_days[numbers]
 
 
-def later_closes(np, days, number_of_tickers):
-    """The LaterCloses of the first of days, which are what closes_of_day returns, at most 21."""
-    (own_numbers, closes, *_), *later_days = days
-    last_close = np.full(number_of_tickers, nan)
-    split_day = np.zeros(number_of_tickers, "uint8")
-    adjustment, is_adjusted, last_closes = np.ones(number_of_tickers), False, {}
-    for day, (numbers, closes_then, splits, ratios) in enumerate(later_days, 1):
-        for number, ratio in ratios:
-            adjustment[number] *= ratio
-            is_adjusted = True
-        last_close[numbers] = closes_then * adjustment[numbers] if is_adjusted else closes_then
-        split_day[splits[split_day[splits] == 0]] = day
-        if day in HORIZONS:
-            last_closes[day] = last_close[own_numbers]
-    return LaterCloses(closes, last_closes, split_day[own_numbers])
+def read_days(table, sessions, needs_after, end=None):
+    """Yields (session, day page, LaterCloses) of each session of a range. Reads each page once.
+
+    Without needs_after, LaterCloses is None, and numpy is not needed. Only sessions before end are
+    read; without end, all that LaterCloses needs.
+    """
+    if not needs_after:
+        for session in sessions:
+            yield session, table.read_day_page(session), None
+        return
+    last_rows, waiting = LastRows(table), {}  # the sessions whose later days are not all read
+    for session in range(sessions[0], sessions[-1] + HORIZONS[-1] + 1):
+        if session < (end or table.number_of_days):
+            page = table.read_day_page(session)
+            numbers = last_rows.add(session, page)
+            for horizon in HORIZONS:
+                if session - horizon in waiting:
+                    _, numbers_then, last_closes = waiting[session - horizon]
+                    last_closes[horizon] = last_rows.closes_since(session - horizon, numbers_then)
+            if session in sessions:
+                waiting[session] = page, numbers, {}
+        complete = session - HORIZONS[-1]
+        if complete in waiting:
+            page, numbers, last_closes = waiting.pop(complete)
+            closes = last_rows.np.asarray(page["close_price"])
+            split_days = last_rows.split_days_since(complete, numbers)
+            yield complete, page, LaterCloses(closes, last_closes, split_days)
 
 
 def later_closes_in_history(history, session, indexes, ratios, table):
-    """The LaterCloses of a ticker's row on a session alone, as later_closes finds them.
+    """The LaterCloses of a ticker's row on a session alone, as read_days finds them.
 
     indexes are those of the history's rows by session, ratios what ratios_by_session returns.
     """
     ticker, last_close, split_day, ratio, last_closes = history["ticker"][0], nan, 0, 1.0, {}
     for day in range(1, min(HORIZONS[-1], table.number_of_days - 1 - session) + 1):
-        for other, each in ratios[session + day]:
-            ratio *= each if other == ticker else 1
+        for split_ticker, split_ratio in ratios[session + day]:
+            ratio *= split_ratio if split_ticker == ticker else 1
         i = indexes.get(session + day)
         if i is not None:
             last_close = history["close_price"][i] * ratio
@@ -714,28 +733,39 @@ def later_closes_in_history(history, session, indexes, ratios, table):
     return LaterCloses([history["close_price"][indexes[session]]], last_closes, [int(split_day)])
 
 
+def z_score_column(page):
+    """The z-score of each row of a day page, as row_of has it: an array."""
+    np = import_numpy()
+    columns = (np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades"))
+    trades, avg_trades, std_trades = columns
+    with np.errstate(all="ignore"):
+        return np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
+
+
 def median(numbers):
     """The median of the finite numbers in a list or array; None if there are none."""
     np = import_numpy()
     numbers = np.asarray(numbers, float)
-    numbers = numbers[np.isfinite(numbers)]
-    return float(np.median(numbers)) if len(numbers) else None
+    numbers = np.sort(numbers[np.isfinite(numbers)])  # np.median takes twice as long
+    count = len(numbers)
+    return float(numbers[(count - 1) // 2] + numbers[count // 2]) / 2 if count else None
 
 
-def points_for_doing_better(change, median_change):
-    """1 if change is above the median ticker's, 1/2 if equal, else 0. change may be an array."""
-    return (change > median_change) + (change == median_change) / 2
+def points_for_doing_better(changes, median_change):
+    """An array: 1 where a change is above the median ticker's, 1/2 where it is equal, else 0."""
+    return (changes > median_change) + (changes == median_change) / 2
 
 
-def compare_share(table, session, found, among, earlier, fewest_days):
+def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST_USUAL_DAYS):
     """A session's share of found among other rows, compared with earlier sessions: a dict, or None.
 
     found and among are names of counts in IndexDay. share is in percent. It is compared with the
-    sessions in earlier, latest first, that have such rows: at most 250 of them. days is their
-    number, usual is the median of their shares, and lower_days is the number of them with a lower
-    share. None if there are fewer than fewest_days, or if the session itself has no such rows.
+    sessions in earlier (all, if not given), latest first, that have such rows: at most 250 of them.
+    days is their number, usual is the median of their shares, and lower_days is the number of them
+    with a lower share. None if they are fewer than fewest_days, or the session has no such rows.
     """
     day = table.index_day(session)
+    earlier = range(session - 1, -1, -1) if earlier is None else earlier
     pairs = ((getattr(each, found), getattr(each, among)) for each in map(table.index_day, earlier))
     shares = (100 * number / rows for number, rows in pairs if rows)
     shares = list(islice(shares, MOST_USUAL_DAYS))
@@ -754,14 +784,12 @@ def compare_share(table, session, found, among, earlier, fewest_days):
 
 def anomaly_share(table, session):
     """compare_share of the anomalies among the tickers with a deviation above 0."""
-    earlier = range(session - 1, -1, -1)
-    return compare_share(table, session, "anomalies", "with_deviation", earlier, FEWEST_USUAL_DAYS)
+    return compare_share(table, session, "anomalies", "with_deviation")
 
 
 def high_long_z_share(table, session):
     """compare_share of the tickers with a long_z above 3 among those with a long_z."""
-    earlier = range(session - 1, -1, -1)
-    return compare_share(table, session, "high_long_z", "with_long_z", earlier, FEWEST_USUAL_DAYS)
+    return compare_share(table, session, "high_long_z", "with_long_z")
 
 
 def expiration_kind(dates, session):
@@ -811,7 +839,7 @@ def find_aftermath(table, last):
     """
     np = import_numpy()
     case = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
-    found = [np.empty(0, case)]
+    found = {horizon: [np.empty(0, case)] for horizon in HORIZONS}  # an array a day
     days = read_days(table, range(last + 1), needs_after=True, end=last + 1)
     for session, page, after in with_progress(days, last + 1):
         anomalies, classes = classify_anomalies(np, page)
@@ -819,37 +847,34 @@ def find_aftermath(table, last):
             changes = after.changes(horizon)
             middle = median(changes)
             middle, changes = nan if middle is None else middle, changes[anomalies]
-            is_case = np.isfinite(changes) & ~after.has_split(horizon)[anomalies]
+            split_days = after.split_days[anomalies]
+            is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
             cases = np.empty(len(anomalies), case)
-            cases["class"] = classes + HORIZONS.index(horizon)
-            cases["block"] = session // BLOCK_DAYS
+            cases["class"], cases["block"] = classes, session // BLOCK_DAYS
             cases["points"] = points_for_doing_better(changes, middle)
             cases["excess"] = np.where(is_case, changes - middle, nan)
-            found.append(cases)
-    found = np.concatenate(found)
+            found[horizon].append(cases)
+    found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | aftermath_figures(np, found[found["class"] == number])
-        for number, (z_from, move, horizon) in enumerate(product(Z_CLASSES, MOVES, HORIZONS))
+        | aftermath_figures(np, found[horizon][found[horizon]["class"] == number])
+        for number, (z_from, move) in enumerate(CLASSES)
+        for horizon in HORIZONS
     ]
 
 
 def classify_anomalies(np, page):
-    """(anomalies, classes): the indexes of a day page's anomalies, and the class of each.
+    """(anomalies, classes): the indexes of a day page's anomalies, and of their class in CLASSES.
 
-    A class is the number of its z_from and move at the first of HORIZONS. np is numpy.
+    np is numpy.
     """
-    trades, avg_trades, std_trades, price_diff = (
-        np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades", "price_diff")
-    )
-    with np.errstate(all="ignore"):
-        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
+    z_scores = z_score_column(page)
     limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
     z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
-    price_diffs = price_diff[anomalies]
+    price_diffs = np.asarray(page["price_diff"])[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # indexes of MOVES
-    return anomalies, (z_classes * len(MOVES) + moves) * len(HORIZONS)
+    return anomalies, z_classes * len(MOVES) + moves
 
 
 def aftermath_figures(np, found):
@@ -894,7 +919,7 @@ def reaches(number, limit):
 
 def select_anomalies(anomalies, options):
     """The anomalies that options do not exclude: by min_trades and the like, skip and type."""
-    skipped = {mark.rstrip("?") for mark in options.skip}
+    skipped = tuple(mark.rstrip("?") for mark in options.skip)  # split is for split? and split 1:20
     return [
         anomaly
         for anomaly in anomalies
@@ -903,13 +928,9 @@ def select_anomalies(anomalies, options):
         and reaches(anomaly["record"], options.min_record or None)
         and reaches(anomaly["long_z"], options.min_long_z)
         and reaches(anomaly["dollar_volume"], options.min_dollars)
-        # The first word of a mark is split, split?, new ...
-        and not (skipped and {m.split()[0].rstrip("?") for m in anomaly["marks"]} & skipped)
+        and not any(mark.startswith(skipped) for mark in anomaly.get("marks", ()))
         and (not options.type or anomaly["type"] in options.type)
     ]
-
-
-NO_TYPE = "note: {:,} left out because the table has no type of their tickers"
 
 
 def count_without_type(anomalies, options):
@@ -917,6 +938,12 @@ def count_without_type(anomalies, options):
     if not options.type:
         return 0
     return len(select_anomalies(anomalies, argparse.Namespace(**{**vars(options), "type": [None]})))
+
+
+def note_without_type(count):
+    if count:
+        note = f"note: {count:,} left out because the table has no type of their tickers"
+        print(note, file=sys.stderr)
 
 
 def sort_anomalies(anomalies, field):
@@ -951,22 +978,23 @@ def list_days(table, sessions, options):
     has_baseline, without_type = False, 0
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
+        if after:  # numpy is there, which is faster
+            indexes = (z_score_column(page) > z_limit(options.threshold)).nonzero()[0].tolist()
+        else:
+            indexes = indexes_of_anomalies(page, options.threshold)
         anomalies = [
             anomaly_of(page, i, session, table, options, after.of_row(i) if after else {})
-            for i in indexes_of_anomalies(page, options.threshold)
+            for i in indexes
         ]
         without_type += count_without_type(anomalies, options)
         anomalies = sort_anomalies(anomalies, "trades")  # also the order of equal ones below
         is_wide = options.format == "wide"
         notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
         yield listing_of(page["date"][0], anomalies, notes, options)
-    if without_type:
-        print_to_stderr(NO_TYPE.format(without_type))
+    note_without_type(without_type)
     if not has_baseline:
-        print_to_stderr(
-            f"note: no ticker has a baseline yet on {page['date'][0]}: "
-            f"a baseline is a ticker's {table.window} rows before"
-        )
+        note = f"note: no ticker has a baseline yet on {page['date'][0]}: "
+        print(f"{note}a baseline is a ticker's {table.window} rows before", file=sys.stderr)
 
 
 def list_ticker(table, ticker, sessions, options):
@@ -980,9 +1008,7 @@ def list_ticker(table, ticker, sessions, options):
         if session in sessions:
             after = later_closes_in_history(history, session, indexes, ratios, table)
             anomalies.append(anomaly_of(history, i, session, table, options, after.of_row(0)))
-    without_type = count_without_type(anomalies, options)
-    if without_type:
-        print_to_stderr(NO_TYPE.format(without_type))
+    note_without_type(count_without_type(anomalies, options))
     return listing_of(ticker, anomalies, [], options)
 
 
@@ -996,42 +1022,34 @@ def listing_of(title, anomalies, notes, options):
 
 def notes_of(table, session, page, after, min_record):
     """Sentences about a day. They count all its anomalies, whatever the options are."""
-    notes = [record_sentence(page, min_record), median_sentence(page, after)]
+    notes = [median_sentence(page, after)]
     if table.has_facts:
-        notes[:0] = [
-            share_sentence(anomaly_share(table, session)),
-            long_z_sentence(high_long_z_share(table, session)),
-            expiration_sentence(expiration_share(table, session)),
-        ]
-    return [note for note in notes if note]
+        notes = [*share_sentences(table, session), record_sentence(page, min_record), *notes]
+    return list(filter(None, notes))
 
 
-def share_sentence(share):
-    """What anomaly_share returns, as a sentence, or None."""
-    if not share:
-        return None
-    lower, days = share["lower_days"], share["days"]
-    than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
-    return (
-        "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
-        "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
-    ).format(**share, than=than)
-
-
-def long_z_sentence(share):
-    """What high_long_z_share returns, as a sentence, or None."""
-    return share and (
-        "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have one "
-        "above 3; the usual is {usual:.1f} %."
-    ).format(**share)
-
-
-def expiration_sentence(share):
-    """What expiration_share returns, as a sentence, or None."""
-    if not share:
-        return None
-    usual = "; on the {days} such days before, {usual:.1f} % are usual" if "usual" in share else ""
-    return f"Options expire on this day ({share['kind']}){usual.format(**share)}."
+def share_sentences(table, session):
+    """How many anomalies and high long z-scores a day has, how usual that is, and expirations."""
+    share = anomaly_share(table, session)
+    if share:
+        lower, days = share["lower_days"], share["days"]
+        than = f"all {days}" if lower == days else f"{lower or 'none'} of the {days}"
+        yield (
+            "{anomalies:,} of {with_deviation:,} tickers with a baseline ({share:.1f} %) are "
+            "anomalies; the usual is {usual:.1f} %; more than on {than} days before."
+        ).format(**share, than=than)
+    share = high_long_z_share(table, session)
+    if share:
+        yield (
+            "{high_long_z:,} of {with_long_z:,} tickers with a long z-score ({share:.1f} %) have "
+            "one above 3; the usual is {usual:.1f} %."
+        ).format(**share)
+    share = expiration_share(table, session)
+    if share:
+        text = "Options expire on this day ({kind})"
+        if "usual" in share:
+            text += "; on the {days} such days before, {usual:.1f} % are usual"
+        yield f"{text}.".format(**share)
 
 
 def record_sentence(page, min_record):
@@ -1042,14 +1060,13 @@ def record_sentence(page, min_record):
     If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows. The answer is a
     sentence, or None if no ticker has min_record earlier rows.
     """
-    earlier_rows = [rows for rows in page["earlier_rows"] if rows is not None]
-    if not min_record:
-        most = max(earlier_rows, default=0)
-        min_record = next((rows for rows in (60, 20) if most >= rows), 0)
-    old_enough = sum(rows >= min_record for rows in earlier_rows)
-    if not min_record or not old_enough:
+    np = import_numpy()
+    earlier_rows, record = np.asarray(page["earlier_rows"]), np.asarray(page["record"])
+    min_record = min_record or (60 if earlier_rows.max() >= 60 else 20)
+    old_enough = np.count_nonzero(earlier_rows >= min_record)
+    if not old_enough:
         return None
-    records = sum(record >= min_record for record in page["record"])
+    records = np.count_nonzero(record >= min_record)
     return (
         f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have a "
         f"record of {min_record} or more; "
@@ -1070,11 +1087,11 @@ def median_sentence(page, after):
         f"not known yet after {days[horizon]}" for horizon in HORIZONS if horizon not in medians
     ]
     sentence = f"The median ticker's price changed by {', '.join(parts)}"
-    longest = known[-1]
-    of_anomalies = [changes[longest][i] for i in indexes_of_anomalies(page)]
-    of_anomalies = list(filter(isfinite, of_anomalies))
-    if of_anomalies:
-        points = sum(points_for_doing_better(change, medians[longest]) for change in of_anomalies)
+    np, longest = import_numpy(), known[-1]
+    of_anomalies = changes[longest][z_score_column(page) > z_limit(Z_THRESHOLD)]
+    of_anomalies = of_anomalies[np.isfinite(of_anomalies)]
+    if len(of_anomalies):
+        points = points_for_doing_better(of_anomalies, medians[longest]).sum()
         better = f"{points:,.1f}".replace(".0", "")
         count = f"{len(of_anomalies):,}"
         sentence += f"; {better} of {count} anomalies did better after {days[longest]}"
@@ -1124,12 +1141,12 @@ def change_text(anomaly, horizon):
 
 # The columns behind the ticker or date: heading, width, and the text of an anomaly's cell.
 COLUMNS = [
-    ("Trades", 10, "{trades:.0f}".format_map),
-    ("Avg Trades", 15, "{avg_trades:.2f}".format_map),
-    ("Std Dev", 10, "{std_trades:.2f}".format_map),
-    ("Z-score", 10, "{z_score:.2f}".format_map),
-    ("Close Price", 12, "{close_price:.2f}".format_map),
-    ("Price Diff", 12, "{price_diff:.2f}".format_map),
+    ("Trades", 10, lambda anomaly: f"{anomaly['trades']:.0f}"),
+    ("Avg Trades", 15, lambda anomaly: f"{anomaly['avg_trades']:.2f}"),
+    ("Std Dev", 10, lambda anomaly: f"{anomaly['std_trades']:.2f}"),
+    ("Z-score", 10, lambda anomaly: f"{anomaly['z_score']:.2f}"),
+    ("Close Price", 12, lambda anomaly: f"{anomaly['close_price']:.2f}"),
+    ("Price Diff", 12, lambda anomaly: f"{anomaly['price_diff']:.2f}"),
 ]
 WIDE_COLUMNS = [
     *COLUMNS,
@@ -1149,7 +1166,7 @@ def line_of(name, texts, columns):
     line = f"{name:<10}"
     for text, (_, width, _) in zip(texts, columns):
         is_apart = len(text) < width or line.endswith(" ")
-        line += f"{text:>{width}}" if is_apart else f" {text}"
+        line += text.rjust(width) if is_apart else f" {text}"
     return line.rstrip() + "\n"
 
 
@@ -1214,9 +1231,6 @@ def json_pieces(rows):
         yield f"{separator}\n  " + json.dumps(without_nan(row), indent=2).replace("\n", "\n  ")
         separator = ","
     yield "[]\n" if separator == "[" else "\n]\n"
-
-
-FORMATS = ("table", "wide", "csv", "json")
 
 
 def aftermath_table(rows, dates, splits):
@@ -1288,13 +1302,12 @@ def whole_number(least, most):
 
 def marks_argument(text):
     """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
-    names, wanted = {mark.rstrip("?"): mark for mark in MARKS}, set()
-    for name in text.split(","):
-        if name.strip().rstrip("?") not in names:
-            message = f"{name.strip()[:20]!a} is none of {', '.join(names)}"
-            raise argparse.ArgumentTypeError(message)
-        wanted.add(names[name.strip().rstrip("?")])
-    return wanted
+    marks = {mark.rstrip("?"): mark for mark in MARKS}
+    names = [name.strip().rstrip("?") for name in text.split(",")]
+    for name in names:
+        if name not in marks:
+            raise argparse.ArgumentTypeError(f"{name[:20]!a} is none of {', '.join(marks)}")
+    return {marks[name] for name in names}
 
 
 def make_parser():
@@ -1327,7 +1340,7 @@ def make_parser():
     sort += f"by date); FIELD is one of {', '.join(SORT_FIELDS)}"
     add("--sort", choices=SORT_FIELDS, metavar="FIELD", help=sort)
     formats = "table (default); wide, with more columns; csv or json, with all columns and digits"
-    add("--format", choices=FORMATS, default="table", help=formats)
+    add("--format", choices=("table", "wide", "csv", "json"), default="table", help=formats)
     file = "the table to read (default lookup_table.pkl)"
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
     return parser
@@ -1367,10 +1380,10 @@ def select_sessions(table, dates):
         nearest = nearest_date(every_date, dates[0])
         raise NoDataError(f"no data for {dates[0]}: {covers}; nearest trading day {nearest}")
     first, last = dates or (every_date[0], every_date[-1])
-    sessions = [i for i, date in enumerate(every_date) if first <= date <= last]
+    sessions = range(bisect.bisect_left(every_date, first), bisect.bisect_right(every_date, last))
     if not sessions:
         raise NoDataError(f"no data from {first} to {last}: {covers}")
-    return range(sessions[0], sessions[-1] + 1)
+    return sessions
 
 
 def nearest_date(dates, date):
@@ -1419,10 +1432,12 @@ def main(argv=None):
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if sys.stdout is None:
+            raise OSError(0, "stdout is closed")
         print_answer(options)
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
-        print_to_stderr(error)
+        print(printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

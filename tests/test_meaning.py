@@ -157,28 +157,22 @@ def wide_line(table, row):
     return f"{row.ticker:<10}{line}  {marks}".rstrip() + "\n"
 
 
-def tide_sentence(table, day):
-    found = reference.tide(table, day)
-    if found is None or found.usual is None:
-        return ""
-    than = f"{found.higher_than or 'none'} of the {found.days}"
-    than = f"all {found.days}" if found.more_than_all else than
-    return (
-        f"{found.anomalies:,} of {found.tickers:,} tickers with a baseline "
-        f"({float(100 * found.share):.1f} %) are anomalies; the usual is "
-        f"{float(100 * found.usual):.1f} %; more than on {than} days before.\n"
-    )
-
-
-def long_z_sentence(table, day):
-    found = reference.tide(table, day, "long_z")
-    if found is None or found.usual is None:
-        return ""
-    return (
-        f"{found.anomalies:,} of {found.tickers:,} tickers with a long z-score "
-        f"({float(100 * found.share):.1f} %) have one above 3; the usual is "
-        f"{float(100 * found.usual):.1f} %.\n"
-    )
+def tide_sentences(table, day):
+    tide, long_z = reference.tide(table, day), reference.tide(table, day, "long_z")
+    if tide is not None and tide.usual is not None:
+        than = f"{tide.higher_than or 'none'} of the {tide.days}"
+        than = f"all {tide.days}" if tide.more_than_all else than
+        yield (
+            f"{tide.anomalies:,} of {tide.tickers:,} tickers with a baseline "
+            f"({float(100 * tide.share):.1f} %) are anomalies; the usual is "
+            f"{float(100 * tide.usual):.1f} %; more than on {than} days before.\n"
+        )
+    if long_z is not None and long_z.usual is not None:
+        yield (
+            f"{long_z.anomalies:,} of {long_z.tickers:,} tickers with a long z-score "
+            f"({float(100 * long_z.share):.1f} %) have one above 3; the usual is "
+            f"{float(100 * long_z.usual):.1f} %.\n"
+        )
 
 
 def expiration_sentence(table, day):
@@ -193,8 +187,8 @@ def expiration_sentence(table, day):
     return f"Options expire on this day ({kind}){usual}.\n"
 
 
-def record_sentence(table, day, min_record=None):
-    found = reference.record_line(table, day, min_record)
+def record_sentence(table, day):
+    found = reference.record_line(table, day)
     return found and (
         f"Of {found.tickers:,} tickers with at least {found.least} earlier rows, {found.records:,} "
         f"have a record of {found.least} or more; chance alone would make "
@@ -223,15 +217,14 @@ def median_sentence(table, day):
     return f"The median ticker's price changed by {said}{did}.\n"
 
 
-def wide_text(table, day, rows, min_record=None):
+def wide_text(table, day, rows):
     """The wide list of a day in which rows are listed."""
     text = f"\nAnomalies Found for {day}:\n\n{HEADING}\n{'-' * len(HEADING)}\n"
     text += "".join(wide_line(table, row) for row in rows)
     notes = (
-        tide_sentence(table, day),
-        long_z_sentence(table, day),
+        *tide_sentences(table, day),
         expiration_sentence(table, day),
-        record_sentence(table, day, min_record),
+        record_sentence(table, day),
         median_sentence(table, day),
     )
     notes = "".join(note for note in notes if note)
@@ -425,9 +418,7 @@ def listed(text, form):
 
 FILTERS = {
     "--skip split": lambda row, marks: "split" not in marks,
-    "--skip new": lambda row, marks: "new" not in marks,
-    "--skip thin": lambda row, marks: "thin" not in marks,
-    "--skip stale": lambda row, marks: "stale" not in marks,
+    "--skip new,thin": lambda row, marks: not {"new", "thin"} & marks,
     "--skip test": lambda row, marks: "test" not in marks,
     "--skip stale,split": lambda row, marks: not {"stale", "split"} & marks,
     "--skip split,new,thin,stale,test": lambda row, marks: not marks,
@@ -478,17 +469,8 @@ def test_a_filter_by_type_says_how_many_have_no_type(tmp_path, form):
     assert listed(result.stdout, form) == [] and f"note: {of_ticker} left out" in result.stderr
 
 
-SORT_FIELDS = [
-    "long_z",
-    "dollar_volume",
-    "record",
-    "earlier_rows",
-    "baseline_days",
-    "gap",
-    "after_1",
-    "after_5",
-    "after_20",
-]
+SORT_FIELDS = ["record", "earlier_rows", "baseline_days", "gap", "long_z", "dollar_volume"]
+SORT_FIELDS += ["after_1", "after_5", "after_20"]
 SORT_FIELDS += ["price_diff", "z_score", "trades", "close_price", "avg_trades"]
 
 

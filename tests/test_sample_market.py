@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-from datetime import date, timedelta
 
 import pytest
 from helpers.flat_files import write_file
@@ -50,52 +49,23 @@ def test_the_tutorials_ten_anomalies_are_printed_first(sample_table):
     assert query(sample_table, SAMPLE_DAY).stdout.startswith(PUBLISHED_ANSWER)
 
 
-def test_its_days_are_the_56_trading_days_without_labor_day():
-    first, last = date.fromisoformat(FIRST_DAY), date.fromisoformat(SAMPLE_DAY)
-    days = [first + timedelta(n) for n in range((last - first).days + 1)]
-    weekdays = [day.isoformat() for day in days if day.weekday() < 5]
-    weekdays.remove("2024-09-02")  # Labor Day
-    assert weekdays == SAMPLE_DAYS and len(weekdays) == 56
-
-
-def test_it_is_under_one_megabyte():
+def test_it_has_150_tickers_on_56_days_in_less_than_one_megabyte(table):
+    assert len(table) == 150 and len(SAMPLE_DAYS) == 56
+    assert {"NA", "NAN", "TRUE", "BRK.B", "AAP", "AAp", "ZVZZT"} <= set(table)
     assert sum(path.stat().st_size for path in SAMPLE_MARKET.iterdir()) < 10**6
 
 
-def test_it_has_150_tickers_and_odd_names_among_them(table):
-    assert len(table) == 150
-    assert {"NA", "NAN", "TRUE", "BRK.B", "AAP", "AAp", "ZVZZT"} <= set(table)
-
-
-def test_it_has_a_listing_a_delisting_and_tickers_with_days_without_a_row(table):
+def test_it_has_listings_a_delisting_and_a_row_without_trades(table):
     first_days = {ticker: min(days) for ticker, days in table.items() if FIRST_DAY not in days}
     last_days = {ticker: max(days) for ticker, days in table.items() if SAMPLE_DAY not in days}
     assert first_days == {"AAp": "2024-08-02", "SARO": "2024-10-02"}
     assert last_days == {"SWN": "2024-09-30"}
-
-    with_gaps = {
-        ticker
-        for ticker, days in table.items()
-        if SAMPLE_DAYS.index(max(days)) - SAMPLE_DAYS.index(min(days)) >= len(days)
-    }
-    thinnest = {"AAp", "ABRpD", "BACpM", "JPMpC", "METpE", "SOpC", "WFCpZ"}
-    assert with_gaps == {"AACG", "AACIU", *thinnest}
+    assert table["AACIU"]["2024-09-17"]["trades"] == 0
 
 
-def test_it_has_one_row_without_trades_and_one_day_after_a_flat_baseline(table, anomalies):
-    assert [
-        (ticker, day)
-        for ticker, days in table.items()
-        for day, stats in days.items()
-        if stats["trades"] == 0
-    ] == [("AACIU", "2024-09-17")]
-
-    after_flat = table["NTEST"]["2024-09-12"]
-    assert (after_flat["trades"], after_flat["avg_trades"], after_flat["std_trades"]) == (
-        5000,
-        100,
-        0,
-    )
+def test_a_day_after_a_flat_baseline_is_no_anomaly(table, anomalies):
+    stats = table["NTEST"]["2024-09-12"]
+    assert (stats["trades"], stats["avg_trades"], stats["std_trades"]) == (5000, 100, 0)
     assert "NTEST" not in anomalies("2024-09-12")
 
 
@@ -121,15 +91,6 @@ def test_a_ticker_is_gone_after_an_anomaly(anomalies):
     assert changes_after(anomalies("2024-09-20")["SWN"]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_all_but_four_anomalies_of_the_last_day_are_records_of_all_rows(anomalies):
-    listed = anomalies(SAMPLE_DAY).values()
-    shorter = {a["ticker"]: a["record"] for a in listed if a["record"] < a["earlier_rows"]}
-    assert shorter == {"CVS": 11, "PYPL": 24, "TRUE": 15, "AAA": 24}
-    # SOpC and AAp do not trade every day.
-    fewer_rows = {a["ticker"]: a["earlier_rows"] for a in listed if a["earlier_rows"] != 55}
-    assert fewer_rows == {"SOpC": 34, "AAp": 39}
-
-
 @pytest.mark.parametrize(
     ("ticker", "day", "marks"),
     [
@@ -148,9 +109,8 @@ def test_some_anomalies_that_its_readme_lists_have_these_marks(anomalies, ticker
     assert [line for line in lines if ticker in line and line.endswith(f"| {day} |")]
 
 
-def test_it_has_anomalies_on_most_days_and_most_of_all_on_the_last(anomalies):
+def test_it_has_the_most_anomalies_on_the_last_day(anomalies):
     numbers = [len(anomalies(day)) for day in SAMPLE_DAYS[5:]]
-    assert sum(number > 0 for number in numbers) > 56 / 2
     assert max(numbers[:-1]) < numbers[-1] == 18
 
 

@@ -117,9 +117,9 @@ def relative_error(number, exact):
 
     0.0 if both are None; inf if one is, or if number is no finite float.
     """
-    if number is None or exact is None:
-        return 0.0 if number is exact else math.inf
-    if not (type(number) is float and math.isfinite(number)):
+    if number is None and exact is None:
+        return 0.0
+    if exact is None or type(number) is not float or not math.isfinite(number):
         return math.inf
     if exact == 0:
         return 0.0 if number == 0 else math.inf
