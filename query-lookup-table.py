@@ -768,17 +768,19 @@ def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST
     earlier = range(session - 1, -1, -1) if earlier is None else earlier
     pairs = ((getattr(each, found), getattr(each, among)) for each in map(table.index_day, earlier))
     shares = (100 * number / rows for number, rows in pairs if rows)
-    shares = list(islice(shares, MOST_USUAL_DAYS))
-    if len(shares) < fewest_days or not getattr(day, among):
+    shares = sorted(islice(shares, MOST_USUAL_DAYS))
+    days = len(shares)
+    if days < fewest_days or not getattr(day, among):
         return None
     share = 100 * getattr(day, found) / getattr(day, among)
     return {
         found: getattr(day, found),
         among: getattr(day, among),
         "share": share,
-        "usual": median(shares),
+        # median() would import numpy, which the page's first answer need not wait for.
+        "usual": (shares[(days - 1) // 2] + shares[days // 2]) / 2,
         "lower_days": sum(share > earlier_share for earlier_share in shares),
-        "days": len(shares),
+        "days": days,
     }
 
 
