@@ -112,7 +112,7 @@ def check_json(found, table, rows):
         assert list(entry) == ANOMALY_FIELDS
         deviation, z_score = entry.pop("std_trades"), entry.pop("z_score")
         # The deviation may be the float next to the exact root.
-        assert math.isclose(deviation, reference.std_trades(row), rel_tol=2.3e-16), row
+        assert math.isclose(deviation, float(row.std_trades), rel_tol=2.3e-16), row
         assert z_score == (row.trades - float(row.avg_trades)) / deviation
     assert found == [json_row(table, row) for row in rows]
 
@@ -144,7 +144,7 @@ HEADING = (
 
 def wide_line(table, row):
     """A line of the wide list. A column begins with a space, even if its number is too wide."""
-    deviation = reference.std_trades(row)
+    deviation = float(row.std_trades)
     z_score = (row.trades - float(row.avg_trades)) / deviation
     numbers = [float(row.avg_trades), deviation, z_score, row.close_price, row.price_diff]
     cells = [str(row.trades), *(f"{number:.2f}" for number in numbers), reference.record_text(row)]

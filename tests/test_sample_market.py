@@ -1,18 +1,17 @@
 """The sample market: what it is made of, and what the scripts print of it."""
 
-import copy
-import json
 import math
+import pickle
 import re
 import shutil
 
 import pytest
 from helpers.flat_files import write_file
+from helpers.lists import query_json
 from helpers.markets import SAMPLE_DAY, SAMPLE_DAYS, SAMPLE_MARKET
 from helpers.scripts import assert_refused, call, load_table, query, run
 from helpers.tutorial import PUBLISHED_ANSWER, PUBLISHED_ROWS
 from tools import make_sample_market, verify_numbers
-from witnesses import reference
 
 FIRST_DAY = "2024-08-01"
 
@@ -28,8 +27,7 @@ def anomalies(sample_table):
     """A function: the anomalies of a day, {ticker: its json}."""
 
     def of_day(day):
-        listed = json.loads(query(sample_table, day, "--format", "json").stdout)
-        return {anomaly["ticker"]: anomaly for anomaly in listed}
+        return {anomaly["ticker"]: anomaly for anomaly in query_json(sample_table, day)}
 
     return of_day
 
@@ -69,26 +67,20 @@ def test_a_day_after_a_flat_baseline_is_no_anomaly(table, anomalies):
     assert "NTEST" not in anomalies("2024-09-12")
 
 
-def changes_after(anomaly):
-    return [anomaly[f"after_{horizon}"] for horizon in (1, 5, 20)]
-
-
 def test_a_reverse_split_follows_an_anomaly_within_five_days(table, anomalies):
     nkla = anomalies("2024-09-20")["NKLA"]
     assert nkla["split_after"] == 5
     # One for twenty on the fourth day after: from about 2.80 to about 53.
     close = table["NKLA"]["2024-09-27"]["close_price"]
-    assert changes_after(nkla)[1] == pytest.approx((close / nkla["close_price"] - 1) * 100)
+    assert nkla["after_5"] == pytest.approx((close / nkla["close_price"] - 1) * 100)
     assert 18 < close / nkla["close_price"] < 20
 
 
 def test_a_ticker_is_gone_after_an_anomaly(anomalies):
-    assert changes_after(anomalies("2024-09-30")["SWN"]) == [None, None, None]
-    # Twenty days after this one it is gone, but its last close lies between: from 6.86 to 6.94,
-    # 7.14 and 7.20.
-    closes = [6.94, 7.14, 7.20]
-    expected = [(close / 6.86 - 1) * 100 for close in closes]
-    assert changes_after(anomalies("2024-09-20")["SWN"]) == pytest.approx(expected, abs=1e-9)
+    gone, earlier = (anomalies(day)["SWN"] for day in ("2024-09-30", "2024-09-20"))
+    assert [gone[f"after_{horizon}"] for horizon in (1, 5, 20)] == [None, None, None]
+    # Twenty days after the earlier one it is gone, but its last close, 7.20, lies between.
+    assert earlier["after_20"] == pytest.approx((7.20 / 6.86 - 1) * 100)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +117,16 @@ def test_every_number_of_it_is_within_1e_12_of_the_exact_one(table):
     assert 0 < float(re.search(r"largest relative error is (\S+)", result.stdout)[1]) < 1e-12
 
 
+LISTS = {
+    "tickers.csv": "ticker,name,type\nNKLA,Nikola,CS\nNKLA,Another,ETF\nNONE,Nobody,CS\n",
+    "splits.csv": "ticker,execution_date,split_from,split_to\nNKLA,2024-09-26,20,1\n"
+    "AAA,2024-09-21,1,1.5\nNKLA,2024-09-26,3,1\nNONE,2024-09-20,1,2\n",
+}
+
+
 def test_lists_of_tickers_and_splits_are_verified_as_well(tmp_path):
     shutil.copytree(SAMPLE_MARKET, tmp_path, dirs_exist_ok=True)
-    lists = {
-        "tickers.csv": "ticker,name,type\nNKLA,Nikola,CS\nNKLA,Another,ETF\nNONE,Nobody,CS\n",
-        "splits.csv": "ticker,execution_date,split_from,split_to\nNKLA,2024-09-26,20,1\n"
-        "AAA,2024-09-21,1,1.5\nNKLA,2024-09-26,3,1\nNONE,2024-09-20,1,2\n",
-    }
-    for name, text in lists.items():
+    for name, text in LISTS.items():
         write_file(tmp_path / "reference" / name, text)
     result = call(verify_numbers, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -144,85 +138,66 @@ def test_what_the_builder_refuses_cannot_be_verified(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def history():
-    market = verify_numbers.read_market(verify_numbers.flat_files(SAMPLE_MARKET))
-    return reference.Table(market)
-
-
-@pytest.mark.parametrize(
-    ("field", "change"),
-    [
-        ("trades", lambda value: value + 1),
-        ("close_price", lambda value: math.nextafter(value, math.inf)),
-        ("price_diff", lambda value: math.nextafter(value, math.inf)),
-        ("price_diff", lambda value: math.nan),
-        ("avg_trades", lambda value: value * (1 - 3e-12)),
-        ("avg_trades", lambda value: None),
-        ("std_trades", lambda value: value * (1 + 3e-12)),
-    ],
-)
-def test_a_number_of_the_dict_that_is_off_is_found(table, history, field, change):
-    wrong = copy.deepcopy(table)
-    wrong["AAPL"]["2024-09-20"][field] = change(wrong["AAPL"]["2024-09-20"][field])
-    assert verify_numbers.largest_error(history, table) < 1e-15
-    with pytest.raises(verify_numbers.Difference, match=f"AAPL on 2024-09-20: {field}"):
-        verify_numbers.largest_error(history, wrong)
-
-
-@pytest.fixture(scope="module")
-def right_parts(sample_table, table, history):
-    """The parts of the sample market's table, which are right."""
+def right(sample_table):
+    """The parts of the sample market's table, pickled, and the facts that they agree with."""
     parts = verify_numbers.read_parts(sample_table.read_bytes())
-    verify_numbers.compare_parts(parts, table, history)
-    return parts
+    facts = verify_numbers.read_reference(SAMPLE_MARKET, 5)
+    assert verify_numbers.compare(parts, facts) < 1e-15
+    return pickle.dumps(parts), facts
 
 
-@pytest.mark.parametrize("column", verify_numbers.PAGE_COLUMNS)
-def test_a_number_of_a_day_page_that_is_off_is_found(table, history, right_parts, column):
-    parts = copy.deepcopy(right_parts)
-    page = parts.pages["2024-09-20"]
-    row = dict(zip(verify_numbers.PAGE_COLUMNS, page["NA"]))
-    row[column] += 1
-    page["NA"] = tuple(row.values())
-    with pytest.raises(verify_numbers.Difference, match=f"^NA .*2024-09-20: .*{column} is"):
-        verify_numbers.compare_parts(parts, table, history)
+def stats_with(field, change):
+    """A fault: AAPL's field in the dict is changed."""
+
+    def damage(parts):
+        stats = parts.table["AAPL"]["2024-09-20"]
+        stats[field] = change(stats[field])
+
+    return damage
+
+
+def page_with(column):
+    """A fault: AAPL's number in a column of a day page is too high by 1."""
+
+    def damage(parts):
+        page = parts.pages["2024-09-20"]
+        i = list(verify_numbers.PAGE_COLUMNS).index(column)
+        page["AAPL"] = *page["AAPL"][:i], page["AAPL"][i] + 1, *page["AAPL"][i + 1 :]
+
+    return damage
 
 
 def reverse_a_page(parts):
-    parts.pages[SAMPLE_DAY] = dict(reversed(parts.pages[SAMPLE_DAY].items()))
+    parts.pages["2024-09-20"] = dict(reversed(parts.pages["2024-09-20"].items()))
 
 
 def miscount_a_day(parts):
-    *counts, high_long_z = parts.counts[SAMPLE_DAY]
-    parts.counts[SAMPLE_DAY] = (*counts, high_long_z - 1)
+    *counts, high_long_z = parts.counts["2024-09-20"]
+    parts.counts["2024-09-20"] = (*counts, high_long_z - 1)
 
 
-def change_a_pickled_row(parts):
-    pickled = parts.pickled_rows["NKLA"]
-    parts.pickled_rows["NKLA"] = pickled[:-2] + bytes([pickled[-2] ^ 1]) + pickled[-1:]
+FAULTS = {
+    "close_price": stats_with("close_price", lambda close: math.nextafter(close, math.inf)),
+    "avg_trades": stats_with("avg_trades", lambda mean: mean * (1 - 3e-12)),
+    "no avg_trades": stats_with("avg_trades", lambda _: None),
+    "std_trades": stats_with("std_trades", lambda deviation: deviation * (1 + 3e-12)),
+    "a page's record": page_with("record"),
+    "a page's long_z": page_with("long_z"),
+    "a page's order": reverse_a_page,
+    "a count": miscount_a_day,
+    "pickled rows": lambda parts: parts.pickled_rows.update(AAPL=parts.pickled_rows["AMD"]),
+    "facts": lambda parts: parts.facts.update(AAPL=parts.facts["AMD"]),
+    "a name": lambda parts: parts.listed.update(AAPL=("CS", "Apple")),
+    "a split": lambda parts: parts.splits.append(("AAPL", "2024-09-26", "20", "1")),
+}
 
 
-def change_a_fact(parts):
-    parts.facts["NKLA"] = parts.facts["NKLA"][:-1] + b"\0"
-
-
-def name_a_ticker(parts):
-    parts.listed["NKLA"] = ("CS", "Nikola")
-
-
-def add_a_split(parts):
-    parts.splits.append(("NKLA", "2024-09-26", "20", "1"))
-
-
-DAMAGES = [reverse_a_page, miscount_a_day, change_a_pickled_row, change_a_fact, name_a_ticker]
-
-
-@pytest.mark.parametrize("damage", [*DAMAGES, add_a_split])
-def test_another_part_of_the_table_that_is_off_is_found(table, history, right_parts, damage):
-    parts = copy.deepcopy(right_parts)
-    damage(parts)
-    with pytest.raises(verify_numbers.Difference, match=f"{SAMPLE_DAY}|NKLA"):
-        verify_numbers.compare_parts(parts, table, history)
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_of_any_part_of_a_table_is_found(right, what):
+    parts, facts = pickle.loads(right[0]), right[1]
+    FAULTS[what](parts)
+    with pytest.raises(verify_numbers.Difference, match=r"2024-09-20|AAPL"):
+        verify_numbers.compare(parts, facts)
 
 
 def test_a_byte_that_differs_from_its_checksum_is_found(sample_table):
