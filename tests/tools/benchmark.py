@@ -20,25 +20,21 @@ import inspect
 import json
 import os
 import platform
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from helpers.scripts import TOP, Measured, measure
+from helpers.gui import running_gui
+from helpers.scripts import TOP, Measured, command, measure
 
-ROW_BY_ROW = [sys.executable, str(TOP / "tests" / "witnesses" / "row_by_row.py")]
+ROW_BY_ROW = [sys.executable, TOP / "tests" / "witnesses" / "row_by_row.py"]
 LAST_DAY = "2024-10-18"
 
 # In a market of more days, the others would take too long or need too much memory.
@@ -54,10 +50,6 @@ BUILD_BOUNDS = {  # for markets of up to so many days
     1256: {"x": 1.4, "MB": 1400},
     5000: {"s": 80, "MB": 4500},
 }
-MANY_DAYS_BOUNDS = {  # for markets of up to 1,256 days
-    "aftermath": {"s": 8, "MB": 250},
-    "range with facts": {"s": 30},
-}
 BOUNDS = {
     "query": {"x": 2, "MB": 20},
     "query, wide": {"x": 10, "MB": 70},
@@ -68,45 +60,20 @@ BOUNDS = {
     "gui: a ticker's history": {"s": 0.04},
     "gui: what came after": {"s": 0.25, "MB": 150},
 }
+BOUNDS_UP_TO_1256_DAYS = {"aftermath": {"s": 8, "MB": 250}, "range with facts": {"s": 30}}
 
 
-class Market(NamedTuple):
-    days: int
-    rows: int
-    flat_files: Path
-    table: Path
-    parquet: Path
-    row_by_row_table: Path
-
-
-class Contender(NamedTuple):
-    name: str
-    command: list
-    writes: Path | None = None
-    only_once: bool = False  # without warming up
-
-
-def note(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-# The made-up market.
+# The made-up market
 
 
 def ticker_names(count, rng):
-    """Return count different tickers of four letters, in ASCII order."""
+    """So many different tickers of four letters, in ASCII order."""
     codes = np.sort(rng.choice(26**4, count, replace=False)).tolist()
     return ["".join(chr(65 + code // 26**power % 26) for power in (3, 2, 1, 0)) for code in codes]
 
 
-def window_starts(days):
-    """Return the nanosecond, in UTC since 1970, at which each of days begins in New York."""
-    midnights = pl.Series(days).cast(pl.Datetime("ns")).dt.replace_time_zone("America/New_York")
-    return midnights.dt.epoch("ns").to_list()
-
-
 def write_made_up_market(folder, days, tickers):
-    """Write the flat files of that many days up to LAST_DAY; return the number of their rows.
+    """Write the flat files of that many days up to LAST_DAY.
 
     So many tickers are listed at any time. Up to MOST_DAYS_WITHOUT_TURNOVER they stay the same and
     trade every day; beyond, each is listed for nine years, and the thinnest trade every other day.
@@ -123,9 +90,9 @@ def write_made_up_market(folder, days, tickers):
     volatility = rng.uniform(0.005, 0.04, listings)
     close = rng.lognormal(np.log(20), 1.2, listings)
 
-    rows = 0
     dates = np.busday_offset(LAST_DAY, np.arange(1 - days, 1)).astype(object).tolist()
-    for day, (date, window_start) in enumerate(zip(dates, window_starts(dates))):
+    midnights = pl.Series(dates).cast(pl.Datetime("ns")).dt.replace_time_zone("America/New_York")
+    for day, (date, window_start) in enumerate(zip(dates, midnights.dt.epoch("ns").to_list())):
         trades = level * rng.lognormal(rng.normal(0, 0.1), 0.3, listings)
         move = volatility * rng.standard_normal(listings)
         spikes = np.flatnonzero(rng.random(listings) < 0.003)
@@ -150,27 +117,18 @@ def write_made_up_market(folder, days, tickers):
         }
         flat_file = pl.DataFrame(columns).filter(pl.Series(trades_today))
         flat_file.write_csv(folder / f"{date}.csv")
-        rows += len(flat_file)
-    return rows
 
 
-def open_market(folder, recipe):
-    """Return the Market in folder; if the folder is empty, it is made by recipe first.
-
-    recipe has the arguments of write_made_up_market. SystemExit says when folder holds another.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    label = folder / "market.json"
-    files = ("aggregates_day", "lookup_table.pkl", "baselines.parquet", "row_by_row.pkl")
-    flat_files, *tables = (folder / name for name in files)
-    if not any(folder.iterdir()):
-        flat_files.mkdir()
-        rows = write_made_up_market(flat_files, **recipe)
-        label.write_text(json.dumps({**recipe, "rows": rows}))
-    known = json.loads(label.read_text()) if label.exists() else {}
-    if not known.items() >= recipe.items():
-        raise SystemExit(f"{folder} holds something else, {known}: choose another --folder")
-    return Market(known["days"], known["rows"], flat_files, *tables)
+def find_or_write_market(folder, days, tickers):
+    """The folder of flat files below folder. SystemExit says when it has another market's."""
+    flat_files = folder / "aggregates_day"
+    if not flat_files.exists():
+        flat_files.mkdir(parents=True)
+        write_made_up_market(flat_files, days, tickers)
+    found = len(list(flat_files.iterdir()))
+    if found != days:
+        raise SystemExit(f"{flat_files} has {found} files, not {days}: choose another --folder")
+    return flat_files
 
 
 # Programs for python -c: each imports what it needs, so this file's imports are not measured.
@@ -235,161 +193,131 @@ def polars_query():
         print(f"{ticker} {z:.2f}")
 
 
-def program(function):
-    return f"{inspect.getsource(function)}\n{function.__name__}()"
+def program(function, *arguments):
+    source = f"{inspect.getsource(function)}\n{function.__name__}()"
+    return [sys.executable, "-c", source, *arguments]
 
 
-# Measuring.
+# What is measured: a section takes the market's folder, its days and the number of rounds, and
+# returns {name: [Measured, ...]}.
+
+
+def note(name, run):
+    print(f"{name} {run.seconds:.4f} s, {run.mb:.1f} MB", file=sys.stderr, flush=True)
+    return run
+
+
+def run_once(name, words, output=None):
+    """The command words, Measured. The file output, which it writes, is removed first."""
+    if output:
+        output.unlink(missing_ok=True)
+        os.sync()
+    run = measure(words)
+    if run.status:
+        raise SystemExit(f"{name} failed:\n{run.stderr}")
+    return note(name, run)
 
 
 def take_turns(contenders, rounds):
-    """Return {name: [Measured, ...]}, in turns A B C A B C ... after a round of warming up."""
-    runs = {contender.name: [] for contender in contenders}
-    for number in range(rounds + 1):
-        for name, command, writes, only_once in contenders:
-            if only_once and number != 1:
-                continue
-            if writes:
-                writes.unlink(missing_ok=True)
-                os.sync()
-            run = measure(command)
-            if run.status:
-                raise SystemExit(f"{name} failed:\n{run.stderr}")
-            note(f"round {number} of {rounds}: {name} {run.seconds:.3f} s, {run.mb:.1f} MB")
-            if number:
-                runs[name].append(run)
+    """{name: [Measured, ...]} of {name: arguments of run_once}, in turns A B C A B C ...
+
+    They begin with a round of warming up.
+    """
+    turns = [
+        {name: run_once(name, *contender) for name, contender in contenders.items()}
+        for _ in range(rounds + 1)
+    ]
+    return {name: [turn[name] for turn in turns[1:]] for name in contenders}
+
+
+def build_section(folder, days, rounds):
+    """Measure how the flat files become a table."""
+    flat_files, table = folder / "aggregates_day", folder / "lookup_table.pkl"
+    parquet, pickled = folder / "baselines.parquet", folder / "row_by_row.pkl"
+    ours = command("build-lookup-table.py", "--data-dir", flat_files, "--output", table)
+    contenders = {"build": (ours, table)}
+    if days <= MOST_DAYS_POLARS:
+        contenders[POLARS] = program(polars_build, flat_files, parquet), parquet
+    runs = take_turns(contenders, rounds)
+    if days <= MOST_DAYS_ROW_BY_ROW:  # once, for it takes minutes
+        slow = [*ROW_BY_ROW, "build", flat_files, pickled]
+        runs["row-by-row build"] = [run_once("row-by-row build", slow)]
     return runs
 
 
-def check_agreement(ours, polars):
-    """Raise SystemExit unless both answers, texts, list the same tickers and z_scores.
-
-    But not those of 3.00, where rounding decides whether a z_score is above 3.
-    """
-    rows = [line.split() for line in ours.splitlines()[5:]]
-    listed = {f"{row[0]} {row[4]}" for row in rows}
-    different = listed ^ set(polars.splitlines())
-    if not listed or not all(row.endswith(" 3.00") for row in different):
-        raise SystemExit(f"The query and polars list different anomalies: {sorted(different)}")
-
-
-# What is measured: a section takes the market and the number of rounds, and returns
-# {name: [Measured, ...]}.
-
-
-def build_section(market, rounds):
-    """Measure how the flat files become a table."""
-    ours = [sys.executable, TOP / "build-lookup-table.py", "--data-dir", market.flat_files]
-    polars = [sys.executable, "-c", program(polars_build), market.flat_files, market.parquet]
-    slow = [*ROW_BY_ROW, "build", market.flat_files, market.row_by_row_table]
-    contenders = [Contender("build", [*ours, "--output", market.table], market.table)]
-    if market.days <= MOST_DAYS_POLARS:
-        contenders.append(Contender(POLARS, polars, market.parquet))
-    if market.days <= MOST_DAYS_ROW_BY_ROW:
-        contenders.append(Contender("row-by-row build", slow, market.row_by_row_table, True))
-    return take_turns(contenders, rounds)
-
-
-def query_section(market, rounds):
-    """Measure how a table answers a date, and check that polars gives the same answer."""
-    script = [sys.executable, TOP / "query-lookup-table.py", "--table", market.table]
-    dates = sorted(flat_file.stem for flat_file in market.flat_files.iterdir())
+def query_section(folder, days, rounds):
+    """Measure how a table answers a date."""
+    script = command("query-lookup-table.py", "--table", folder / "lookup_table.pkl")
+    dates = sorted(flat_file.stem for flat_file in (folder / "aggregates_day").iterdir())
     # What came after the last day is not known yet: the formats ask for a day that 20 follow.
     earlier = dates[max(0, len(dates) - 31)]
-    contenders = [
-        Contender("query", [*script, LAST_DAY]),
-        Contender(FLOOR, [sys.executable, "-c", FLOOR]),
-    ]
-    for format_ in ("wide", "csv", "json"):
-        contenders.append(Contender(f"query, {format_}", [*script, earlier, "--format", format_]))
-    if market.parquet.exists():
-        polars = [sys.executable, "-c", program(polars_query), market.parquet, LAST_DAY]
-        contenders.append(Contender("polars query", polars))
-    if market.row_by_row_table.exists():
-        slow = [*ROW_BY_ROW, "query", market.row_by_row_table, LAST_DAY]
-        contenders.append(Contender("row-by-row query", slow))
-    all_days = ["1990-01-01", "2099-12-31", "--format", "csv"]
-    contenders.append(Contender("aftermath", [*script, "--aftermath"]))
-    contenders.append(Contender("range with facts", [*script, *all_days]))
-    runs = take_turns(contenders, rounds)
-    if "polars query" in runs:
-        check_agreement(runs["query"][0].stdout, runs["polars query"][0].stdout)
-    return runs
+    contenders = {"query": [*script, LAST_DAY], FLOOR: [sys.executable, "-c", FLOOR]}
+    for form in ("wide", "csv", "json"):
+        contenders[f"query, {form}"] = [*script, earlier, "--format", form]
+    parquet, row_by_row = folder / "baselines.parquet", folder / "row_by_row.pkl"
+    if parquet.exists():
+        contenders["polars query"] = program(polars_query, parquet, LAST_DAY)
+    if row_by_row.exists():
+        contenders["row-by-row query"] = [*ROW_BY_ROW, "query", row_by_row, LAST_DAY]
+    contenders["aftermath"] = [*script, "--aftermath"]
+    contenders["range with facts"] = [*script, dates[0], dates[-1], "--format", "csv"]
+    return take_turns({name: [words] for name, words in contenders.items()}, rounds)
 
 
-def gui_section(market, rounds):
+def gui_section(folder, days, rounds):
     """Measure how soon the browser's server answers, from its start on, and its memory."""
     runs = {}
     for _ in range(rounds):
-        for name, seconds, mb in serve_once(market.table):
-            note(f"{name} {seconds:.4f} s, {mb:.1f} MB")
-            runs.setdefault(name, []).append(Measured(0, "", "", seconds, mb))
+        for name, run in serve_once(folder / "lookup_table.pkl"):
+            note(name, run)
+            runs.setdefault(name, []).append(run)
     return runs
 
 
 def serve_once(table):
-    """Start the server, ask it what a visitor asks, and yield (name, seconds, MB). Linux only.
+    """Start the server, ask it what a visitor asks, and yield (name, Measured). Linux only.
 
     All but the first one's seconds are medians over twenty days or tickers, and MB is the most
     memory that the server has had by then.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    script = [sys.executable, TOP / "gui-lookup-table.py", "--table", table, "--port", str(port)]
     started = time.perf_counter()
-    server = subprocess.Popen(script, stdout=subprocess.DEVNULL)
+    with running_gui(table, "http://127.0.0.1:9") as gui:
 
-    def ask(path):
-        asked = time.perf_counter()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
-            content = answer.read()
-        return time.perf_counter() - asked, content
+        def measured(name, seconds):
+            return f"gui: {name}", Measured(0, "", "", seconds, gui.memory("VmHWM"))
 
-    def peak():
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        def seconds_of(path):
+            asked = time.perf_counter()
+            gui.get(path)
+            return time.perf_counter() - asked
 
-    try:
-        while True:
-            with contextlib.suppress(urllib.error.URLError):
-                ask("/")
-                break
-            if server.poll() is not None or time.perf_counter() > started + 60:
-                raise SystemExit("gui-lookup-table.py does not answer")
-            time.sleep(0.002)
-        yield "gui: first answer", time.perf_counter() - started, peak()
-        days = json.loads(ask("/api/days")[1])["days"]
-        yield "gui: a day", median(ask(f"/?date={day}")[0] for day in days[-20:]), peak()
+        gui.get("/")
+        yield measured("first answer", time.perf_counter() - started)
+        days = json.loads(gui.get("/api/days"))["days"]
+        yield measured("a day", median(seconds_of(f"/?date={day}") for day in days[-20:]))
         day = days[max(0, len(days) - 31)]
-        anomalies = json.loads(ask(f"/api/anomalies?date={day}")[1])["anomalies"]
+        anomalies = json.loads(gui.get(f"/api/anomalies?date={day}"))["anomalies"]
         tickers = [anomaly["ticker"] for anomaly in anomalies[:: len(anomalies) // 20 + 1]]
         for name, path in (("a ticker's history", "history"), ("what came after", "after")):
             paths = [f"/api/{path}?ticker={ticker}&date={day}" for ticker in tickers]
-            yield f"gui: {name}", median(ask(path)[0] for path in paths), peak()
-    finally:
-        server.terminate()
-        server.wait()
+            yield measured(name, median(map(seconds_of, paths)))
 
 
-SECTIONS = {
-    "build": build_section,
-    "query": query_section,
-    "gui": gui_section,
-}
+SECTIONS = {"build": build_section, "query": query_section, "gui": gui_section}
 
 
-# The report.
+# The report
 
 
 def bounds_for(days):
-    """Return {name: {unit: most}} for a market of so many days."""
+    """{name: {unit: most}} for a market of so many days."""
     most_days = min((most for most in BUILD_BOUNDS if days <= most), default=max(BUILD_BOUNDS))
-    many_days = MANY_DAYS_BOUNDS if days <= 1256 else {}
-    return {"build": BUILD_BOUNDS[most_days], **BOUNDS, **many_days}
+    more = BOUNDS_UP_TO_1256_DAYS if days <= 1256 else {}
+    return {"build": BUILD_BOUNDS[most_days], **BOUNDS, **more}
 
 
 def report_line(name, runs, bound):
-    """Return the cells of name's line in the report; the last one says whether bound is kept."""
+    """The cells of name's line in the report; the last one says whether bound is kept."""
     walls = sorted(run.seconds for run in runs[name])
     took = {"s": median(walls), "MB": max(run.mb for run in runs[name])}
     other = POLARS if name == "build" else FLOOR
@@ -407,45 +335,33 @@ def report_line(name, runs, bound):
     ]
 
 
-def print_report(market, lines):
-    size = sum(flat_file.stat().st_size for flat_file in market.flat_files.iterdir())
-    print(
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
-        f"pandas {version('pandas')}, polars {version('polars')}\n"
-        f"{market.days:,} days, {market.rows:,} rows, {size / 2**20:,.0f} MB of flat files\n"
-    )
-    print("| what | wall | peak MB | wall compared | bound | within |")
-    print("|---|---|---|---|---|---|")
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
-
-
-def parse_arguments(argv):
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=int, default=57, help="57 unless given")
     parser.add_argument("--tickers", type=int, default=10_800, help="10,800 unless given")
     parser.add_argument("--runs", type=int, default=5, help="rounds that count, 5 unless given")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=SECTIONS,
-        help="measure one section (again for another); all but build want a built table",
-    )
+    only = "measure one section (again for another); all but build want a built table"
+    parser.add_argument("--only", action="append", choices=SECTIONS, help=only)
     parser.add_argument("--folder", type=Path, help="where the market is kept; else it is removed")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
 
-
-def main(argv=None):
-    options = parse_arguments(argv)
+    runs, days = {}, options.days
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        market = open_market(folder, {"days": options.days, "tickers": options.tickers})
-        runs = {}
+        flat_files = find_or_write_market(folder, days, options.tickers)
         for section in options.only or SECTIONS:
-            runs |= SECTIONS[section](market, options.runs)
-        bounds = bounds_for(market.days)
-        lines = [report_line(name, runs, bounds.get(name, {})) for name in runs]
-        print_report(market, lines)
+            runs |= SECTIONS[section](folder, days, options.runs)
+        size = sum(flat_file.stat().st_size for flat_file in flat_files.iterdir()) / 2**20
+    lines = [report_line(name, runs, bounds_for(days).get(name, {})) for name in runs]
+    print(
+        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
+        f"pandas {version('pandas')}, polars {version('polars')}"
+    )
+    print(f"{days:,} days, {size:,.0f} MB of flat files\n")
+    print("| what | wall | peak MB | wall compared | bound | within |")
+    print("|---|---|---|---|---|---|")
+    for line in lines:
+        print(f"| {' | '.join(line)} |")
     return int(any(line[-1] == "NO" for line in lines))
 
 
