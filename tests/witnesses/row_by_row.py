@@ -7,12 +7,12 @@ Usage:
     python tests/witnesses/row_by_row.py build DATA_DIR FILE
     python tests/witnesses/row_by_row.py query FILE DATE
 
-build reads every .csv and .csv.gz below DATA_DIR and writes FILE, a plain pickled dict; query loads
-the whole of FILE and prints the anomalies of DATE: ticker, trades, z_score.
+build reads every .csv in DATA_DIR and writes FILE, a plain pickled dict; query loads the whole of
+FILE and prints the anomalies of DATE: ticker, trades, z_score.
 """
 
-import argparse
 import pickle
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -21,15 +21,15 @@ WINDOW = 5
 Z_THRESHOLD = 3
 
 
-def row_by_row_table(paths, window=WINDOW):
-    """Return {ticker: {"YYYY-MM-DD": stats}} for the flat files at paths, in order of their names.
+def row_by_row_table(paths):
+    """{ticker: {"YYYY-MM-DD": stats}} for the flat files at paths, in order of their names.
 
     stats has the keys trades, close_price, price_diff, avg_trades and std_trades, as the numpy
     scalars that pandas yields (trades is a float, too). avg_trades and std_trades are None on a
-    ticker's first window rows; price_diff, in percent, is nan on its first.
+    ticker's first rows; price_diff, in percent, is nan on its first.
     """
     history = {}
-    for path in sorted(map(Path, paths), key=lambda path: path.name):
+    for path in sorted(paths, key=lambda path: path.name):
         # A ticker may be NA, which pandas would take for a missing value.
         frame = pd.read_csv(path, dtype={"ticker": str}, keep_default_na=False)
         for _, row in frame.iterrows():
@@ -44,7 +44,7 @@ def row_by_row_table(paths, window=WINDOW):
     for ticker, days in history.items():
         frame = pd.DataFrame(days).sort_values("date", kind="stable").set_index("date")
         frame["price_diff"] = frame["close_price"].pct_change() * 100
-        earlier_trades = frame["trades"].shift(1).rolling(window=window)
+        earlier_trades = frame["trades"].shift(1).rolling(window=WINDOW)
         frame["avg_trades"] = earlier_trades.mean()
         frame["std_trades"] = earlier_trades.std()
         table[ticker] = {}
@@ -60,7 +60,7 @@ def row_by_row_table(paths, window=WINDOW):
 
 
 def find_anomalies_row_by_row(table, date):
-    """Return [(trades, ticker, z_score), ...] of the anomalies on date, most trades first."""
+    """[(trades, ticker, z_score), ...] of the anomalies on date, most trades first."""
     anomalies = []
     for ticker, days in table.items():
         stats = days.get(date)
@@ -71,29 +71,16 @@ def find_anomalies_row_by_row(table, date):
     return sorted(anomalies, reverse=True)
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Build and query the lookup table row by row.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="flat files to a plain pickled table")
-    build.add_argument("data_dir", type=Path)
-    build.add_argument("file", type=Path)
-    query = commands.add_parser("query", help="the anomalies of a date")
-    query.add_argument("file", type=Path)
-    query.add_argument("date")
-    options = parser.parse_args(argv)
-
-    if options.command == "build":
-        folder = options.data_dir
-        table = row_by_row_table([*folder.rglob("*.csv"), *folder.rglob("*.csv.gz")])
-        with options.file.open("wb") as file:
-            pickle.dump(table, file)
+def main(command, source, target):
+    if command == "build":
+        with open(target, "wb") as file:
+            pickle.dump(row_by_row_table(Path(source).glob("*.csv")), file)
     else:
-        with options.file.open("rb") as file:
+        with open(source, "rb") as file:
             table = pickle.load(file)
-        for trades, ticker, z_score in find_anomalies_row_by_row(table, options.date):
+        for trades, ticker, z_score in find_anomalies_row_by_row(table, target):
             print(f"{ticker} {trades:.0f} {z_score:.2f}")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main(*sys.argv[1:])
