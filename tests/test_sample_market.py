@@ -33,8 +33,8 @@ def anomalies(sample_table):
 
 
 def test_the_script_that_makes_it_makes_the_very_files_that_are_here(tmp_path):
-    assert make_sample_market.main(["--output", str(tmp_path / "made")]) == 0
-    made = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    make_sample_market.main(tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in SAMPLE_MARKET.iterdir()}
 
 

@@ -1,26 +1,24 @@
 """Write the sample market: made-up daily files of 150 tickers, the same bytes on every run.
 
-Usage: python tests/tools/make_sample_market.py [--output DIR]
+Usage: python tests/tools/make_sample_market.py
 
 Reads nothing.
-Writes DIR/2024-08-01.csv to DIR/2024-10-18.csv, one file a trading day in the format of Polygon's
-day aggregates, and DIR/README.md. DIR is by default tests/sample_market.
+Writes tests/sample_market/2024-08-01.csv to 2024-10-18.csv, one file a trading day in the format of
+Polygon's day aggregates, and README.md beside them.
 """
 
-import argparse
 import random
 import sys
 from datetime import date, timedelta
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
+from helpers.flat_files import HEADER, window_start
+from helpers.markets import SAMPLE_MARKET
 from helpers.tutorial import PUBLISHED_ROWS
 
 SEED = 20241018
-HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 FIRST_DAY, LAST_DAY, HOLIDAYS = date(2024, 8, 1), date(2024, 10, 18), {date(2024, 9, 2)}
-FIRST_WINDOW_START = 1722484800 * 10**9
-DAY_IN_NS = 24 * 3600 * 10**9
 
 WINDOW = 5
 BURST_CHANCE = 0.01
@@ -72,6 +70,10 @@ LAST_TRADED = {"SWN": date(2024, 9, 30)}
 SPLIT_TICKER, SPLIT_DAY, SPLIT_RATIO = "LRCX", date(2024, 10, 3), 10
 # Four trading days after an anomaly of this ticker.
 REVERSE_TICKER, REVERSE_DAY, REVERSE_RATIO = "NKLA", date(2024, 9, 26), 20
+RATIOS = {
+    SPLIT_TICKER: (SPLIT_DAY, 1 / SPLIT_RATIO),
+    REVERSE_TICKER: (REVERSE_DAY, REVERSE_RATIO),
+}
 FLAT_TICKER, FLAT_TRADES, FLAT_SPIKE_DAY, FLAT_SPIKE = "NTEST", 100, date(2024, 9, 12), 5000
 ZERO_TICKER, ZERO_DAY = "AACIU", date(2024, 9, 17)
 TEST_TICKER, TEST_LOW, TEST_HIGH = "ZVZZT", 0.01, 199999.99
@@ -181,12 +183,9 @@ def play_role(rng, ticker, days, trades, closes):
         closes[:] = [*closes[-2::-1], last_close]
     elif ticker == FLAT_TICKER:
         trades[:] = [FLAT_SPIKE if day == FLAT_SPIKE_DAY else FLAT_TRADES for day in days]
-    elif ticker == SPLIT_TICKER:
-        pairs = zip(days, closes)
-        closes[:] = [close / SPLIT_RATIO if day >= SPLIT_DAY else close for day, close in pairs]
-    elif ticker == REVERSE_TICKER:
-        pairs = zip(days, closes)
-        closes[:] = [close * REVERSE_RATIO if day >= REVERSE_DAY else close for day, close in pairs]
+    elif ticker in RATIOS:
+        since, ratio = RATIOS[ticker]
+        closes[:] = [c * ratio if day >= since else c for day, c in zip(days, closes)]
     elif ticker == TEST_TICKER:
         closes[:] = [TEST_LOW + (TEST_HIGH - TEST_LOW) * rng.random() * rng.random() for _ in days]
     elif ticker == ZERO_TICKER:
@@ -212,9 +211,8 @@ def make_row(rng, ticker, day, trades, close, volatility, digits):
     prices = [round(price, digits if price >= 1 else 4) for price in [close, *near]]
     close, opened, high, low = prices[0], prices[-1], max(prices), min(prices)
     volume = int(trades * (20 + 130 * rng.random()))
-    window_start = FIRST_WINDOW_START + (day - FIRST_DAY).days * DAY_IN_NS
     numbers = ",".join(f"{price:.10g}" for price in (opened, close, high, low))
-    return f"{ticker},{volume},{numbers},{window_start},{trades}\n"
+    return f"{ticker},{volume},{numbers},{window_start(str(day))},{trades}\n"
 
 
 def make_market():
@@ -236,20 +234,11 @@ def make_market():
     return market
 
 
-def write_market(market, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    for day, rows in market.items():
+def main(folder=SAMPLE_MARKET):
+    for day, rows in make_market().items():
         (folder / f"{day}.csv").write_bytes(f"{HEADER}\n{''.join(rows)}".encode())
     (folder / "README.md").write_bytes(README.encode())
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).resolve().parent.parent / "sample_market"
-    parser.add_argument("--output", metavar="DIR", type=Path, default=default)
-    write_market(make_market(), parser.parse_args(argv).output)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
