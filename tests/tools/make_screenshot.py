@@ -1,12 +1,11 @@
 """Take the README's screenshot: the view of 2024-10-18 in the sample market, with VTAK chosen.
 
-Usage: python tests/tools/make_screenshot.py [--output FILE]
+Usage: python tests/tools/make_screenshot.py
 
 Reads   the sample market. Minute bars are made up too: see tests/fakes/polygon.py.
-Writes  FILE, by default tests/screenshot.png. The status is 1 if it has more than 300,000 bytes.
+Writes  tests/screenshot.png.
 """
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -48,12 +47,7 @@ def take_screenshot(browser, url, output):
     page.close()
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = TOP / "tests" / "screenshot.png"
-    parser.add_argument("--output", type=Path, default=default, metavar="FILE")
-    output = parser.parse_args(argv).output
-
+def main():
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, FakePolygon(SAMPLE_MARKET) as polygon:
@@ -61,12 +55,9 @@ def main(argv=None):
         gui = running_gui(table, polygon.url, POLYGON_API_KEY="any")
         with gui as served, sync_playwright() as playwright:
             browser = launch_chromium(playwright)
-            take_screenshot(browser, served.url, output)
+            take_screenshot(browser, served.url, TOP / "tests" / "screenshot.png")
             browser.close()
-    size = output.stat().st_size
-    print(f"{output}: {size:,} bytes")
-    return int(size > MOST_BYTES)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
