@@ -21,16 +21,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
-    "here",
+    "suite",
     max_examples=40 * EFFORT,
     deadline=None,
     database=None,
+    derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.register_profile(
-    "ci", hypothesis.settings.get_profile("here"), derandomize=True
-)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    # A user would see such a warning, of a number that is too large for example, on stderr.
+    for category in ("RuntimeWarning", "UserWarning", "FutureWarning"):
+        config.addinivalue_line("filterwarnings", f"error::{category}")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import math
 import random
 from datetime import date, timedelta
 
+import numpy as np
 from helpers.markets import USUAL
 
 TEST_SYMBOL = "ZVZZT"
@@ -36,17 +37,8 @@ def made_up_market(seed, days=120, tickers=40):
             rows[day].append((name, trades, open_price, close))
     for day_rows in rows:
         rng.shuffle(day_rows)
-    return dict(zip(weekdays(days), rows))
-
-
-def weekdays(count):
-    day = FIRST_DAY
-    found = []
-    while len(found) < count:
-        if day.weekday() < 5:
-            found.append(day.isoformat())
-        day += timedelta(days=1)
-    return found
+    dates = np.busday_offset(FIRST_DAY, np.arange(days)).astype(str).tolist()
+    return dict(zip(dates, rows))
 
 
 def life_of_ticker(rng, kind, days, loud_days):

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,27 +86,11 @@ def run_measured(script, *args):
     return done.status, done.stderr, done.mb
 
 
-@contextlib.contextmanager
-def warnings_on_stderr():
-    """In this context, a warning is shown on stderr, as in a process of the script's own."""
-
-    def show(message, category, filename, line_number, file=None, line=None):
-        sys.stderr.write(warnings.formatwarning(message, category, filename, line_number, line))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.showwarning = show
-        yield
-
-
 def call(script, *args):
     """What run gives, within this process and in a fraction of the time; script is a module."""
     stdout, stderr = io.StringIO(), io.StringIO()
     try:
-        redirections = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
-        with redirections[0], redirections[1], warnings_on_stderr():
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             status = script.main([str(arg) for arg in args])
     except SystemExit as end:
         status = end.code
