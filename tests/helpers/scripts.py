@@ -1,7 +1,7 @@
 """The scripts: as modules, as calls within this process, and as processes of their own."""
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import pickle
@@ -14,15 +14,12 @@ from typing import NamedTuple
 from helpers.markets import LAST_DAY
 
 TOP = Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(TOP))
 
 
 def load_script(name):
     """The script called name as a module."""
-    module_name = name[: -len(".py")].replace("-", "_")
-    spec = importlib.util.spec_from_file_location(module_name, TOP / name)
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name.removesuffix(".py"))
 
 
 # The fields of the querier's csv and json, in order.
