@@ -4,7 +4,7 @@ Usage: python tests/tools/make_sample_market.py
 
 Reads nothing.
 Writes tests/sample_market/2024-08-01.csv to 2024-10-18.csv, one file a trading day in the format of
-Polygon's day aggregates, and README.md beside them.
+Polygon's day aggregates. README.md beside them says what each of them is there to show.
 """
 
 import random
@@ -67,59 +67,15 @@ THINNEST = "AAp ABRpD BACpM JPMpC METpE SOpC WFCpZ"
 # AAp joins a day late, or it would stand among the published first rows.
 FIRST_TRADED = {"AAp": date(2024, 8, 2), "SARO": date(2024, 10, 2)}
 LAST_TRADED = {"SWN": date(2024, 9, 30)}
-SPLIT_TICKER, SPLIT_DAY, SPLIT_RATIO = "LRCX", date(2024, 10, 3), 10
-# Four trading days after an anomaly of this ticker.
-REVERSE_TICKER, REVERSE_DAY, REVERSE_RATIO = "NKLA", date(2024, 9, 26), 20
-RATIOS = {
-    SPLIT_TICKER: (SPLIT_DAY, 1 / SPLIT_RATIO),
-    REVERSE_TICKER: (REVERSE_DAY, REVERSE_RATIO),
-}
+# Ticker: the day of a split, and by what its prices are multiplied from then on. NKLA's is four
+# trading days after an anomaly.
+SPLITS = {"LRCX": (date(2024, 10, 3), 1 / 10), "NKLA": (date(2024, 9, 26), 20)}
 FLAT_TICKER, FLAT_TRADES, FLAT_SPIKE_DAY, FLAT_SPIKE = "NTEST", 100, date(2024, 9, 12), 5000
 ZERO_TICKER, ZERO_DAY = "AACIU", date(2024, 9, 17)
 TEST_TICKER, TEST_LOW, TEST_HIGH = "ZVZZT", 0.01, 199999.99
-ODD_NAMES = ("AAP", "AAp", "NA", "NAN", "TRUE")
-BURST_DAYS = {**dict.fromkeys(ODD_NAMES, LAST_DAY), **LAST_TRADED, SPLIT_TICKER: SPLIT_DAY}
+BURST_DAYS = dict.fromkeys(["AAP", "AAp", "NA", "NAN", "TRUE"], LAST_DAY)
+BURST_DAYS |= {**LAST_TRADED, "LRCX": date(2024, 10, 3)}
 BURST_FACTOR = 4
-
-README = f"""\
-# The sample market
-
-This market is made up. `python tests/tools/make_sample_market.py` writes these files and this
-README, the same bytes each time: change the script, not the files. A random generator draws the
-numbers, and the tickers' names are real. Two parts are taken from the tutorial that the project
-grew out of:
-
-- The first nine rows of {FIRST_DAY} are copied from it.
-- It prints the ten most traded anomalies of {LAST_DAY}. Their trades and closes on that day are
-  copied from it. It does not print what came before. So the fifty numbers of trades of these ten
-  tickers on the five days before, and their ten closes of the day before, are not the real ones.
-  They were searched for: they give the averages, deviations, z-scores and price changes that the
-  tutorial prints.
-
-150 tickers on the 56 trading days from {FIRST_DAY} to {LAST_DAY}, in the format of Polygon's
-daily flat files and in an order like theirs (`A, AA, AAp, AAA`). It is built to show:
-
-| what | ticker | day |
-|---|---|---|
-| the ten anomalies that the tutorial prints | {", ".join(PUBLISHED)} | {LAST_DAY} |
-| names that programs mistake for other names or values | {", ".join(ODD_NAMES)} | {LAST_DAY} |
-| the most trades since the first day | VTAK | {LAST_DAY} |
-| the most trades in 25 rows | PYPL | {LAST_DAY} |
-| a `split?` that is none: the open is near 3 or 2 times the close before \
-| EFSH, BIVI | {LAST_DAY} |
-| an anomaly on the day of a {SPLIT_RATIO}-for-1 split | {SPLIT_TICKER} | {SPLIT_DAY} |
-| an anomaly with a 1-for-{REVERSE_RATIO} reverse split four days later, on {REVERSE_DAY}: `*` \
-| {REVERSE_TICKER} | 2024-09-20 |
-| an anomaly on the last day before a delisting: `gone` | SWN | {LAST_TRADED["SWN"]} |
-| a listing | SARO | {FIRST_TRADED["SARO"]} |
-| tickers with days without a row | AACG, AACIU, {", ".join(THINNEST.split())} | |
-| a ticker without a row on the day after an anomaly, and a `stale` baseline | AACIU | 2024-09-20 |
-| a `new` and `thin` ticker | WFCpZ | 2024-09-04 |
-| a deviation of 0, hence no anomaly: {FLAT_SPIKE} trades after {FLAT_TRADES} on every day before \
-| {FLAT_TICKER} | {FLAT_SPIKE_DAY} |
-| a row without trades | {ZERO_TICKER} | {ZERO_DAY} |
-| a `test` ticker at absurd prices | {TEST_TICKER} | 2024-09-12 |
-"""
 
 
 def trading_days():
@@ -183,8 +139,8 @@ def play_role(rng, ticker, days, trades, closes):
         closes[:] = [*closes[-2::-1], last_close]
     elif ticker == FLAT_TICKER:
         trades[:] = [FLAT_SPIKE if day == FLAT_SPIKE_DAY else FLAT_TRADES for day in days]
-    elif ticker in RATIOS:
-        since, ratio = RATIOS[ticker]
+    elif ticker in SPLITS:
+        since, ratio = SPLITS[ticker]
         closes[:] = [c * ratio if day >= since else c for day, c in zip(days, closes)]
     elif ticker == TEST_TICKER:
         closes[:] = [TEST_LOW + (TEST_HIGH - TEST_LOW) * rng.random() * rng.random() for _ in days]
@@ -237,7 +193,6 @@ def make_market():
 def main(folder=SAMPLE_MARKET):
     for day, rows in make_market().items():
         (folder / f"{day}.csv").write_bytes(f"{HEADER}\n{''.join(rows)}".encode())
-    (folder / "README.md").write_bytes(README.encode())
 
 
 if __name__ == "__main__":
