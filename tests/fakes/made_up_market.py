@@ -1,6 +1,6 @@
 """Made-up markets for tests: every oddity that a definition speaks of, the same for the same seed.
 
-made_up_market(seed=1, days=300, tickers=40)
+made_up_market(seed=1)
 # {"2020-01-01": [("SPLIT38", 560, 62.1647, 60.16), ("FLAT25", ...), ...], "2020-01-02": ...}
 """
 
@@ -64,7 +64,9 @@ def life_of_ticker(rng, kind, days, loud_days):
             last = min(last, day + rng.randint(0, 25))
         open_price, price = prices_of_day(rng, price, splits)
         shown = 0.0 if rng.random() < (0.1 if kind == "ZERO" else 0.001) else price
-        rows.append((day, trades, odd_open(rng, open_price), shown))
+        chance = rng.random()
+        shown_open = None if chance < 0.02 else 0.0 if chance < 0.03 else open_price
+        rows.append((day, trades, shown_open, shown))
     return rows
 
 
@@ -91,12 +93,6 @@ def prices_of_day(rng, previous, splits):
     else:
         open_price = max(0.01, round(previous * rng.lognormvariate(0, 0.02), 4))
     return open_price, max(0.01, round(open_price * rng.lognormvariate(0, 0.03), 2))
-
-
-def odd_open(rng, open_price):
-    """The open, at times missing or 0."""
-    chance = rng.random()
-    return None if chance < 0.02 else 0.0 if chance < 0.03 else open_price
 
 
 def made_up_lists(seed, market):
