@@ -15,7 +15,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from helpers.flat_files import HEADER, window_start
 from helpers.markets import SAMPLE_MARKET
-from helpers.tutorial import PUBLISHED_ROWS
 
 SEED = 20241018
 FIRST_DAY, LAST_DAY, HOLIDAYS = date(2024, 8, 1), date(2024, 10, 18), {date(2024, 9, 2)}
@@ -25,6 +24,19 @@ BURST_CHANCE = 0.01
 # Fewer trades than this a day, and the ticker does not trade every day.
 THIN = 60
 
+# The first rows of FIRST_DAY's file, as the tutorial prints them.
+PUBLISHED_ROWS = """\
+ticker,volume,open,close,high,low,window_start,transactions
+A,2797662,142.24,142.86,144.22,141.75,1722484800000000000,36394
+AA,17183234,32.95,31.47,33.27,31.09,1722484800000000000,59040
+AAA,4428,25.0593,25.0449,25.075,25.0301,1722484800000000000,89
+AAAU,3187275,24.27,24.165,24.3411,24.08,1722484800000000000,4379
+AACG,8163,0.6601,0.651,0.6612,0.651,1722484800000000000,48
+AACI,106098,8.31,10.45,11.63,8.31,1722484800000000000,1309
+AACIU,615,10.99,10.99,10.99,10.99,1722484800000000000,23
+AACT,22655,10.745,10.745,10.75,10.74,1722484800000000000,65
+AACT.WS,2040922,0.125,0.099025,0.1412,0.0754,1722484800000000000,220
+"""
 # Ticker: five days' trades and the last day's; the close of the day before and the last day's.
 # Those of the last day are published. Those before were found by search: they give the published
 # averages, deviations, z and price changes to the last printed digit.
