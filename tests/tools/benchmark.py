@@ -52,9 +52,7 @@ BUILD_BOUNDS = {  # for markets of up to so many days
 }
 BOUNDS = {
     "query": {"x": 2, "MB": 20},
-    "query, wide": {"x": 10, "MB": 70},
-    "query, csv": {"x": 10, "MB": 70},
-    "query, json": {"x": 10, "MB": 70},
+    **dict.fromkeys(["query, wide", "query, csv", "query, json"], {"x": 10, "MB": 70}),
     "gui: first answer": {"s": 0.5},
     "gui: a day": {"s": 0.05},
     "gui: a ticker's history": {"s": 0.04},
@@ -266,12 +264,8 @@ def query_section(folder, days, rounds):
 
 def gui_section(folder, days, rounds):
     """Measure how soon the browser's server answers, from its start on, and its memory."""
-    runs = {}
-    for _ in range(rounds):
-        for name, run in serve_once(folder / "lookup_table.pkl"):
-            note(name, run)
-            runs.setdefault(name, []).append(run)
-    return runs
+    turns = [list(serve_once(folder / "lookup_table.pkl")) for _ in range(rounds)]
+    return {runs[0][0]: [note(*run) for run in runs] for runs in zip(*turns)}
 
 
 def serve_once(table):
@@ -293,13 +287,13 @@ def serve_once(table):
 
         gui.get("/")
         yield measured("first answer", time.perf_counter() - started)
-        days = json.loads(gui.get("/api/days"))["days"]
-        yield measured("a day", median(seconds_of(f"/?date={day}") for day in days[-20:]))
-        day = days[max(0, len(days) - 31)]
-        anomalies = json.loads(gui.get(f"/api/anomalies?date={day}"))["anomalies"]
+        dates = json.loads(gui.get("/api/days"))["days"]
+        yield measured("a day", median(seconds_of(f"/?date={date}") for date in dates[-20:]))
+        date = dates[max(0, len(dates) - 31)]
+        anomalies = json.loads(gui.get(f"/api/anomalies?date={date}"))["anomalies"]
         tickers = [anomaly["ticker"] for anomaly in anomalies[:: len(anomalies) // 20 + 1]]
         for name, path in (("a ticker's history", "history"), ("what came after", "after")):
-            paths = [f"/api/{path}?ticker={ticker}&date={day}" for ticker in tickers]
+            paths = [f"/api/{path}?ticker={ticker}&date={date}" for ticker in tickers]
             yield measured(name, median(map(seconds_of, paths)))
 
 
