@@ -52,7 +52,9 @@ BUILD_BOUNDS = {  # for markets of up to so many days
 }
 BOUNDS = {
     "query": {"x": 2, "MB": 20},
-    **dict.fromkeys(["query, wide", "query, csv", "query, json"], {"x": 10, "MB": 70}),
+    "query, wide": {"x": 10, "MB": 70},
+    "query, csv": {"x": 10, "MB": 70},
+    "query, json": {"x": 10, "MB": 70},
     "gui: first answer": {"s": 0.5},
     "gui: a day": {"s": 0.05},
     "gui: a ticker's history": {"s": 0.04},
