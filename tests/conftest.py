@@ -25,7 +25,7 @@ hypothesis.settings.register_profile(
     max_examples=40 * EFFORT,
     deadline=None,
     database=None,
-    derandomize="CI" in os.environ,
+    derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("suite")

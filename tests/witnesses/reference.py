@@ -13,6 +13,7 @@ files; a row may have a volume behind its close.
 """
 
 import calendar
+import datetime
 import math
 import struct
 from decimal import Context, Decimal
@@ -337,14 +338,13 @@ def expiration(table, date):
     They expire on the third Friday, or on the Thursday before it where that Friday has no row. That
     is not known of a Friday behind the table's last day.
     """
-    year, month, _ = map(int, date.split("-"))
-    fridays = [week[calendar.FRIDAY] for week in calendar.monthcalendar(year, month)]
-    third = list(filter(None, fridays))[2]
-    friday, thursday = (f"{year:04}-{month:02}-{day:02}" for day in (third, third - 1))
-    no_friday = friday not in table.days and friday < table.days[-1]
-    if date != friday and not (date == thursday and no_friday):
+    day = datetime.date.fromisoformat(date)
+    friday = day + datetime.timedelta(calendar.FRIDAY - day.weekday())  # of the same week
+    no_friday = str(friday) not in table.days and str(friday) < table.days[-1]
+    expires = day == friday or (day.weekday() == calendar.THURSDAY and no_friday)
+    if not expires or not 15 <= friday.day <= 21:
         return None
-    return "quarterly" if month in (3, 6, 9, 12) else "monthly"
+    return "quarterly" if day.month in (3, 6, 9, 12) else "monthly"
 
 
 def expiration_tide(table, date):
