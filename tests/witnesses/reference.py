@@ -40,9 +40,9 @@ class Row(NamedTuple):
     avg_trades: Fraction | None  # None without a baseline
     std_trades: Fraction | None  # to 200 binary digits
     z_score: Fraction | None  # None without a deviation above 0
-    record: int
+    record: int  # how many rows before this one, counted back, had fewer trades; a tie ends it
     earlier_rows: int
-    baseline_days: int | None
+    baseline_days: int | None  # over how many of the table's days the baseline reaches back
     gap: float | None
     is_split: bool
     long_z: float | None
@@ -93,10 +93,9 @@ def make_row(ticker, date, session, numbers, earlier, window):
         avg_trades=avg_trades,
         std_trades=std_trades,
         z_score=z_score,
-        # How many rows before this one, counted back, had fewer trades: a tie ends the count.
         record=len(list(takewhile(lambda row: row.trades < trades, reversed(earlier)))),
         earlier_rows=len(earlier),
-        baseline_days=baseline_days,  # over how many of the table's days the baseline reaches back
+        baseline_days=baseline_days,
         gap=gap(open_price, previous),
         is_split=is_split(open_price, previous),
         long_z=long_z(trades, [row.trades for row in earlier[-60:]]),
