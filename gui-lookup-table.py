@@ -555,29 +555,23 @@ def headlines(client, ticker, start, end):
 
 
 def as_headline(article):
-    """The headline of Polygon's article, a dict that may hold anything. title may be empty."""
+    """The headline of Polygon's article, a dict that may hold anything. Each value may be None."""
     publisher = article.get("publisher")
-    name = publisher.get("name") if isinstance(publisher, dict) else None
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     return {
         "title": one_line(article.get("title")),
-        "publisher": one_line(name) or None,
-        "published_utc": text_like(time, article.get("published_utc")),
-        "url": text_like("(?i)https?://[!-~]{1,2000}", article.get("article_url")),
+        "publisher": one_line(publisher.get("name")) if isinstance(publisher, dict) else None,
+        "published_utc": one_line(article.get("published_utc"), time),
+        "url": one_line(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
     }
 
 
-def text_like(pattern, value):
-    """value if it is a text that matches pattern as a whole, else None."""
-    return value if re.fullmatch(pattern, str(value), re.ASCII) else None
-
-
-def one_line(text):
-    """text on one line, cut to MOST_LETTERS; empty if text is no str."""
-    if not isinstance(text, str):
-        return ""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    return " ".join(text.split())[:MOST_LETTERS]
+def one_line(value, pattern="(?s).*"):
+    """value on one line, cut to MOST_LETTERS; None if it is empty or no text like pattern."""
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+        return None
+    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    return " ".join(text.split())[:MOST_LETTERS] or None
 
 
 # The routes.
@@ -601,9 +595,9 @@ def from_table(read):
     return read_and_wait
 
 
-def is_from_other_site(unless_said="none"):
-    """Whether another site made the browser send this. Old browsers do not say who did."""
-    return request.headers.get("Sec-Fetch-Site", unless_said) not in ("same-origin", "none")
+def is_from_other_site(unsaid="none"):
+    """Whether another site made the browser send this. unsaid counts if it does not say who did."""
+    return request.headers.get("Sec-Fetch-Site", unsaid) not in ("same-origin", "none")
 
 
 def render_view(template, table, options, day):

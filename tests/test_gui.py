@@ -47,13 +47,8 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 ODD_TICKERS = ["A/../B", "../../v3/reference", "..", ".", "X?y#z", "A%2FB", "A&B=C", "A+B C", "NA"]
 ODD_TICKERS += ["<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "{{ 7 * 7 }}"]
 ODD_TICKERS += ["\N{SNOWMAN}", "\\N"]
-
-
 ANOMALY = f"?ticker=VTAK&date={SAMPLE_DAY}"
 DAY_OF_TINY = "?ticker=TINY&date=2024-01-12"
-
-
-# Reading answers.
 
 
 def parse(response):
@@ -144,9 +139,6 @@ def listed_table(tmp_path_factory):
     return build_table(folder, folder / "lookup_table.pkl")
 
 
-# What the querier finds.
-
-
 OPTIONS = [
     ("", []),
     ("&sort=gap", ["--sort=gap"]),
@@ -224,9 +216,6 @@ def test_a_quarter_of_a_history_is_after_its_date_if_the_table_goes_on(client, d
     answer = loads(client.get(f"/api/history?ticker=AAPL&date={SAMPLE_DAYS[day]}"))
     days = [row["date"] for row in answer["rows"]]
     assert days == SAMPLE_DAYS[day - before : day + later + 1]
-
-
-# The views.
 
 
 def message_of(view):
@@ -399,12 +388,11 @@ def moving_table(table_of):
         "ZERO": [0, 1, 1, 1, 1, 1, 1, 1],
         "GONE": [10],
     }
-    return table_of(
-        {
-            day: [(ticker, 9, prices[i]) for ticker, prices in closes.items() if i < len(prices)]
-            for i, day in enumerate(SAMPLE_DAYS[:8])
-        }
-    )
+    days = enumerate(SAMPLE_DAYS[:8])
+    market = {
+        day: [(t, 9, prices[n]) for t, prices in closes.items() if prices[n:]] for n, day in days
+    }
+    return table_of(market)
 
 
 # The median of UP, SAME and TWICE is the middle of 10, 0 and 0 after a day, and of 50, 0 and 100
@@ -478,13 +466,7 @@ def test_a_tickers_own_view_keeps_the_lists_options(client):
 WRONG = {
     400: [
         *("/?date=tomorrow", "/?threshold=nan", "/?sort=volume", "/?order=up", "/?columns=z"),
-        *(
-            "/?min_price=x",
-            "/?min_long_z=inf",
-            "/?min_trades=1.5",
-            "/?skip=old",
-            "/?skip=new,,thin",
-        ),
+        *("/?min_price=x", "/?min_long_z=inf", "/?min_trades=1.5", "/?skip=old", "/?skip=new,"),
         *("/chart", "/chart?ticker=VTAK", "/anomalies.csv?date=2024-02-30"),
         *("/api/anomalies?date=../passwd", "/api/anomalies?threshold=1e999"),
         *(f"/api/history{ANOMALY}&rows={rows}" for rows in ["0", "-1", "x", "9" * 50, "%C2%B2"]),
@@ -666,9 +648,6 @@ def test_the_longest_lists_at_the_same_time_fit_into_memory(table_of):
     assert min(sizes["/"] / 400, sizes["/anomalies.csv"] / 60, sizes["/api/anomalies"] / 200) > 11e3
 
 
-# Any address.
-
-
 TEXTS = st.text(max_size=20) | st.binary(max_size=8).map(lambda raw: raw.decode("latin-1"))
 WORDS = "VTAK 2024-10-18 2024-09-02 9999-12-31 0000-00-00 asc 3 -0 1e308 1_0 nan 0x10 z_score all"
 NUMBERS = st.integers().map(str) | st.floats().map(str) | st.dates().map(str)
@@ -742,9 +721,7 @@ def test_a_package_that_is_missing_or_broken_is_one_line(tmp_path, error, part):
 
 
 def test_a_port_in_use_is_one_line(sample_table):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         finished = call(gui, "--table", sample_table, "--port", port)
     assert_refused(finished, f"cannot listen on 127.0.0.1, port {port}: Address already in use")
