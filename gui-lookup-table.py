@@ -918,9 +918,8 @@ def serve(options):
         sys.exit(status)
 
     signal.signal(signal.SIGTERM, terminate)
-    # Report a bad table at start-up, not on the first request.
-    with querier.open_table(options.table, TABLE_KINDS) as table:
-        table.read_day_page(table.number_of_days - 1)
+    with querier.open_table(options.table, TABLE_KINDS):
+        pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
     name = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}

@@ -264,6 +264,13 @@ def test_a_click_on_a_header_sorts_without_javascript(client):
         assert directions == {"ascending", "descending"}
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_row_without_a_number_comes_last_in_either_order(client, order):
+    rows = list_rows(parse(client.get(f"/?date=2024-09-20&sort=after_1&order={order}")))
+    assert [row["ticker"] for row in rows if row["after_1"] == "\N{EM DASH}"] == ["AACIU"]
+    assert rows[-1]["ticker"] == "AACIU"
+
+
 def test_a_rows_link_leads_to_the_tickers_figures(client):
     (row,) = parse(client.get("/?threshold=30&sort=ticker")).find("tr", data_ticker="VTAK")
     chosen = parse(client.get(row.find("a")[0]["href"]))
@@ -292,9 +299,6 @@ def test_an_odd_ticker_is_shown_as_it_is(odd_table, ticker):
     assert loads(client.get(f"/api/history{parameters}"))["ticker"] == ticker
     found = loads(client.get("/api/anomalies"))["anomalies"]
     assert [anomaly["ticker"] for anomaly in found] == ODD_TICKERS
-
-
-# Sentences and figures.
 
 
 @pytest.mark.parametrize(
@@ -358,12 +362,6 @@ def test_a_ticker_is_found_however_it_is_written():
     assert {text: gui.find_ticker(tickers, text) for text in meant} == meant
 
 
-# The facts.
-
-
-AFTER = "/api/after?ticker={}&date={}"
-
-
 def test_a_days_head_says_how_usual_it_is(client, sample_table):
     heading, *lines = parse(client.get("/")).find(id="summary")[0].elements
     assert heading.text == f"Friday, {SAMPLE_DAY}"
@@ -409,7 +407,8 @@ def moving_table(table_of):
     ],
 )
 def test_what_came_after_is_a_sentence(moving_table, ticker, session, words):
-    answer = loads(client_of(moving_table).get(AFTER.format(ticker, SAMPLE_DAYS[session])))
+    address = f"/api/after?ticker={ticker}&date={SAMPLE_DAYS[session]}"
+    answer = loads(client_of(moving_table).get(address))
     html = parse_html(answer["html"])
     assert html.text == words
     assert all(b["class"] == ("" if b.text[0] == "0" else "up") for b in html.find("b"))
@@ -424,7 +423,8 @@ def test_what_came_after_is_a_sentence(moving_table, ticker, session, words):
     ],
 )
 def test_what_came_after_is_told_in_numbers(moving_table, ticker, changes, states):
-    answer = loads(client_of(moving_table).get(AFTER.format(ticker, SAMPLE_DAYS[0])))
+    address = f"/api/after?ticker={ticker}&date={SAMPLE_DAYS[0]}"
+    answer = loads(client_of(moving_table).get(address))
     splits, medians = [False, ticker == "TWICE", False], [0, pytest.approx(50), None]
     columns = zip([1, 5, 20], changes, states, splits, medians)
     names = ["days", "change", "state", "split", "median"]
