@@ -15,7 +15,6 @@ templates/static/.
 """
 
 import argparse
-import datetime
 import importlib.util
 import json
 import logging
@@ -26,23 +25,22 @@ import signal
 import socket
 import sys
 from collections import namedtuple
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import cache, lru_cache, partial, wraps
+from datetime import datetime, timedelta, timezone
+from functools import cache, lru_cache, wraps
 from hashlib import sha256
-from math import ceil, floor, isfinite, isnan, log10, nan
+from math import floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 try:
     import flask
-    from flask import Flask, Response, current_app, render_template, request
+    from flask import Flask, Response, abort, current_app, render_template, request
     from waitress.server import create_server
-    from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
+    from werkzeug.exceptions import HTTPException, NotFound, ServiceUnavailable
 except ImportError as error:
     reason = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not work ({error})"
     hint = "pip install -r requirements.txt"
@@ -56,12 +54,9 @@ THREADS = 16  # of the server
 # One thread reads all tables: two at once would be no faster and take twice the memory.
 TABLE_READER = ThreadPoolExecutor(1)
 HISTORY_ROWS = 40  # that /api/history returns by default
-MOST_HISTORY_ROWS = 260  # the largest number it accepts; "all" asks for every row
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-LEAST_RECORD = 20  # rows: a shorter record is no news, and is not put into words
 # These addresses spend the user's requests to Polygon, so they want a header that only the page's
 # own scripts can send: a browser does not let another site's page add it.
-PAGE_HEADER = "X-Lookup-Table-Page"
 SPENDS_THE_KEY = {"/api/bars", "/api/headlines"}
 
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
@@ -69,11 +64,9 @@ API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 BAR_FIELDS = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
 BAR_FIELDS |= {"vwap": "vw", "transactions": "n"}
 NEW_YORK = ZoneInfo("America/New_York")
-MINUTE_IN_MS = 60_000
 LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
 MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
-KEPT_ANSWERS = 128
 CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
@@ -110,7 +103,7 @@ def version_of(table):
     return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
 
 
-# Numbers and sentences, as people read them.
+# Numbers, as people read them.
 
 
 def is_number(value):
@@ -122,7 +115,7 @@ format_count = "{:,.0f}".format
 
 def format_change(value):
     """A change in percent with its sign: +1.50, -0.25; 0.00 has none."""
-    return f"{value:+,.2f}" if direction(value) else "0.00"
+    return f"{value:+,.2f}" if round(value, 2) else "0.00"
 
 
 def format_figure(value):
@@ -143,35 +136,17 @@ def or_dash(value, format_number):
     return format_number(value) if is_number(value) else "—"
 
 
-def percent_text(change):
-    """A change with its sign and unit: +1.50 %; a dash if it is not known."""
-    return or_dash(change, lambda change: f"{format_change(change)} %")
+def direction(text):
+    """The CSS class of a change, given as format_change's text: "up", "down", or none."""
+    return {"+": "up", "-": "down"}.get(text[0], "")
 
 
-def direction(value):
-    """The CSS class of a change in percent: "up" or "down"; empty if none is shown."""
-    if not is_number(value) or not round(value, 2):
-        return ""
-    return "up" if value > 0 else "down"
+# The list of anomalies: its columns, and the marks of its rows.
 
 
-class Column(NamedTuple):
-    """A column of the list of anomalies."""
-
-    field: str  # of a row
-    heading: str
-    format: Callable  # from the field's value to its text
-    meaning: str
-    order: str = "desc"  # in which the list is first sorted by this column
-    days: int = 0  # of a change after the day: how many trading days later
-
-
-def after_column(days):
-    span = "next trading day" if days == 1 else f"next {days} trading days"
-    meaning = f"From the close to the last close of the {span}. *: maybe a split in between."
-    return Column(f"after_{days}", f"After {days} %", format_change, meaning, days=days)
-
-
+# A column shows a field of a row, as the function format writes it. A click on its heading sorts by
+# it, at first in this order. days is for a change after the day: so many trading days later.
+Column = namedtuple("Column", "field heading format meaning order days", defaults=["desc", 0])
 LIST_COLUMNS = [
     Column("ticker", "Ticker", str, "A stock's short name.", "asc"),
     Column("trades", "Trades", format_count, "How many times it was traded on this day."),
@@ -183,19 +158,15 @@ LIST_COLUMNS = [
     Column("close_price", "Close", format_price, "The last price of the day."),
     Column("price_diff", "Price diff %", format_change, "The change from its close before."),
 ]
+AFTER = "From the close to the last one within so many trading days. *: maybe a split in between."
 # They are shown if the user chooses them or sorts by them.
 OPTIONAL_COLUMNS = [
     Column("long_z", "Long z", "{:,.2f}".format, "As Z-score, of logarithms, over 60 rows before."),
     Column("dollar_volume", "Dollar volume", format_count, "The day's volume times its close."),
     Column("gap", "Gap %", format_change, "From its close before to this day's open."),
-    *map(after_column, querier.HORIZONS),
+    *(Column(f"after_{h}", f"After {h} %", format_change, AFTER, days=h) for h in querier.HORIZONS),
 ]
 COLUMN_OF = {column.field: column for column in [*LIST_COLUMNS, *OPTIONAL_COLUMNS]}
-
-
-def list_columns(options):
-    wanted = {*options.columns, options.sort}
-    return LIST_COLUMNS + [column for column in OPTIONAL_COLUMNS if column.field in wanted]
 
 
 def cells(row, columns):
@@ -208,7 +179,7 @@ def cells(row, columns):
         value, further_class = row[column.field], ""
         text = or_dash(value, column.format)
         if column.format is format_change:
-            further_class = direction(value)
+            further_class = direction(text)
         elif column.field == "times_normal" and row["z_score"] > querier.Z_THRESHOLD:
             further_class = "anomaly"
         elif column.field == "record" and value == row["earlier_rows"]:
@@ -221,37 +192,8 @@ def cells(row, columns):
 
 def bar_percent(times_normal):
     """The length of the bar behind "times normal": logarithmic, 100 from 1,000 times on."""
-    if not is_number(times_normal) or times_normal <= 1:
-        return 0
-    return min(100, round(log10(times_normal) * 100 / 3))
-
-
-def trades_text(row, window):
-    """A sentence that compares a row's trades with its baseline. row is a dict of row_of."""
-    trades, average, z_score = row["trades"], row["avg_trades"], row["z_score"]
-    if not is_number(average):
-        return f"{trades:,} trades, and no baseline yet: that takes {window} earlier rows."
-    if not average:
-        return f"{trades:,} trades, after none at all in the {window} rows before."
-    times = trades / average
-    times = format_count(times) if times >= 10 else f"{times:.1f}"
-    baseline = f"{'five' if window == 5 else window} rows before ({format_figure(average)})"
-    sentence = f"{trades:,} trades, {times} \N{MULTIPLICATION SIGN} the average of its {baseline}"
-    if not is_number(z_score):
-        return f"{sentence}."
-    side = "above" if z_score >= 0 else "below"
-    each = format_figure(row["std_trades"])
-    return f"{sentence}, {abs(z_score):,.1f} standard deviations (each {each}) {side} it."
-
-
-def record_text(row):
-    """A sentence on how many rows before had fewer trades; empty below LEAST_RECORD."""
-    record = row["record"]
-    if record < LEAST_RECORD:
-        return ""
-    if record == row["earlier_rows"]:
-        return f"More trades than in each of its {record:,} earlier rows."
-    return f"More trades than in each of the {record:,} rows before."
+    is_above = is_number(times_normal) and times_normal > 1
+    return min(100, round(log10(times_normal) * 100 / 3)) if is_above else 0
 
 
 # What the querier's marks mean. Its marks_of decides which of them a row has.
@@ -262,6 +204,7 @@ MARK_REASONS = {
     "stale": "Its baseline reaches back over more than twice as many trading days as it has rows.",
     "test": "It is one of the exchanges' test symbols.",
 }
+LISTED = "A listed split: 1:20 makes one share of 20. The price diff and the gap show it too."
 
 
 def mark_name(mark):
@@ -270,23 +213,20 @@ def mark_name(mark):
 
 
 def mark_reason(mark):
-    """What a mark means: one of MARK_REASONS, or that a split is listed."""
-    listed = "A listed split: 1:20 makes one share of 20. The price diff and the gap show it too."
-    return MARK_REASONS.get(mark, listed)
+    return MARK_REASONS.get(mark, LISTED)
 
 
 # The exchange's clock.
 
 
 def utc_now():
-    return datetime.datetime.now(datetime.timezone.utc)
+    return datetime.now(timezone.utc)
 
 
-def utc_from_new_york(date, hour, minute=0):
-    """The datetime in UTC of that time of a day in New York. hour may be 24."""
-    midnight = datetime.datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
-    in_new_york = midnight + datetime.timedelta(hours=hour, minutes=minute)
-    return in_new_york.astimezone(datetime.timezone.utc)
+def new_york_time(date, hour):
+    """The datetime in UTC of an hour of that day in New York: 9.5 is 9:30, 24 the day's end."""
+    midnight = datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
+    return (midnight + timedelta(hours=hour)).astimezone(timezone.utc)
 
 
 def market_hours(date):
@@ -296,17 +236,11 @@ def market_hours(date):
     December 24 from Monday to Thursday. On a Friday, it is closed all day instead, because the
     holiday falls on the Saturday. Source: https://www.nyse.com/markets/hours-calendars.
     """
-    day = datetime.date.fromisoformat(date)
-    friday = 4  # as weekday() counts, from Monday, 0
+    day, friday = datetime.fromisoformat(date), 4  # weekday() is 0 on a Monday
     closes_early = (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
     if day.month == 11:  # Thanksgiving is the fourth Thursday
         closes_early = day.weekday() == friday and 23 <= day.day <= 29
-    return utc_from_new_york(date, 9, 30), utc_from_new_york(date, 13 if closes_early else 16)
-
-
-def is_past(date):
-    """Whether that day is over in New York."""
-    return utc_from_new_york(date, 24) < utc_now()
+    return new_york_time(date, 9.5), new_york_time(date, 13 if closes_early else 16)
 
 
 # What an address asks for.
@@ -334,10 +268,6 @@ def several(parse):
     return lambda text: tuple(map(parse, text.split(",")))
 
 
-def marks_to_skip(text):
-    return tuple(sorted(querier.marks_argument(text), key=querier.MARKS.index))
-
-
 COUNT = querier.whole_number(0, 999_999_999)
 # The default of each of an address's parameters, and the parser of its text.
 PARAMETERS = {
@@ -354,7 +284,7 @@ PARAMETERS = {
     "min_long_z": (None, plain_number),
     "min_dollars": (None, plain_number),
     "type": ((), several(str)),
-    "skip": ((), marks_to_skip),
+    "skip": ((), several(one_of(list(map(mark_name, querier.MARKS))))),
     "columns": ((), several(one_of([column.field for column in OPTIONAL_COLUMNS]))),
 }
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
@@ -366,71 +296,67 @@ class Options(namedtuple("Options", PARAMETERS, defaults=DEFAULTS)):
     needs_marks = needs_type = True  # for the querier's anomaly_of
 
 
-def parameter(name, parse, default):
-    """The request's parameter of that name, parsed; default if it is empty. Raises BadRequest."""
+def parameter(name, default, parse):
+    """The request's parameter of that name, parsed; default if it is empty. 400 if wrong."""
     # A form sends a parameter for each of its checkboxes.
     text = ",".join(filter(None, request.args.getlist(name)))
     try:
         return parse(text) if text else default
     except (argparse.ArgumentTypeError, ValueError) as error:
-        raise BadRequest(f"{name}: {error}") from None
+        abort(400, f"{name}: {error}")
 
 
-def requested_options(*required):
-    """The Options in the request's address. Raises BadRequest, also if one in required is empty."""
-    options = Options(
-        *(parameter(name, parse, default) for name, (default, parse) in PARAMETERS.items())
-    )
+def requested_options(table, *required):
+    """The Options in the request's address; 400 if one is wrong, or empty and in required.
+
+    An empty date or order is replaced by what it means.
+    """
+    options = Options(*(parameter(name, *how) for name, how in PARAMETERS.items()))
     for name in required:
         if not getattr(options, name):
-            raise BadRequest(f"{name} is missing")
-    return options._replace(order=options.order or COLUMN_OF[options.sort].order)
+            abort(400, f"{name} is missing")
+    order = options.order or COLUMN_OF[options.sort].order
+    return options._replace(date=options.date or table.dates[-1], order=order)
 
 
 def address_of(options, route="scanner", **changes):
     """The address of options with changes. Parameters that have their defaults are left out."""
     options = options._replace(**changes)
     defaults = Options(order=COLUMN_OF[options.sort].order)
-    parameters = {}
-    for name, value, default in zip(PARAMETERS, options, defaults):
-        if name == "skip":
-            value = tuple(map(mark_name, value))
-        if value != default:
-            parameters[name] = ",".join(value) if isinstance(value, tuple) else value
+    parameters = {
+        name: ",".join(value) if isinstance(value, tuple) else value
+        for name, value, default in zip(PARAMETERS, options, defaults)
+        if value != default
+    }
     return flask.url_for(route, **parameters)
 
 
-# The views of a day and of a ticker. Each view is read from one open table.
+# What the views show. All that a view shows is read from one open table.
 
 
 def neighbours(items, item):
     """(item before, item after), each may be None. (None, first item) if item is missing."""
-    if item not in items:
-        return None, items[0] if items else None
-    i = items.index(item)
-    return items[i - 1] if i else None, items[i + 1] if i + 1 < len(items) else None
+    i = items.index(item) if item in items else -1
+    return items[i - 1] if i > 0 else None, items[i + 1] if i + 1 < len(items) else None
 
 
-def read_day(table, date, needs_after):
-    """(session, page, LaterCloses) of a date, as in the querier's read_days. Raises NoDataError."""
+# A session's day page, and its LaterCloses or None, as the querier's read_days has them.
+Day = namedtuple("Day", "session page after")
+
+
+def read_day(table, date, needs_after=False):
+    """The Day of a date. Raises NoDataError."""
     sessions = querier.select_sessions(table, [date])
-    return next(iter(querier.read_days(table, sessions, needs_after)))
+    return Day(*next(querier.read_days(table, sessions, needs_after)))
 
 
-def select_and_sort(anomalies, options):
-    """The anomalies that options select, in their order; None and nan come last."""
-    field, text = options.sort, plain_form(options.filter)
-    rows = querier.sort_anomalies(querier.select_anomalies(anomalies, options), field)
-    if options.order not in ("", COLUMN_OF[field].order):
-        rows.reverse()
-        # Reversed, the rows without a number are the first ones: move them to the end.
-        rows.sort(key=lambda row: field != "ticker" and not is_number(row[field]))
-    return [row for row in rows if text in plain_form(row["ticker"])]
-
-
-def plain_form(ticker):
-    """The ticker as the filter compares it: BRK.B, BRK-B, BRK/B and brk.b are the same one."""
-    return re.sub("[-/]", ".", ticker.casefold())
+def index_of(ticker, page):
+    """The index of a ticker's row in a day page. Raises NoDataError."""
+    if ticker not in page["ticker"]:
+        similar = find_ticker(page["ticker"], ticker)
+        hint = f"; it has {similar}" if similar else ""
+        raise querier.NoDataError(f"no trades of {ticker} on {page['date'][0]}{hint}")
+    return page["ticker"].index(ticker)
 
 
 def find_ticker(tickers, text):
@@ -449,122 +375,83 @@ def find_ticker(tickers, text):
 
 def busiest_with_prefix(page, text):
     """The ticker of a day page with the most trades whose name begins with text, or None."""
-    start = text.casefold()
-    alike = [i for i, ticker in enumerate(page["ticker"]) if ticker.casefold().startswith(start)]
-    return page["ticker"][max(alike, key=lambda i: page["trades"][i])] if alike else None
+    trades = dict(zip(page["ticker"], page["trades"]))
+    alike = [ticker for ticker in trades if ticker.casefold().startswith(text.casefold())]
+    return max(alike, key=trades.get, default=None)
 
 
-def read_day_view(table, options, needs_after=False):
-    """What a view of a day shows, as options ask for it: a dict of these names.
-
-    With needs_after, its anomalies have the facts of LaterCloses. If the table lacks the day, some
-    of the names are missing. If it lacks the day or the ticker, problem is the reason.
-    """
-    dates = table.dates
-    date = options.date or dates[-1]
-    previous, following = neighbours(sorted({*dates, date}), date)
-    view = {
-        "date": date,
-        "weekday": datetime.date.fromisoformat(date).strftime("%A"),
-        "previous": previous,  # the table's date before this one, or None
-        "next": following,
-        "first": dates[0],  # the table's first date
-        "last": dates[-1],
-        "window": table.window,
-        "number_of_tickers": 0,  # of the day; 0 if the table does not have it
-        "anomalies": [],  # all of them
-        "rows": [],  # those that options select, in their order
-    }
-    try:
-        session, page, after = read_day(table, date, needs_after)
-    except querier.NoDataError as error:
-        return {**view, "problem": str(error), "nearest": querier.nearest_date(dates, date)}
-    anomalies = [
-        read_row(table, session, page, i, options, after)
-        for i in querier.indexes_of_anomalies(page, options.threshold)
-    ]
-    anomalies = querier.sort_anomalies(anomalies, "trades")  # also the order of equal ones below
-    rows = select_and_sort(anomalies, options)
-    filtered_ticker = find_ticker(page["ticker"], options.filter)  # it need not be an anomaly
-    if options.filter and not filtered_ticker and not rows:
-        filtered_ticker = busiest_with_prefix(page, options.filter)
-    previous_ticker, next_ticker = neighbours([row["ticker"] for row in rows], options.ticker)
-    return {
-        **view,
-        **find_ticker_row(table, session, page, options),
-        "number_of_tickers": len(page["ticker"]),
-        "anomalies": anomalies,
-        "rows": rows,
-        "has_baselines": any(map(isfinite, page["avg_trades"])),
-        # What is said of the day as a whole; each may be None.
-        "share": querier.anomaly_share(table, session),
-        "long_z_share": querier.high_long_z_share(table, session),
-        "expiration": querier.expiration_share(table, session),
-        "previous_ticker": previous_ticker,  # the one in rows before that of options, or None
-        "next_ticker": next_ticker,  # the first in rows if they lack the ticker of options
-        "filtered_ticker": filtered_ticker,
-    }
-
-
-def read_row(table, session, page, i, options, after=None):
-    """Row i of a day page: the querier's anomaly_of, whether it is one or not, and times_normal.
-
-    after is the LaterCloses of the day, or None if the row needs none.
-    """
-    facts = after.of_row(i) if after else {}
-    row = querier.anomaly_of(page, i, session, table, options, facts)
+def full_row(table, day, i, options):
+    """Row i of a Day, an anomaly or not: the querier's anomaly_of, and times_normal."""
+    facts = day.after.of_row(i) if day.after else {}
+    row = querier.anomaly_of(day.page, i, day.session, table, options, facts)
     row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
     return row
 
 
-def find_ticker_row(table, session, page, options):
-    """The names that the chosen ticker adds to read_day_view: none if no ticker is chosen.
+def find_anomalies(table, day, options):
+    """All anomalies of a Day by trades, as full_row has them."""
+    indexes = querier.indexes_of_anomalies(day.page, options.threshold)
+    return querier.sort_anomalies([full_row(table, day, i, options) for i in indexes], "trades")
 
-    ticker_row is its row of the day page, which is read_row's. If there is no such row, problem is
-    the reason, and similar_ticker is how the day page writes the ticker, or None.
+
+def plain_form(ticker):
+    """The ticker as the filter compares it: BRK.B, BRK-B, BRK/B and brk.b are the same one."""
+    return re.sub("[-/]", ".", ticker.casefold())
+
+
+def select_and_sort(anomalies, options):
+    """The anomalies that options select, in their order; None and nan come last."""
+    field, text = options.sort, plain_form(options.filter)
+    rows = querier.sort_anomalies(querier.select_anomalies(anomalies, options), field)
+    if options.order != COLUMN_OF[field].order:
+        rows.reverse()
+        # Reversed, the rows without a number are the first ones: move them to the end.
+        rows.sort(key=lambda row: field != "ticker" and not is_number(row[field]))
+    return [row for row in rows if text in plain_form(row["ticker"])]
+
+
+def read_day_view(table, options, needs_after):
+    """What a view shows of the day and the ticker that options ask for, by name.
+
+    If the day has no row of the ticker, problem is the NoDataError. Raises one for a missing day.
     """
-    ticker = options.ticker
-    if not ticker:
-        return {}
-    if ticker in page["ticker"]:
-        i = page["ticker"].index(ticker)
-        return {"ticker_row": read_row(table, session, page, i, options)}
-    similar = find_ticker(page["ticker"], ticker)
-    hint = f"; it has {similar}" if similar else ""
-    problem = f"no trades of {ticker} on {page['date'][0]}{hint}"
-    return {"problem": problem, "similar_ticker": similar}
+    day = read_day(table, options.date, needs_after)
+    anomalies, tickers = find_anomalies(table, day, options), day.page["ticker"]
+    rows = select_and_sort(anomalies, options)
+    filtered_ticker = find_ticker(tickers, options.filter)  # it need not be an anomaly
+    if options.filter and not filtered_ticker and not rows:
+        filtered_ticker = busiest_with_prefix(day.page, options.filter)
+    view = {
+        "number_of_tickers": len(tickers),
+        "anomalies": anomalies,
+        "rows": rows,  # the anomalies that options select, in their order
+        "filtered_ticker": filtered_ticker,
+        "similar_ticker": find_ticker(tickers, options.ticker),
+        "tickers_around": neighbours([row["ticker"] for row in rows], options.ticker),
+        "has_baselines": any(map(isfinite, day.page["avg_trades"])),
+        "share": querier.anomaly_share(table, day.session),
+        "long_z_share": querier.high_long_z_share(table, day.session),
+        "expiration": querier.expiration_share(table, day.session),
+    }
+    if options.ticker:
+        try:
+            view |= read_ticker_view(table, day, options)
+        except querier.NoDataError as error:
+            view["problem"] = error
+    return view
 
 
-def raise_problem(day):
-    """Raise a NoDataError, with the nearest date, if what read_day_view returned has a problem."""
-    if "problem" in day:
-        error = querier.NoDataError(day["problem"])
-        error.nearest = day.get("nearest")
-        raise error
-
-
-def read_ticker_view(table, options, day):
-    """One ticker's day in words, and where to go from there: a dict of these names.
-
-    day is what read_day_view returns. None if it has no row of options' ticker.
-    """
-    row = day.get("ticker_row")
-    if not row:
-        return None
-    history, _ = read_history_and_index(table, options.ticker, day["date"])
+def read_ticker_view(table, day, options):
+    """What a view shows of the ticker that options ask for, by name. Raises NoDataError."""
+    row = full_row(table, day, index_of(options.ticker, day.page), options)
+    history = table.read_history(options.ticker)
     dates = history["date"]
     anomalies = {dates[i] for i in querier.indexes_of_anomalies(history, options.threshold)}
-    # The day itself need not be an anomaly.
-    previous_anomaly, next_anomaly = neighbours(sorted({*anomalies, day["date"]}), day["date"])
-    previous_day, next_day = neighbours(dates, day["date"])
     return {
-        "price": or_dash(row["close_price"], format_price),
-        "change": percent_text(row["price_diff"]),
-        "words": f"{trades_text(row, table.window)} {record_text(row)}".strip(),
-        "previous_anomaly": previous_anomaly,  # the date of its last one before this day, or None
-        "next_anomaly": next_anomaly,
-        "previous_day": previous_day,  # the date of its row before this one, or None
-        "next_day": next_day,
+        "ticker_row": querier.without_nan(row),
+        "own_days_around": neighbours(dates, options.date),
+        # The day itself need not be an anomaly.
+        "anomalies_around": neighbours(sorted({*anomalies, options.date}), options.date),
         # It is not certain how other sites write tickers such as BACpL, ACHR.WS and AACT.U.
         "is_known_elsewhere": re.fullmatch(PLAIN_TICKER, options.ticker),
     }
@@ -572,54 +459,13 @@ def read_ticker_view(table, options, day):
 
 def read_history_and_index(table, ticker, date):
     """A ticker's history, as the table has it, and the index of date in it. Raises NoDataError."""
-    querier.select_sessions(table, [date])  # if no ticker has this date, its error says more
     history = table.read_history(ticker)
     if date not in history["date"]:
         raise querier.NoDataError(f"no trades of {ticker} on {date}")
     return history, history["date"].index(date)
 
 
-def read_after(table, ticker, date):
-    """What came after a ticker's day: a list with a dict for each of the querier's HORIZONS.
-
-    days     the horizon
-    state    "known"; "unknown" while fewer days follow in the table; "gone" if the ticker has no
-             row on any of these days; "none" if it has one, but the day's close is 0
-    change   of the ticker's price since that day, in percent; None unless the state is "known"
-    split    whether there is a suspected split in between
-    median   the median of the change over all tickers of the day, None if none has one
-
-    Raises NoDataError.
-    """
-    _, page, after = read_day(table, date, needs_after=True)
-    if ticker not in page["ticker"]:
-        raise querier.NoDataError(f"no trades of {ticker} on {date}")
-    i, horizons = page["ticker"].index(ticker), []
-    for days in querier.HORIZONS:
-        horizon = {"days": days, "change": None, "state": "unknown", "split": False, "median": None}
-        if days in after.last_closes:
-            changes = after.changes(days)
-            change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
-            horizon["change"] = change
-            horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
-            horizon["split"] = bool(0 < after.split_days[i] <= days)
-            horizon["median"] = querier.median(changes)
-        horizons.append(querier.without_nan(horizon))
-    return horizons
-
-
 # Minute bars and headlines, from Polygon.
-
-
-class PolygonError(Exception):
-    """Why Polygon gave no bars or headlines: a sentence, and the HTTP status that tells it.
-
-    retry_after is how many seconds to wait before the next request, or None.
-    """
-
-    def __init__(self, sentence, status=502, retry_after=None):
-        super().__init__(sentence)
-        self.status, self.retry_after = status, retry_after
 
 
 @cache
@@ -628,7 +474,7 @@ def load_builder():
     try:
         return load_script("build-lookup-table.py")
     except SystemExit as error:  # one of its packages is missing
-        raise PolygonError(str(error), 503) from None
+        abort(503, str(error))
 
 
 class PolygonBars:
@@ -637,47 +483,49 @@ class PolygonBars:
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.fetch_once = lru_cache(KEPT_ANSWERS)(self.fetch)  # an error is not remembered
+        self.fetch_once = lru_cache(128)(self.fetch)  # an error is not remembered
 
     def answer(self, date, question, *arguments):
         """What question(client, *arguments) returns: minute_bars or headlines of a date.
 
-        An answer is remembered if it cannot change, because the day is over. Raises PolygonError.
+        It is remembered if it cannot change, because the day is over. Raises HTTPException.
         """
-        fetch = self.fetch_once if is_past(date) else self.fetch
+        fetch = self.fetch_once if new_york_time(date, 24) < utc_now() else self.fetch
         return json.loads(fetch(question, *arguments))
 
     def fetch(self, question, *arguments):
         """The answer as JSON, which takes less memory than its dicts."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
-            raise PolygonError(BUSY, 503)
+            abort(503, BUSY)
         try:
             client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
             return json.dumps(question(client, *arguments))
         except builder.PolygonError as error:
-            raise PolygonError(str(error), error.status, error.retry_after) from None
+            wait = {"retry_after": error.retry_after} if error.retry_after else {}
+            abort(error.status, str(error), **wait)
         finally:
             self.calls_left.release()
 
 
 def minute_bars(client, ticker, date):
-    """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises PolygonError.
+    """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises the builder's errors.
 
     timestamp is in milliseconds UTC. vwap and transactions may be None.
     """
+    builder = load_builder()
     # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
     part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
-    bars = load_builder().results_of(
+    bars = builder.results_of(
         client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
     )
     if not all(map(is_bar, bars)):
-        raise PolygonError(load_builder().BAD_ANSWER)
-    start, end = (utc_from_new_york(date, hour).timestamp() * 1000 for hour in (0, 24))
+        raise builder.PolygonError(builder.BAD_ANSWER)
+    start, end = (new_york_time(date, hour).timestamp() * 1000 for hour in (0, 24))
     # If several bars share a minute, the last is kept.
-    minutes = {bar["t"] // MINUTE_IN_MS: bar for bar in bars if start <= bar["t"] < end}
+    minutes = {bar["t"] // 60_000: bar for bar in bars if start <= bar["t"] < end}
     if not minutes:
-        raise PolygonError(f"Polygon has no minute bars of {ticker} on {date}", 404)
+        abort(404, f"Polygon has no minute bars of {ticker} on {date}")
     return [
         {field: minutes[minute].get(name) for field, name in BAR_FIELDS.items()}
         for minute in sorted(minutes)
@@ -694,45 +542,36 @@ def is_bar(bar):
 
 
 def headlines(client, ticker, start, end):
-    """The headlines on a ticker from start to end, two times such as 2024-10-18T20:00:00Z.
+    """The first MOST_HEADLINES on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
 
     They are dicts of title, publisher, published_utc and url, of which the last three may be None.
-    The oldest comes first. There are at most MOST_HEADLINES, which takes one request. Raises
-    PolygonError.
+    The oldest comes first. Raises the builder's PolygonError.
     """
     asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": MOST_HEADLINES}
     response = client.list_ticker_news(ticker, order="asc", sort="published_utc", raw=True, **asked)
     articles = load_builder().results_of(response)
     found = [as_headline(article) for article in articles if isinstance(article, dict)]
-    found.sort(key=lambda headline: headline["published_utc"] or end)
-    in_time = (each for each in found if start <= (each["published_utc"] or start) <= end)
-    return [headline for headline in in_time if headline["title"]][:MOST_HEADLINES]
+    return [headline for headline in found if headline["title"]]
 
 
 def as_headline(article):
-    """The headline of Polygon's article, a dict that may hold anything. title may be empty."""
+    """The headline of Polygon's article, a dict that may hold anything. Each value may be None."""
     publisher = article.get("publisher")
-    name = publisher.get("name") if isinstance(publisher, dict) else None
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     return {
         "title": one_line(article.get("title")),
-        "publisher": one_line(name) or None,
-        "published_utc": text_like(time, article.get("published_utc")),
-        "url": text_like("(?i)https?://[!-~]{1,2000}", article.get("article_url")),
+        "publisher": one_line(publisher.get("name")) if isinstance(publisher, dict) else None,
+        "published_utc": one_line(article.get("published_utc"), time),
+        "url": one_line(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
     }
 
 
-def text_like(pattern, text):
-    """text if it is a str that matches pattern as a whole, else None."""
-    return text if isinstance(text, str) and re.fullmatch(pattern, text, re.ASCII) else None
-
-
-def one_line(text):
-    """text on one line, cut to MOST_LETTERS; empty if text is no str."""
-    if not isinstance(text, str):
-        return ""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    return " ".join(text.split())[:MOST_LETTERS]
+def one_line(value, pattern="(?s).*"):
+    """value on one line, cut to MOST_LETTERS; None if it is empty or no text like pattern."""
+    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+        return None
+    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    return " ".join(text.split())[:MOST_LETTERS] or None
 
 
 # The routes.
@@ -756,68 +595,62 @@ def from_table(read):
     return read_and_wait
 
 
-def is_from_other_site():
-    """Whether another site made the browser send this request; old browsers do not say it."""
-    return request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+def is_from_other_site(unsaid="none"):
+    """Whether another site made the browser send this. unsaid counts if it does not say who did."""
+    return request.headers.get("Sec-Fetch-Site", unsaid) not in ("same-origin", "none")
 
 
-def may_be_opened_by_other_site():
-    """Whether another site may have made the browser open this view.
-
-    By plain http to another computer, browsers do not send Sec-Fetch-Site. Then only the Referer,
-    which leaves this server for itself alone, shows that an own view led here.
-    """
-    is_unknown = "Sec-Fetch-Site" not in request.headers
-    is_own = (request.referrer or "").startswith(request.host_url)
-    return is_from_other_site() or (is_unknown and not is_own)
-
-
-def render_view(template, table, options, needs_after, allows_problem=False):
-    """(HTML, status) of a template, filled with the day and the ticker that options ask for.
-
-    If the table lacks the date or the ticker, this raises NoDataError. With allows_problem the view
-    says so instead, and the status is 404 for a missing date, 200 for a missing ticker.
-    """
-    day = read_day_view(table, options, needs_after)
-    if not allows_problem:
-        raise_problem(day)
-    heading = f"{options.ticker} on {day['date']}" if options.ticker else day["date"]
+def render_view(template, table, options, day):
+    """The HTML of a template for a day, which is what read_day_view returns."""
+    date = options.date
+    # By plain http to another computer, browsers do not send Sec-Fetch-Site. Then only the Referer,
+    # which leaves this server for itself alone, shows that an own view led here.
+    is_led_here = (request.referrer or "").startswith(request.host_url)
     html = render_template(
         template,
         **day,
-        detail=read_ticker_view(table, options, day),
-        options=options._replace(date=day["date"]),
-        title=f"{heading} · anomalies",
+        options=options,
+        weekday=datetime.fromisoformat(date).strftime("%A"),
+        days_around=neighbours(sorted({*table.dates, date}), date),
+        dates=table.dates,
+        window=table.window,
         table_version=version_of(table),
-        opened_by_other_site=may_be_opened_by_other_site(),
+        opened_by_other_site=is_from_other_site("none" if is_led_here else "unknown"),
     )
-    return html.encode(), 200 if day["number_of_tickers"] else 404
+    return html.encode()
 
 
 @from_table
 def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
-    options = requested_options()
+    options = requested_options(table)
     needs_after = bool({*options.columns, options.sort} & {*querier.AFTER_FIELDS})
-    return render_view("scanner.html", table, options, needs_after, allows_problem=True)
+    try:
+        day, status = read_day_view(table, options, needs_after), 200
+    except querier.NoDataError as error:
+        nearest = querier.nearest_date(table.dates, options.date)
+        day, status = {"problem": error, "nearest": nearest}, 404
+    return render_view("scanner.html", table, options, day), status
 
 
 @from_table
 def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
-    options = requested_options("ticker", "date")
-    return render_view("chart.html", table, options, options.sort in querier.AFTER_FIELDS)
+    options = requested_options(table, "ticker", "date")
+    day = read_day_view(table, options, options.sort in querier.AFTER_FIELDS)
+    if "problem" in day:
+        raise day["problem"]
+    return render_view("chart.html", table, options, day)
 
 
 @from_table
 def anomalies_csv(table):
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
-    # Ignore a chosen ticker: if it had no row on this day, raise_problem would answer 404.
-    options = requested_options()._replace(ticker="")
-    day = read_day_view(table, options, needs_after=True)
-    raise_problem(day)
-    csv = "".join(querier.as_csv([querier.Listing(day["date"], day["rows"], [])]))
-    headers = {"Content-Disposition": f'attachment; filename="anomalies-{day["date"]}.csv"'}
+    options = requested_options(table)
+    day = read_day(table, options.date, needs_after=True)
+    rows = select_and_sort(find_anomalies(table, day, options), options)
+    csv = "".join(querier.as_csv([querier.Listing(options.date, rows, [])]))
+    headers = {"Content-Disposition": f'attachment; filename="anomalies-{options.date}.csv"'}
     return Response(csv, 200, headers, mimetype="text/csv")
 
 
@@ -836,16 +669,17 @@ def api_table(table):
 @from_table
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
-    asked = requested_options()
-    day = read_day_view(table, Options(date=asked.date, threshold=asked.threshold))
-    raise_problem(day)
+    options = requested_options(table)
+    day = read_day(table, options.date)
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
-    rows = ({field: row[field] for field in fields} for row in day["anomalies"])
     return current_app.json.response(
-        date=day["date"],
-        threshold=asked.threshold,
-        tickers=day["number_of_tickers"],
-        anomalies=list(map(querier.without_nan, rows)),
+        date=options.date,
+        threshold=options.threshold,
+        tickers=len(day.page["ticker"]),
+        anomalies=[
+            querier.without_nan({field: row[field] for field in fields})
+            for row in find_anomalies(table, day, options)
+        ],
     )
 
 
@@ -857,12 +691,11 @@ def api_history(table):
     them are after the date: fewer if the history ends earlier, more if too few rows are before.
     400, 404.
     """
-    options = requested_options("ticker", "date")
-    most_rows = sys.maxsize
-    if request.args.get("rows") != "all":
-        most_rows = parameter("rows", querier.whole_number(1, MOST_HISTORY_ROWS), HISTORY_ROWS)
+    options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
-    length = len(history["date"])
+    length = most_rows = len(history["date"])
+    if request.args.get("rows") != "all":
+        most_rows = parameter("rows", HISTORY_ROWS, querier.whole_number(1, 999_999_999))
     later = min(length - i - 1, most_rows // 4)
     first = max(0, i + 1 + later - most_rows)
     anomalies = set(querier.indexes_of_anomalies(history, options.threshold))
@@ -876,34 +709,52 @@ def api_history(table):
 
 @from_table
 def api_after(table):
-    """What came after a ticker's day, for the ticker and the median ticker; 400, 404."""
-    options = requested_options("ticker", "date")
-    horizons = read_after(table, options.ticker, options.date)
+    """What came after a ticker's day, for the ticker and the median ticker; 400, 404.
+
+    html says it in a sentence. horizons are a dict for each of the querier's HORIZONS:
+
+    days     the horizon
+    change   of the ticker's price since that day, in percent; None unless the state is "known"
+    state    "known"; "unknown" while fewer days follow in the table; "gone" if the ticker has no
+             row on any of these days; "none" if it has one, but the day's close is 0
+    split    whether there is a suspected split in between
+    median   the median of the change over all tickers of the day, None if none has one
+    """
+    options = requested_options(table, "ticker", "date")
+    _, page, after = read_day(table, options.date, needs_after=True)
+    i, horizons = index_of(options.ticker, page), []
+    for days in querier.HORIZONS:
+        horizon = {"days": days, "change": None, "state": "unknown", "split": False, "median": None}
+        if days in after.last_closes:
+            changes = after.changes(days)
+            change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
+            horizon["change"] = change
+            horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
+            horizon["split"] = bool(0 < after.split_days[i] <= days)
+            horizon["median"] = querier.median(changes)
+        horizons.append(querier.without_nan(horizon))
     html = render_template("after.html", horizons=horizons)
     return {"ticker": options.ticker, "date": options.date, "horizons": horizons, "html": html}
 
 
 @from_table
-def previous_close(table, options):
-    """(date, close_price) of the ticker's row before the date of options; either may be None."""
+def row_before(table):
+    """The request's ticker and date, and the date and close of the ticker's row before, or None."""
+    options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
-    if not i:
-        return None, None
-    close = history["close_price"][i - 1]
-    return history["date"][i - 1], close if is_number(close) else None
+    before = (history["date"][i - 1], history["close_price"][i - 1]) if i else (None, None)
+    return options.ticker, options.date, *before
 
 
 def api_bars():
-    """A ticker's minute bars of a date; 400, 404, and PolygonError's 429, 502, 503, 504."""
-    options = requested_options("ticker", "date")
-    ticker, date = options.ticker, options.date
-    _, close = previous_close(options)
+    """A ticker's minute bars of a date; 400, 404, and from Polygon 429, 502, 503, 504."""
+    ticker, date, _, close = row_before()
     opening, closing = (int(at.timestamp()) * 1000 for at in market_hours(date))
     return {
         "ticker": ticker,
         "date": date,
         "session": {"open": opening, "close": closing},
-        "previous_close": close,
+        "previous_close": close if is_number(close) else None,
         "bars": current_app.config["POLYGON"].answer(date, minute_bars, ticker, date),
     }
 
@@ -912,13 +763,11 @@ def api_headlines():
     """A ticker's headlines up to 20:00 of a date in New York.
 
     They begin when the market closed on the day of its previous row; without one, at midnight.
-    400, 404, and PolygonError's 429, 502, 503, 504.
+    400, 404, and from Polygon 429, 502, 503, 504.
     """
-    options = requested_options("ticker", "date")
-    ticker, date = options.ticker, options.date
-    previous, _ = previous_close(options)
-    start = market_hours(previous)[1] if previous else utc_from_new_york(date, 0)
-    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, utc_from_new_york(date, 20)))
+    ticker, date, previous, _ = row_before()
+    start = market_hours(previous)[1] if previous else new_york_time(date, 0)
+    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york_time(date, 20)))
     found = current_app.config["POLYGON"].answer(date, headlines, ticker, start, end)
     return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
@@ -931,17 +780,13 @@ def find_chart_library():
     """
     package = importlib.util.find_spec("litecharts")  # this does not import it
     path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
-    if not path or not path.is_file():
-        return None
-    return path if sha256(path.read_bytes()).hexdigest() == CHART_LIBRARY_SHA256 else None
+    content = path.read_bytes() if path and path.is_file() else b""
+    return path if sha256(content).hexdigest() == CHART_LIBRARY_SHA256 else None
 
 
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
-    path = find_chart_library()
-    if not path:
-        raise NotFound
-    return flask.send_from_directory(path.parent, path.name, max_age=365 * 86_400)
+    return flask.send_file(find_chart_library() or abort(404), max_age=365 * 86_400)
 
 
 ROUTES = {
@@ -963,7 +808,7 @@ ROUTES = {
 
 
 def refuse_unwanted_request():
-    """Before each request: refuse what a foreign site may have made, and all but GET and HEAD.
+    """Before each request: refuse what a foreign site may have made.
 
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
     scripts could then read the answers. So a request must name one of the app's hosts. If these
@@ -973,12 +818,11 @@ def refuse_unwanted_request():
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
     if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
-        raise BadRequest("this server has no such host name: --allow-host NAME would give it one")
-    if request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed
-    lacks_header = request.path in SPENDS_THE_KEY and request.headers.get(PAGE_HEADER) != "1"
-    if lacks_header or (request.path.startswith("/api/") and is_from_other_site()):
-        raise Forbidden("only this server's own views may ask for this")
+        abort(400, "this server has no such host name: --allow-host NAME would give it one")
+    path, is_own_script = request.path, request.headers.get("X-Lookup-Table-Page") == "1"
+    spends_the_key = path in SPENDS_THE_KEY and not is_own_script
+    if spends_the_key or (path.startswith("/api/") and is_from_other_site()):
+        abort(403, "only this server's own views may ask for this")
 
 
 def send_in_pieces(response):
@@ -1001,29 +845,19 @@ def add_security_headers(response):
 def error_response(error):
     """The response that says what is wrong: JSON for an address below /api, else a view.
 
-    The status is 503 for a TableError, 404 for a NoDataError; the other errors bring their own.
+    The status is 503 for a TableError, 404 for a NoDataError; an HTTPException brings its own.
     """
-    status, headers, answer = 503, {}, {"error": str(error)}
-    if isinstance(error, querier.NoDataError):
-        status = 404
-    elif isinstance(error, PolygonError):
-        status = error.status
-        if error.retry_after is not None:
-            answer["retry_after"] = ceil(error.retry_after)
-            headers["Retry-After"] = str(answer["retry_after"])
-    elif isinstance(error, HTTPException):
-        status = error.code
-        has_sentence = status in (400, 403)  # which this script raises
-        answer["error"] = error.description if has_sentence else f"{error.name}: {request.path}"
-        if status == 405:
-            headers["Allow"] = "GET, HEAD"
+    if isinstance(error, querier.TableError):
+        error = ServiceUnavailable(str(error))
+    elif isinstance(error, querier.NoDataError):
+        error = NotFound(str(error))
+    headers = {name: text for name, text in error.get_headers() if name in ("Allow", "Retry-After")}
+    answer = {"error": error.description}
+    if "Retry-After" in headers:
+        answer["retry_after"] = error.retry_after
     if request.path.startswith("/api/"):
-        return answer, status, headers
-    nearest = getattr(error, "nearest", None)
-    html = render_template(
-        "error.html", sentence=answer["error"], nearest=nearest, awaits_table=status == 503
-    )
-    return html, status, headers
+        return answer, error.code, headers
+    return render_template("error.html", error=error), error.code, headers
 
 
 # The app, the server and the command line.
@@ -1034,29 +868,26 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
 
     It answers requests for hosts only: names and addresses in lower case, without a port.
     """
-    app = Flask(
-        __name__, root_path=HERE, static_folder="templates/static", static_url_path="/static"
-    )
+    app = Flask(__name__, root_path=HERE, static_folder="templates/static")
     app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
     app.before_request(refuse_unwanted_request)
     app.after_request(send_in_pieces)
     app.after_request(add_security_headers)
-    for kind in (querier.TableError, querier.NoDataError, PolygonError, HTTPException):
+    for kind in (querier.TableError, querier.NoDataError, HTTPException):
         app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    helpers = (bar_percent, cells, direction, list_columns, mark_name, mark_reason, percent_text)
+    helpers = (bar_percent, cells, direction, format_change, format_figure, format_price)
+    helpers += (mark_name, mark_reason, or_dash)
     app.jinja_env.globals.update({helper.__name__: helper for helper in helpers})
     app.jinja_env.globals.update(
         address=address_of,
-        chart_address=partial(address_of, route="chart"),
-        csv_address=partial(address_of, route="anomalies_csv"),
         chart_library_version=find_chart_library() and CHART_LIBRARY_SHA256[:8],
-        marks=querier.MARKS,
+        list_columns=LIST_COLUMNS,
         optional_columns=OPTIONAL_COLUMNS,
-        z_threshold=querier.Z_THRESHOLD,
+        querier=querier,
     )
     mimetypes.add_type("text/javascript", ".js")  # some Windows systems say otherwise
     return app
@@ -1071,23 +902,28 @@ def listening_socket(host, port):
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        # Python adds " (while attempting to bind on address ...)", which the message says already.
-        reason = (error.strerror or str(error)).partition(" (")[0]
-    except (TypeError, ValueError):  # a name that no host can have
-        reason = "no such host"
+    except (OSError, TypeError, ValueError) as error:  # the last two: no host can have this name
+        # In brackets, Python repeats the address.
+        reason = (getattr(error, "strerror", None) or "no such host").partition(" (")[0]
     raise CannotServeError(f"cannot listen on {host}, port {port}: {reason}")
 
 
 def serve(options):
-    """Show a table until a signal ends it. Raises TableError, CannotServeError."""
-    # Report a bad table at start-up, not on the first request.
-    with querier.open_table(options.table, TABLE_KINDS) as table:
-        read_day_view(table, Options())
+    """Show a table until a signal ends it: the status. Raises TableError, CannotServeError."""
+    status = 130  # after Ctrl-C
+
+    def terminate(*_):
+        nonlocal status
+        status = 143
+        sys.exit(status)
+
+    signal.signal(signal.SIGTERM, terminate)
+    with querier.open_table(options.table, TABLE_KINDS):
+        pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
     name = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
-    app = create_app(options.table, PolygonBars(options.api_url), hosts)
+    app = create_app(options.table, PolygonBars(options.api_url.rstrip("/")), hosts)
     for logger in ("waitress", "RESTClient", "urllib3"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     # No request needs a body: refuse large ones before waitress writes them to a file.
@@ -1095,34 +931,19 @@ def serve(options):
     server = create_server(app, sockets=[listening], ident=None, **limits)
     port = listening.getsockname()[1]
     print(f"http://{'localhost' if options.host in LOOPBACK else name}:{port}", flush=True)
-    run_until_signal(server)
+    server.run()  # until Ctrl-C or SIGTERM, whose exceptions it does not pass on
+    return status
 
 
-def run_until_signal(server):
-    """Run a waitress server. Raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
-    endings = [KeyboardInterrupt()]
+def argument_like(pattern, example):
+    """An argument's type: texts that match pattern as a whole, such as example."""
 
-    def terminate(*_):
-        endings.append(SystemExit(143))
-        raise endings[-1]
+    def argument(text):
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is nothing like {example}")
+        return text
 
-    signal.signal(signal.SIGTERM, terminate)
-    server.run()  # which ends on both exceptions, but does not pass them on
-    raise endings[-1]
-
-
-def host_name(text):
-    """An argument's type: a host's name or IPv4 address, without a port."""
-    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no host name such as my-computer.local")
-    return text
-
-
-def url_argument(text):
-    """An argument's type: an API's URL. It is returned without a slash at its end."""
-    if not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./\-]*)?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no address such as {API_URL}")
-    return text.rstrip("/")
+    return argument
 
 
 def parse_arguments(argv):
@@ -1134,25 +955,24 @@ def parse_arguments(argv):
     add("--port", type=querier.whole_number(0, 65_535), default=8888, metavar="PORT", help=port)
     host = "the address to listen on (default 127.0.0.1, which only this computer reaches). With "
     host += "another one, everyone in that network can read the page and use your key"
-    add("--host", default="127.0.0.1", help=host)
+    address = argument_like(".+", "127.0.0.1")  # an empty one would mean all addresses
+    add("--host", type=address, default="127.0.0.1", help=host)
     name = "a host name by which the page may be asked for; can be given several times"
-    add("--allow-host", type=host_name, action="append", default=[], metavar="NAME", help=name)
+    names = argument_like(r"[\w-]+(\.[\w-]+)*", "my-computer.local")
+    add("--allow-host", type=names, action="append", default=[], metavar="NAME", help=name)
     url = "where minute bars and headlines come from; your key is in POLYGON_API_KEY or "
     url += f"MASSIVE_API_KEY (default {API_URL})"
-    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
-    options = parser.parse_args(argv)
-    if not options.host:
-        parser.error("--host is empty: name an address")
-    return options
+    urls = argument_like(r"https?://[\w.\-\[\]:]+(/[\w./\-]*)?", API_URL)
+    add("--api-url", type=urls, default=API_URL, metavar="URL", help=url)
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
     options = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if sys.stdout is None:
             raise OSError(0, "stdout is closed")
-        serve(options)
+        return serve(options)
     except (querier.TableError, CannotServeError) as error:
         print(querier.printable(error), file=sys.stderr)
         return 1
@@ -1160,7 +980,6 @@ def main(argv=None):
         return 130
     except OSError as error:
         return querier.stdout_failed(error)
-    return 0
 
 
 if __name__ == "__main__":
