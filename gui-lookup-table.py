@@ -26,12 +26,14 @@ import socket
 import sys
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from datetime import datetime, timedelta, timezone
 from functools import cache, lru_cache, wraps
 from hashlib import sha256
 from math import floor, isfinite, isnan, log10, nan
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import BoundedSemaphore
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -41,6 +43,7 @@ try:
     from flask import Flask, Response, abort, current_app, render_template, request
     from waitress.server import create_server
     from werkzeug.exceptions import HTTPException, NotFound, ServiceUnavailable
+    from werkzeug.wsgi import wrap_file
 except ImportError as error:
     reason = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not work ({error})"
     hint = "pip install -r requirements.txt"
@@ -825,11 +828,15 @@ def refuse_unwanted_request():
         abort(403, "only this server's own views may ask for this")
 
 
-def send_in_pieces(response):
-    """After each request: let the threads that send a long list hold little of it at a time."""
-    if not response.direct_passthrough:
-        content = response.get_data()
-        response.response = (content[i : i + 2**16] for i in range(0, len(content), 2**16))
+def send_from_file(response):
+    """After each request: keep a long answer in a temporary file, not in memory, to send it."""
+    if not response.direct_passthrough and response.content_length > 2**16:
+        with ExitStack() as stack:
+            file = stack.enter_context(TemporaryFile())
+            file.write(response.get_data())
+            file.seek(0)
+            stack.pop_all()  # whoever sends the file closes it
+        response.response, response.direct_passthrough = wrap_file(request.environ, file), True
     return response
 
 
@@ -873,7 +880,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
     app.before_request(refuse_unwanted_request)
-    app.after_request(send_in_pieces)
+    app.after_request(send_from_file)
     app.after_request(add_security_headers)
     for kind in (querier.TableError, querier.NoDataError, HTTPException):
         app.register_error_handler(kind, error_response)
@@ -921,6 +928,8 @@ def serve(options):
     with querier.open_table(options.table, TABLE_KINDS):
         pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
+    # Its connections take this size over. Else each thread may copy megabytes of a list to send.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
     name = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
     app = create_app(options.table, PolygonBars(options.api_url.rstrip("/")), hosts)

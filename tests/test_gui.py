@@ -638,8 +638,8 @@ def test_the_longest_lists_at_the_same_time_fit_into_memory(table_of):
     days = enumerate(SAMPLE_DAYS[:8])
     market = {day: [(f"T{i}", i % 97 + 3 * n, 1) for i in range(11_000)] for n, day in days}
     table = table_of(market)
-    parameters = f"?date={SAMPLE_DAYS[6]}&ticker=T1&threshold=-1e9"
-    routes = ["/", "/anomalies.csv", "/api/anomalies", "/api/after", "/chart"] * 3
+    parameters = f"?date={SAMPLE_DAYS[6]}&ticker=T1&threshold=-1e9&columns=long_z,gap,after_1"
+    routes = ["/", "/anomalies.csv", "/api/anomalies", "/", "/chart"] * 3
     with running_gui(table, NOWHERE) as served, ThreadPoolExecutor(15) as visitors:
         answers = visitors.map(lambda route: served.get(route + parameters, 100), routes)
         sizes = dict(zip(routes, map(len, answers)))
