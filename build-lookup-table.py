@@ -34,7 +34,6 @@ import argparse
 import csv
 import glob
 import gzip
-import io
 import json
 import math
 import os
@@ -42,19 +41,17 @@ import pickle
 import re
 import secrets
 import signal
-import ssl
 import struct
 import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import parse_qsl, urlsplit
 
 try:
     import numpy as np
@@ -75,10 +72,7 @@ NEAR_FLAT = 0.03  # below this deviation of logarithms, running sums are too coa
 COLUMN_TYPES = {
     "ticker": pyarrow.string(),
     "window_start": pyarrow.int64(),
-    "transactions": pyarrow.float64(),
-    "close": pyarrow.float64(),
-    "open": pyarrow.float64(),
-    "volume": pyarrow.float64(),
+    **dict.fromkeys(["transactions", "close", "open", "volume"], pyarrow.float64()),
 }
 OPTIONAL_COLUMNS = ["open", "volume"]
 REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
@@ -87,15 +81,9 @@ NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
-NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # The least and the greatest value of each column of numbers, and what a user reads of them.
 BOUNDS = {
-    "window_start": (
-        FIRST_DAY * NS_PER_DAY,
-        (LAST_DAY + 1) * NS_PER_DAY - 1,
-        "nanoseconds of a year from 1990 to 2099",
-    ),
+    "window_start": (FIRST_DAY * NS_PER_DAY, LAST_DAY * NS_PER_DAY, "nanoseconds, 1990 to 2099"),
     "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
     "close": (0, sys.float_info.max, "a price"),
 }
@@ -104,7 +92,6 @@ THREADS = os.cpu_count() or 1
 BATCH_ROWS = 2**13  # so many rows are computed or written at once: they fit into the cache
 
 # The table's format. query-lookup-table.py has the same constants.
-MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 DAY_PAGE_COLUMNS = {
     **dict.fromkeys(FIELDS, "<f8"),
@@ -149,13 +136,20 @@ def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
+def log(line):
+    """Print line, but not on a terminal: there, with_progress shows how far the work is."""
+    if not on_terminal():
+        say(line)
+
+
 def with_progress(items, description, total):
     """items; on a terminal, a bar on stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
     from tqdm import tqdm
 
-    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+    form = "{l_bar}{bar}| {n}/{total}, {remaining} left"
+    return tqdm(items, description, total, bar_format=form)
 
 
 def in_threads(function, items):
@@ -195,38 +189,23 @@ def day_in_name(path):
 def find_flat_files(data_dir, warnings):
     """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    data_dir/reference, hidden files and hidden folders are left out, links are followed. Of several
-    files of one day, file_that_counts is read. Raises BuildError for what cannot be read.
+    data_dir/reference and what is hidden are left out, links are followed. Of several files of one
+    day the one modified last counts; of equally old ones, the .csv. The list warnings gets a
+    sentence for each older one.
     """
-
-    def refuse(error):
-        raise BuildError(f"{error.filename}: {error.strerror}") from None
-
-    if not os.path.isdir(data_dir):
-        return []
-    files_of = {}  # the files of each day; a file without a day in its name stands alone
-    for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
-        left_out = [REFERENCE] if Path(folder) == data_dir else []
-        folders[:] = [name for name in folders if name[0] != "." and name not in left_out]
-        for path in (Path(folder, name) for name in names if name[0] != "."):
-            if not path.is_file():
-                raise BuildError(f"{path} is a link that leads nowhere, or no file: remove it")
-            if path.name.lower().endswith((".csv", ".csv.gz")):
-                files_of.setdefault(day_in_name(path) or path, []).append(path)
-    paths = [file_that_counts(paths, warnings) for paths in files_of.values()]
-    return sorted(paths, key=lambda path: (path.name, path))
-
-
-def file_that_counts(paths, warnings):
-    """Of the paths of one day's files, the one modified last; of equally old ones, the .csv.
-
-    The list warnings gets a sentence for each older one.
-    """
-    times = {path: path.stat().st_mtime_ns for path in paths}
-    chosen, *others = sorted(paths, key=lambda path: (-times[path], path.name.lower(), path))
-    older = [path for path in others if times[path] < times[chosen]]
-    warnings += [f"two files of one day: {chosen} is read, {path} is not" for path in older]
-    return chosen
+    names = glob.glob("**/*.*", root_dir=data_dir, recursive=True)
+    paths = [
+        data_dir / name
+        for name in names
+        if name.lower().endswith((".csv", ".csv.gz")) and Path(name).parts[0] != REFERENCE
+    ]
+    times = {path: path.stat().st_mtime_ns for path in paths if not path.is_dir()}
+    chosen = {}  # the file of each day; a file without a day in its name stands alone
+    for path in sorted(times, key=lambda path: (-times[path], path.name.lower(), path)):
+        first = chosen.setdefault(day_in_name(path) or path, path)
+        if times[path] < times[first]:
+            warnings.append(f"two files of one day: {first} is read, {path} is not")
+    return sorted(chosen.values(), key=lambda path: (path.name, path))
 
 
 def read_csv_bytes(path):
@@ -234,18 +213,12 @@ def read_csv_bytes(path):
 
     They are unpacked if they begin like a gzip file, whatever the file's name says.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        if raw.startswith(b"\x1f\x8b"):
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(MOST_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
-    except OSError as error:
-        raise BuildError(f"{path}: {error.strerror}") from None
-    if len(raw) > MOST_BYTES:
-        most = f"{MOST_BYTES / 1e6:,.0f} MB"
-        raise BuildError(f"{path}: over {most}, too large for a flat file of daily rows")
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -263,6 +236,13 @@ def read_header(raw, path):
             f"{path}: it must have each of these columns once: {wrong}; it has {found}"
         )
     return header
+
+
+def is_sound(name, numbers):
+    """Whether numbers, one or an array of them, may stand in the column called name."""
+    least, most, _ = BOUNDS[name]
+    is_whole = name == "close" or np.floor(numbers) == numbers
+    return is_whole & (least <= numbers) & (numbers <= most)
 
 
 def parse_with_pyarrow(raw):
@@ -288,28 +268,17 @@ def parse_with_pyarrow(raw):
         )
     except pyarrow.ArrowInvalid:
         return None
-    tickers = rows["ticker"].combine_chunks()
-    if not are_plain(tickers):
+    tickers, *numbers = (rows[name].combine_chunks() for name in COLUMN_TYPES)
+    numbers = [column.to_numpy(zero_copy_only=False) for column in numbers]
+    if not len(tickers) or not all(is_sound(*pair).all() for pair in zip(BOUNDS, numbers)):
         return None
-    numbers = {name: rows[name].to_numpy() for name in COLUMN_TYPES if name != "ticker"}
-    for name, (least, most, _) in BOUNDS.items():
-        if not ((numbers[name] >= least) & (numbers[name] <= most)).all():
-            return None
-    if (numbers["transactions"] % 1).any():
-        return None
-    return tickers, *numbers.values()
-
-
-def are_plain(tickers):
-    """Whether a pyarrow array has tickers, each of them of ASCII characters that can be printed."""
-    if not len(tickers):
-        return False
     _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
     if not 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER:
-        return False
+        return None
     letters = np.frombuffer(letters, "uint8")
-    return ord(" ") <= letters.min() <= letters.max() <= ord("~")
+    is_plain = ord(" ") <= letters.min() <= letters.max() <= ord("~")
+    return (tickers, *numbers) if is_plain else None
 
 
 def parse_carefully(raw, header, path, warnings):
@@ -326,16 +295,15 @@ def parse_carefully(raw, header, path, warnings):
         except (ValueError, csv.Error) as error:
             bad_lines.append((number, error))
     if bad_lines:
-        (first, error), (last, last_error) = bad_lines[0], bad_lines[-1]
+        (first, error), (last, _) = bad_lines[0], bad_lines[-1]
         if last == len(lines) and not raw.endswith((b"\n", b"\r")):
-            raise BuildError(f"{path}, line {last}: {last_error}; it is cut off: download it again")
+            raise BuildError(f"{path}, line {last} is cut off: download the file again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {count} left out, first line {first}: {error}")
-    columns = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
-    tickers, *numbers = map(pyarrow.array, columns, COLUMN_TYPES.values())
-    return tickers, *(column.to_numpy() for column in numbers)
+    tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
+    return pyarrow.array(tickers, pyarrow.string()), *map(np.array, numbers)
 
 
 def parse_line(line, header):
@@ -344,28 +312,22 @@ def parse_line(line, header):
     if len(fields) != len(header):
         raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
     row = dict(zip(header, fields))
-    ticker = row["ticker"]
-    if not is_ticker(ticker):
-        bytes_ = f"1 to {LONGEST_TICKER} bytes that can be printed"
-        raise ValueError(f"the ticker is {ticker[:60]!a}, not {bytes_}")
-    optional = [row.get(name, "") for name in OPTIONAL_COLUMNS]
-    return (
-        ticker,
-        *(parse_number(name, row[name]) for name in BOUNDS),
-        *(float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan for text in optional),
-    )
+    if not is_ticker(row["ticker"]):
+        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
+        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
+    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
+    for name, (_, _, expected) in BOUNDS.items():
+        if not is_sound(name, numbers[name]):
+            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
+    return row["ticker"], *numbers.values()
 
 
-def parse_number(name, text):
-    """The value of text in the column called name. Raises ValueError."""
-    if not NUMBER_PATTERN.fullmatch(text):
-        raise ValueError(f"{name} is {text[:60]!a}, not a number")
-    # A float cannot hold every whole number as large as window_start.
-    number = int(text) if text.strip().isdigit() else float(text)
-    least, most, meaning = BOUNDS[name]
-    if not least <= number <= most or (name != "close" and number != int(number)):
-        raise ValueError(f"{name} is {text[:60]!a}, not {meaning}")
-    return number if name == "close" else int(number)
+def as_number(text):
+    """The number that text says, or nan."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def read_flat_file(path):
@@ -380,7 +342,7 @@ def read_flat_file(path):
     header = read_header(raw, path)
     parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
-    days = (window_starts // NS_PER_DAY).astype("uint16")
+    days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
     elif np.ptp(window_starts) and len(np.unique(window_starts)) > len(np.unique(days)):
@@ -406,60 +368,57 @@ def read_flat_file(path):
 
 
 def read_list(data_dir, name, warnings):
-    """{key: value} of the list called name in data_dir/reference, as its parser makes them.
+    """{key: values} of the list called name in data_dir/reference, two tuples of texts a line.
 
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
     """
-    path, (columns, parse, _) = data_dir / REFERENCE / name, LISTS[name]
+    path, (columns, keys, clean, _) = data_dir / REFERENCE / name, LISTS[name]
+    texts = dict.fromkeys(columns, pyarrow.string())
+    found, bad_lines = {}, 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            lines = [[line[column] for column in columns] for line in reader]
+        lines = arrow_csv.read_csv(
+            path,
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(column_types=texts, include_columns=columns),
+        ).to_pylist()
     except FileNotFoundError:
         return {}
-    except KeyError as error:
-        warnings.append(f"{path} is not used: it has no column {error}")
-        return {}
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except (OSError, pyarrow.ArrowException) as error:
         warnings.append(f"{path} is not used: {error}")
         return {}
-    found, bad_lines = {}, 0
-    for fields in lines:
+    for line in lines:
         try:
-            found.setdefault(*parse(*fields))
-        except UNSOUND_ROW:
+            fields = clean(*line.values())
+        except ValueError:
             bad_lines += 1
+        else:
+            found.setdefault(fields[:keys], fields[keys:])
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
 
 
-def parse_listed(ticker, name, type_):
-    """ticker, (type, name). Raises ValueError."""
-    type_, name = " ".join(type_.split()), " ".join(name.split())
-    if not is_ticker(ticker) or not (type_ + name).isprintable():
-        raise ValueError
-    return ticker, (type_, name)
+def clean_listed(ticker, *texts):
+    """The fields of a line of tickers.csv, of which the table can hold any printable text."""
+    return ticker, *(printable(" ".join(text.split())) for text in texts)
 
 
-def parse_split(ticker, date, *numbers):
-    """(ticker, date), (split_from, split_to); these are texts, such as 20. Raises ValueError."""
+def clean_split(ticker, date, *numbers):
+    """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
     day_number(date)
-    split = [float(number) for number in numbers]
-    if not is_ticker(ticker) or not all(0 < number < MOST_TRADES for number in split):
+    numbers = [float(number) for number in numbers]
+    if not all(0 < number < MOST_TRADES for number in numbers):
         raise ValueError
-    return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
+    return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
 
 
+# What a list must hold, how many columns are the key, and the method of Polygon's client.
 SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
-# What a list must hold, what makes key and value of a line, and the method of Polygon's client.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], parse_listed, "list_tickers"),
-    "splits.csv": (SPLIT_COLUMNS, parse_split, "list_splits"),
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed, "list_tickers"),
+    "splits.csv": (SPLIT_COLUMNS, 2, clean_split, "list_splits"),
 }
-# What a line or a row raises that lacks a field, or has a value of another type or range.
-UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 SOURCE = "source"  # a column that only downloaded lists have
 
 
@@ -486,54 +445,40 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, collected = [], {}
+    all_tickers, all_columns = [], []
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
-        if not on_terminal():
-            say(f"Processing {path.name}")
+        log(f"Processing {path.name}")
         all_tickers.append(tickers)
-        for name, column in columns.items():
-            collected.setdefault(name, bytearray()).extend(column.data)
+        all_columns.append(columns)
         warnings += file_warnings
-    if not collected["day"]:
+    if not any(map(len, all_tickers)):
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
     tickers = encoded[-1].dictionary.to_pylist()
-    if len(tickers) > MOST_TICKERS:
-        raise BuildError(f"{len(tickers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
-    # Rows that are equal in ticker and day stay in the order of reading.
-    order = np.lexsort((np.frombuffer(collected["day"], "uint16"), number))
-    number = number[order]
-    # Each column is dropped as soon as it is sorted, to save memory.
-    columns = {
-        name: np.frombuffer(collected.pop(name), column.dtype)[order]
-        for name, column in columns.items()
-    }
-    number, columns = without_replaced_rows(tickers, number, columns, warnings)
-    starts = np.searchsorted(number, np.arange(len(tickers) + 1))
-    days = np.flatnonzero(np.bincount(columns["day"])).tolist()
-    return Market(tickers, starts, days, columns)
-
-
-def without_replaced_rows(tickers, number, columns, warnings):
-    """(number, columns) with only the last row of each ticker and date.
-
-    number is the column of the tickers' numbers. The list warnings gets a sentence if there were
-    others.
-    """
-    day = columns["day"]
+    day = np.concatenate([columns["day"] for columns in all_columns])
+    # Rows that are equal in ticker and day stay in the order of reading; the last one is used.
+    order = np.lexsort((day, number))
+    number, day = number[order], day[order]
     is_last = np.append((number[1:] != number[:-1]) | (day[1:] != day[:-1]), True)
-    if is_last.all():
-        return number, columns
-    first = is_last.argmin()
-    warnings.append(
-        f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and date, "
-        f"first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
-    )
-    return number[is_last], {name: column[is_last] for name, column in columns.items()}
+    if not is_last.all():
+        first = is_last.argmin()
+        warnings.append(
+            f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and "
+            f"date, first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
+        )
+        number, order = number[is_last], order[is_last]
+    # The files' columns are dropped as soon as they are sorted, to save memory.
+    columns = {
+        name: np.concatenate([of_file.pop(name) for of_file in all_columns])[order]
+        for name in list(all_columns[0])
+    }
+    starts = np.searchsorted(number, np.arange(len(tickers) + 1))
+    days = np.flatnonzero(np.bincount(day)).tolist()
+    return Market(tickers, starts, days, columns)
 
 
 def price_changes(prices, close_prices, earlier_rows):
@@ -651,8 +596,7 @@ def add_facts(market, window):
         reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
-    batches = market.batches()
-    for _ in with_progress(in_threads(add_to, batches), "Computing", len(batches)):
+    for _ in in_threads(add_to, market.batches()):
         pass
 
 
@@ -683,13 +627,19 @@ def replacing(path):
             temporary.unlink()
 
 
-def check_output_path(path, *others):
-    """Raise BuildError if path cannot become a file, or if it is one of the files at others."""
-    target = os.path.realpath(path)
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise BuildError(f"{path} is a folder or a device, no file: name another --output")
-    if target in map(os.path.realpath, others):
-        raise BuildError(f"{path} would replace a file of this build: name another --output")
+def check_outputs(outputs, inputs):
+    """Raise BuildError if one of outputs cannot become a file, or is a file of this build already.
+
+    Both are lists of paths.
+    """
+    known = set(map(os.path.realpath, inputs))
+    for path in outputs:
+        target = os.path.realpath(path)
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise BuildError(f"{path} is a folder or a device, no file: name another --output")
+        if target in known:
+            raise BuildError(f"{path} would replace a file of this build: name another --output")
+        known.add(target)
 
 
 def pickled_text(text):
@@ -771,7 +721,6 @@ def write_pickle(file, market, window):
 
     extents, batches = [], market.batches()
     pickled = in_threads(pickle_batch, batches)
-    pickled = with_progress(pickled, "Writing tickers", len(batches))
     for (without, with_baseline), (tickers, rows) in zip(pickled, batches):
         bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
         for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
@@ -790,23 +739,24 @@ def pickled_rows(columns, known_fields):
     write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
     are written as numbers, the rest of FIELDS as None.
     """
-    # What a row consists of: bytes that are the same in each, and the types of its numbers.
-    parts = [
-        ("first", pickle.LONG_BINGET),
-        ("date", "<u4"),
-        ("open", pickle.EMPTY_DICT + pickle.MARK),
-    ]
+    row = pickle.LONG_BINGET + bytes(4) + pickle.EMPTY_DICT + pickle.MARK
+    offsets = {"date": 1}  # where in a row each number is
     for slot, field in enumerate(FIELDS):
-        is_known, is_whole = field in known_fields, field == "trades"
-        opcode = pickle.BININT if is_whole else pickle.BINFLOAT if is_known else pickle.NONE
-        parts.append((f"{field}'s opcodes", pickle.BINGET + bytes([slot]) + opcode))
-        if is_known:
-            parts.append((field, "<i4" if is_whole else ">f8"))
-    parts.append(("last", pickle.SETITEMS))
-    types = [(name, part if name in columns else f"S{len(part)}") for name, part in parts]
-    row = np.array(tuple(0 if name in columns else part for name, part in parts), types)
-    rows = np.repeat(row, len(columns["day"]))
-    for name in ["date", *known_fields]:
+        row += pickle.BINGET + bytes([slot])
+        if field in known_fields:
+            offsets[field] = len(row) + 1
+            row += pickle.BININT + bytes(4) if field == "trades" else pickle.BINFLOAT + bytes(8)
+        else:
+            row += pickle.NONE
+    row += pickle.SETITEMS
+    numbers = {
+        "names": list(offsets),
+        "offsets": list(offsets.values()),
+        "formats": [{"date": "<u4", "trades": "<i4"}.get(name, ">f8") for name in offsets],
+        "itemsize": len(row),
+    }
+    rows = np.frombuffer(bytearray(row * len(columns["day"])), numbers)
+    for name in offsets:
         rows[name] = columns[name]
     return rows
 
@@ -835,7 +785,6 @@ def write_day_pages(file, market):
 
     index_days = []
     pages = in_threads(day_page, rows_by_day(market))
-    pages = with_progress(pages, "Writing days", len(market.days))
     for (pieces, counts), day in zip(pages, market.days):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
@@ -882,7 +831,7 @@ def write_directory(file, market, row_extents, listed):
     for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
         facts = write_and_get_extent(file, *(column[start:end] for column in columns))
         extents.append(of_rows + facts)
-    types, names = zip(*(listed.get(ticker, ("", "")) for ticker in market.tickers))
+    names, types = zip(*(listed.get((ticker,), ("", "")) for ticker in market.tickers))
     texts = "\n".join([*market.tickers, *types, *names])
     return write_and_get_extent(file, *extents, texts.encode())
 
@@ -921,24 +870,29 @@ def write_json(file, market):
 
 # How Polygon is asked. The page's server uses these as well.
 API_URL = "https://api.polygon.io"
-NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-ODD_KEY = "your Polygon key has quotes, spaces or other characters that no key has: set it anew"
-WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
 TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
-NOT_IN_PLAN = "your Polygon plan does not include this"
-# A part of the text of a refusal, and what the user reads.
-REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
-RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
-TIMEOUT = "Polygon did not answer in time: try again later"
-NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
 NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-BAD_CERTIFICATE = (
-    "Polygon's certificate is not trusted: if your network has certificates of its own, "
-    "name their file in SSL_CERT_FILE"
-)
+# A part of the text of a refusal, and what the user reads. The last one is part of all.
+REFUSALS = {
+    "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY",
+    "today's data": NOT_YET,
+    "timeframe": TOO_OLD,
+    "": "your Polygon plan does not include this",
+}
+# An error of requests, and what the user reads. The last one is the kind of all.
+CONNECTION_ERRORS = {
+    "ProxyError": NO_PROXY,
+    "InvalidProxyURL": NO_PROXY,
+    "InvalidSchema": NO_PROXY,  # SOCKS
+    "SSLError": "Polygon's certificate is not trusted: if your network has certificates of its "
+    "own, name their file in SSL_CERT_FILE",
+    "ContentDecodingError": BAD_ANSWER,
+    "Timeout": "Polygon did not answer in time: try again later",
+    "RequestException": "Polygon cannot be reached: check your connection to the internet",
+}
 
 
 class PolygonError(Exception):
@@ -952,18 +906,20 @@ class PolygonError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
-def polygon_client(api_url, connect, read):
+def polygon_client(api_url, connect, read, retries=0):
     """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
     The client's own connections ignore the environment's proxy and the system's certificates, and
-    follow redirects, to which they would send the key. So it gets connections of ours. connect and
-    read are the most seconds for each. No request is repeated unless client.client.retries is set.
+    follow redirects, to which they would send the key. So requests makes them. connect and read
+    are the most seconds for each, retries is a number or a urllib3.Retry.
     """
     key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
     if not key:
-        raise PolygonError(NO_KEY, 503)
+        advice = "run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
+        raise PolygonError(f"Polygon needs your key: {advice}", 503)
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
-        raise PolygonError(ODD_KEY)
+        odd = "has quotes, spaces or other characters that no key has"
+        raise PolygonError(f"your Polygon key {odd}: set it anew")
     try:
         try:
             from massive import RESTClient
@@ -973,79 +929,44 @@ def polygon_client(api_url, connect, read):
     except Exception as error:  # a broken package, an old one, or another one of that name
         sentence = f"Polygon's client cannot be used: {error}: pip install -r requirements.txt"
         raise PolygonError(sentence, 503) from None
-    from urllib3 import Timeout, exceptions
+    import requests
+    import truststore
 
-    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
+    truststore.inject_into_ssl()  # requests itself knows no certificates of the system
+    session = requests.Session()
+    session.auth = lambda request: request  # so that a .netrc file does not replace the key
+    session.mount(api_url, requests.adapters.HTTPAdapter(max_retries=retries))
+    options = {"timeout": (connect, read), "allow_redirects": False}
 
-    def request(method, url, **options):
-        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
+    def request(method, url, fields, headers):
         try:
-            response = connections.request(method, url, **options)
-        except exceptions.HTTPError as error:
-            raise as_polygon_error(error) from None
-        if response.status != 200:
-            raise refusal(response)
-        return response
+            answer = session.request(method, url, params=fields, headers=headers, **options)
+        except requests.RequestException as error:  # its own text may hold the key
+            kinds = CONNECTION_ERRORS.keys() & {kind.__name__ for kind in type(error).__mro__}
+            sentence = next(CONNECTION_ERRORS[kind] for kind in CONNECTION_ERRORS if kind in kinds)
+            status = 504 if isinstance(error, requests.Timeout) else 502
+            raise PolygonError(sentence, status) from None
+        if answer.status_code != 200:
+            raise refusal(answer)
+        return SimpleNamespace(status=200, data=answer.content)
 
-    client.client = SimpleNamespace(request=request, retries=False)
+    client.client = SimpleNamespace(request=request)
     return client
 
 
-def open_connections(api_url):
-    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
-
-    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
-    """
-    import certifi
-    import urllib3
-
-    tls = ssl.create_default_context()
-    if not os.environ.get("SSL_CERT_FILE"):
-        tls.load_verify_locations(certifi.where())
-    scheme, host = urlsplit(api_url)[:2]
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager(ssl_context=tls)
-    try:
-        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
-        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
-        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
-    except urllib3.exceptions.HTTPError:
-        raise PolygonError(NO_PROXY) from None
-
-
-def as_polygon_error(error):
-    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
-    from urllib3 import exceptions
-
-    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
-    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
-        return PolygonError(BAD_CERTIFICATE)
-    kinds = {
-        exceptions.ProxyError: NO_PROXY,
-        exceptions.DecodeError: BAD_ANSWER,
-        exceptions.NewConnectionError: NO_CONNECTION,  # to urllib3 a kind of timeout
-        exceptions.TimeoutError: TIMEOUT,
-    }
-    fitting = (sentence for kind, sentence in kinds.items() if isinstance(reason, kind))
-    sentence = next(fitting, NO_CONNECTION)
-    return PolygonError(sentence, 504 if sentence == TIMEOUT else 502)
-
-
-def refusal(response):
-    """The PolygonError for a urllib3 response whose status is not 200."""
-    status, words = response.status, response.data.decode(errors="replace")
-    if status == 429:
-        seconds = response.headers.get("Retry-After", "")
-        is_number = re.fullmatch("[0-9]{1,9}", seconds)
-        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
-    if status >= 500:
+def refusal(answer):
+    """The PolygonError for an answer of requests whose status is not 200."""
+    if answer.status_code == 429:
+        seconds = answer.headers.get("Retry-After", "")
+        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
+        limit = "Polygon's limit of requests a minute is reached: wait a minute and try again"
+        return PolygonError(limit, 429, wait)
+    if answer.status_code >= 500:
         return PolygonError(SERVER_ERROR)
-    if status not in (401, 403):
-        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
-    known = (sentence for part, sentence in REFUSALS.items() if part in words)
-    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
+    if answer.status_code not in (401, 403):
+        address = f"Polygon's API is not at this address ({answer.status_code}): see --api-url"
+        return PolygonError(address)
+    return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
 
 
 def results_of(response):
@@ -1065,7 +986,6 @@ def results_of(response):
 NEW_YORK = "America/New_York"
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
-HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
@@ -1077,106 +997,89 @@ def new_york_timestamp(day, hour):
     return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
 
 
-def trading_days(first, until):
-    """The day numbers of the trading days from first to until, two day numbers."""
-    from exchange_calendars import get_calendar
-
-    # A week more, because get_calendar refuses a time without any trading day.
-    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
-    days = (day_number(str(session.date())) for session in calendar.sessions)
-    return [day for day in days if day <= until]
-
-
 def days_to_download(data_dir, first, until):
     """{day: path of its flat file} of the days to download, the last day first. Raises BuildError.
 
     These are the trading days from first to until that have no file below data_dir, and the days
-    whose file is older than the vendor's corrections. first and until are day numbers, or None for
-    the day of the first file and for the last day that is over in New York.
+    whose file is older than 10:00 on the next morning: until then vendors correct a day's numbers.
+    first and until are day numbers, or None for the day of the first file and for the last day that
+    is over in New York.
     """
     import pandas as pd
+    from exchange_calendars import get_calendar
 
     now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = today - 1 if until is None else until
-    if until > last_ended:
-        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
-        raise BuildError(f"--until {date_text(until)}: {ended}", 2)
     files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
     files.pop(None, None)
     if first is None and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
     first = min(files) if first is None else first
-    if first > until:
-        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
-    trading = trading_days(first, until)
-    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day not in files}
+    if not first <= until <= last_ended:
+        dates = f"--download {date_text(first)} --until {date_text(until)}"
+        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
+        raise BuildError(f"{dates} is not possible: {ended}", 2)
+    # A week more, because get_calendar refuses a time without any trading day.
+    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
+    trading = calendar.sessions.to_numpy().astype("datetime64[D]").astype(int).tolist()
+    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day <= until}
     for day, path in files.items():
-        final = new_york_timestamp(day, 16) + HOURS_OF_CORRECTIONS * 3600
-        if day <= until and path.stat().st_mtime < final <= now.timestamp():
+        corrected = new_york_timestamp(day + 1, 10)
+        if path.stat().st_mtime < corrected <= now.timestamp() and day <= until:
             days[day] = path
+        else:
+            days.pop(day, None)
     return dict(sorted(days.items(), reverse=True))
 
 
-def flat_file_fields(row, start, end):
-    """The fields of the flat file's line for a row of Polygon's answer, checked by parse_line.
-
-    start and end of the day are in ms, as the row's time, which may be missing. Raises
-    UNSOUND_ROW if a value is missing or not valid.
-    """
-    volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
-    prices = [row[name] for name in "ochl"]
-    fields = [row["T"], volume, *prices, start * 10**6, trades]
-    parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
-    is_of_day = start <= row.get("t", start) < end
-    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
-        raise ValueError
-    return fields
-
-
 def fetch_day(client, day):
-    """(lines, unsound): the lines of a day's flat file, and the rows that are left out of it.
+    """(rows, left_out): a DataFrame like a day's flat file, and a list of other rows.
 
-    Both are lists, without trading on that day they are empty. Raises PolygonError.
+    Without trading on that day both are empty. Raises PolygonError.
     """
-    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
-    lines, unsound = {}, []
-    for row in results:
-        try:
-            lines[row["T"]] = flat_file_fields(row, start, end)
-        except UNSOUND_ROW:
-            unsound.append(row)
-    if unsound and not lines:
-        raise PolygonError(BAD_ANSWER)
-    return [lines[ticker] for ticker in sorted(lines)], unsound
-
-
-def write_csv(path, header, lines):
-    """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
     import pandas as pd
 
-    packing = {"method": "gzip", "mtime": 0} if path.suffix.lower() == ".gz" else None
-    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
-    rows = pd.DataFrame(lines, columns=header, dtype=object)
+    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
+    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
+    answers = [row if isinstance(row, dict) else {} for row in results]
+    rows = pd.DataFrame(answers, columns=[*"Tvochlnt"], dtype=object)
+    tickers = rows.pop("T")
+    rows = rows.apply(pd.to_numeric, errors="coerce")
+    sound = tickers.map(lambda ticker: isinstance(ticker, str) and is_ticker(ticker)).astype(bool)
+    sound &= rows.pop("t").fillna(start).between(start, end, "left")
+    sound &= is_sound("transactions", rows["n"]) & (rows["v"] >= 0)
+    for price in "ochl":
+        sound &= rows[price].between(0, MOST_DOLLARS)
+    if results and not sound.any():
+        raise PolygonError(BAD_ANSWER)
+    rows.insert(0, "T", tickers)
+    rows.insert(6, "window_start", start * 10**6)
+    rows.columns = FLAT_FILE_HEADER
+    return rows[sound].sort_values("ticker"), [results[i] for i in np.flatnonzero(~sound)]
+
+
+def write_csv(path, rows):
+    """Write rows, a DataFrame, as a CSV file, packed if path ends in .gz."""
+    packing = "gzip" if path.suffix.lower() == ".gz" else None
+    options = {"index": False, "lineterminator": "\n", "float_format": "%.15g"}  # 7, not 7.0
     with replacing(path) as file:
-        rows.to_csv(file, index=False, lineterminator="\n", mode="wb", compression=packing)
+        rows.to_csv(file, mode="wb", compression=packing, **options)
 
 
-def patient_client(api_url, report):
-    """A client that waits and tries again where that can help. report gets a line for each wait."""
-    client = polygon_client(api_url, connect=10, read=30)
+def patient_client(api_url):
+    """A client that waits and tries again where that can help."""
     from urllib3 import Retry
 
     class PatientRetry(Retry):
         def sleep(self, response=None):
             is_limit = response is not None and response.status == 429
-            report("waiting for a new minute of requests" if is_limit else "trying again")
+            log("waiting for a new minute of requests" if is_limit else "trying again")
             super().sleep(response)
 
-    client.client.retries = PatientRetry(
+    retries = PatientRetry(
         total=5,
         connect=2,
         read=2,
@@ -1187,7 +1090,7 @@ def patient_client(api_url, report):
         status_forcelist=[429, 500, 502, 503, 504],
         raise_on_status=False,
     )
-    return client
+    return polygon_client(api_url, connect=10, read=30, retries=retries)
 
 
 def download_days(paths, api_url, warnings):
@@ -1199,29 +1102,25 @@ def download_days(paths, api_url, warnings):
     """
     from tqdm import tqdm
 
-    form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    failed, left_out = 0, []
-    with tqdm(paths, "Downloading", bar_format=form, disable=not on_terminal()) as days:
-        report = days.set_postfix_str if on_terminal() else say
-        client = patient_client(api_url, report)
-        for day in days:
-            date = date_text(day)
-            try:
-                lines, unsound = fetch_day(client, day)
-            except PolygonError as error:
-                if str(error) == TOO_OLD:  # so are all earlier days, which come after it
-                    count = sum(other <= day for other in paths)
-                    days.write(f"Days up to {date} not downloaded: {count}; {error}")
-                    break
-                if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
-                    raise
-                days.write(f"{date} not downloaded: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            left_out += [f"{date}: {row}" for row in unsound]
-            if lines:
-                write_csv(paths[day], FLAT_FILE_HEADER, lines)
-            report(f"{date}: {len(lines):,} tickers" if lines else f"{date}: no trading")
+    client, failed, left_out = patient_client(api_url), 0, []
+    for day in with_progress(paths, "Downloading", len(paths)):
+        date = date_text(day)
+        try:
+            rows, others = fetch_day(client, day)
+        except PolygonError as error:
+            if str(error) == TOO_OLD:  # so are all earlier days, which come after it
+                count = sum(other <= day for other in paths)
+                tqdm.write(f"Days up to {date} not downloaded: {count}; {error}")
+                break
+            if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
+                raise
+            tqdm.write(f"{date} not downloaded: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        left_out += [f"{date}: {row}" for row in others]
+        if len(rows):
+            write_csv(paths[day], rows)
+        log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
     if left_out:
         reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
         warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
@@ -1229,10 +1128,7 @@ def download_days(paths, api_url, warnings):
 
 
 def all_results(ask, **options):
-    """Yields the results on all pages of a list. ask is a method of Polygon's client.
-
-    Raises PolygonError.
-    """
+    """Yields the results on all pages of a list; ask is the client's method. PolygonError."""
     params = None
     while params != {}:
         response = ask(**options, limit=1000, params=params, raw=True)
@@ -1242,15 +1138,6 @@ def all_results(ask, **options):
         params = dict(parse_qsl(urlsplit(next_url).query))
 
 
-def is_to_download(path, too_old):
-    """Whether the list at path is missing, or was downloaded before too_old, a time in seconds."""
-    if not path.exists():
-        return True
-    with path.open("rb") as file:
-        is_users_own = SOURCE.encode() not in file.readline().strip().split(b",")
-    return not is_users_own and path.stat().st_mtime < too_old
-
-
 def download_lists(data_dir, api_url, warnings):
     """Write reference/tickers.csv and splits.csv in data_dir, if they are missing or too old.
 
@@ -1258,6 +1145,8 @@ def download_lists(data_dir, api_url, warnings):
     without the column SOURCE was put there by the user, and stays. If Polygon refuses, the old list
     stays as well, and the list warnings gets a sentence.
     """
+    import pandas as pd
+
     paths = find_flat_files(data_dir, [])
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
@@ -1267,37 +1156,36 @@ def download_lists(data_dir, api_url, warnings):
         "tickers.csv": [{"market": "stocks", "active": active} for active in (True, False)],
         "splits.csv": [{"execution_date_gte": date_text(first_day)}],
     }
-    for name, (columns, parse, method) in LISTS.items():
-        path, lines = data_dir / REFERENCE / name, {}
-        if not is_to_download(path, too_old[name]):
-            continue
+    for name, (columns, keys, _, method) in LISTS.items():
+        path = data_dir / REFERENCE / name
+        if path.exists():
+            is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
+            if is_users_own or path.stat().st_mtime >= too_old[name]:
+                continue
         say(f"Downloading {path}")
         try:
-            ask = getattr(patient_client(api_url, say), method)
-            for row in chain.from_iterable(all_results(ask, **asked) for asked in requests[name]):
-                with suppress(UNSOUND_ROW):
-                    fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
-                    lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
+            ask = getattr(patient_client(api_url), method)
+            results = [row for asked in requests[name] for row in all_results(ask, **asked)]
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
-        else:
-            write_csv(path, [*columns, SOURCE], list(lines.values()))
+            continue
+        rows = pd.DataFrame([row for row in results if isinstance(row, dict)], columns=columns)
+        write_csv(path, rows.drop_duplicates(columns[:keys]).assign(**{SOURCE: "Polygon"}))
 
 
 def download(options, warnings):
     """Download what is missing in options.data_dir. Returns the number of days that failed."""
     first = None if options.download is True else options.download  # True: without FROM
-    paths = days_to_download(options.data_dir, first, options.until)
-    failed = 0
-    if paths:
+    paths, failed = days_to_download(options.data_dir, first, options.until), 0
+    if not paths:
+        say("Nothing to download: no day is missing.")
+    else:
         dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
         say(f"Downloading days: {len(paths)}, {dates}")
         try:
             failed = download_days(paths, options.api_url, warnings)
         except PolygonError as error:
             raise BuildError(f"download stopped: {error}") from None
-    else:
-        say("Nothing to download: no day is missing.")
     download_lists(options.data_dir, options.api_url, warnings)
     return failed
 
@@ -1311,11 +1199,10 @@ def build(options):
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
     inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
-    check_output_path(options.output, *inputs)
     outputs = [options.output]
     if options.json:
-        outputs.append(options.output.with_suffix(".json"))
-        check_output_path(outputs[1], options.output, *inputs)
+        outputs.append(Path(os.path.splitext(options.output)[0] + ".json"))
+    check_outputs(outputs, inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
@@ -1383,14 +1270,6 @@ def parse_arguments(argv):
     return options
 
 
-def stdout_failed(error):
-    """The exit status after error, with which printing on stdout has failed. It is told here."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
-    if not isinstance(error, BrokenPipeError):
-        say(f"output not written: {error.strerror}", sys.stderr)
-    return 1
-
-
 def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -1410,8 +1289,12 @@ def main(argv=None):
         return 1
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # only stdout is left: files' errors are BuildErrors
-        return stdout_failed(error)
+    except OSError as error:
+        if error.filename is None:  # of stdout: a file's error names the file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
+        if not isinstance(error, BrokenPipeError):
+            say(f"{error.filename or 'output not written'}: {error.strerror}", sys.stderr)
+        return 1
     return 0
 
 
