@@ -245,40 +245,44 @@ def is_sound(name, numbers):
     return is_whole & (least <= numbers) & (numbers <= most)
 
 
-def parse_with_pyarrow(raw):
+def as_numpy(column):
+    """The numbers of a pyarrow array that lacks none. (Its own to_numpy would import pandas.)"""
+    return np.frombuffer(column.buffers()[1], str(column.type), len(column))
+
+
+def parse_with_pyarrow(raw, header):
     """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
-    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones. Those of
-    OPTIONAL_COLUMNS can be anything here.
+    raw is the file's bytes, header its column names. The tickers are a pyarrow array, the numbers
+    numpy ones. Those of OPTIONAL_COLUMNS can be anything here.
     """
     if b'"' in raw:
         return None
+    names = [name for name in COLUMN_TYPES if name in header]
     try:
         rows = arrow_csv.read_csv(
             pyarrow.BufferReader(raw),
             arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1),
             arrow_csv.ParseOptions(quote_char=False),
             arrow_csv.ConvertOptions(
-                column_types=COLUMN_TYPES,
-                include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # the optional ones
-                null_values=[""],  # the ticker NA is no missing value
-                strings_can_be_null=False,
+                column_types=COLUMN_TYPES, include_columns=names, null_values=[]
             ),
         )
     except pyarrow.ArrowInvalid:
         return None
-    tickers, *numbers = (rows[name].combine_chunks() for name in COLUMN_TYPES)
-    numbers = [column.to_numpy(zero_copy_only=False) for column in numbers]
-    if not len(tickers) or not all(is_sound(*pair).all() for pair in zip(BOUNDS, numbers)):
+    if not len(rows):
         return None
+    tickers = rows["ticker"].combine_chunks()
     _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
-    if not 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER:
-        return None
     letters = np.frombuffer(letters, "uint8")
-    is_plain = ord(" ") <= letters.min() <= letters.max() <= ord("~")
-    return (tickers, *numbers) if is_plain else None
+    numbers = {name: as_numpy(rows[name].combine_chunks()) for name in names[1:]}
+    is_plain = 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
+    is_plain = is_plain and ord(" ") <= letters.min() <= letters.max() <= ord("~")
+    if not is_plain or not all(is_sound(name, numbers[name]).all() for name in BOUNDS):
+        return None
+    missing = np.full(len(rows), math.nan)
+    return tickers, *(numbers.get(name, missing) for name in list(COLUMN_TYPES)[1:])
 
 
 def parse_carefully(raw, header, path, warnings):
@@ -340,7 +344,7 @@ def read_flat_file(path):
     """
     raw, warnings = read_csv_bytes(path), []
     header = read_header(raw, path)
-    parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
+    parsed = parse_with_pyarrow(raw, header) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
@@ -449,16 +453,17 @@ def read_market(paths, warnings):
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
         log(f"Processing {path.name}")
-        all_tickers.append(tickers)
-        all_columns.append(columns)
         warnings += file_warnings
-    if not any(map(len, all_tickers)):
+        if len(tickers):
+            all_tickers.append(tickers)
+            all_columns.append(columns)
+    if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
     tickers = encoded[-1].dictionary.to_pylist()
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
-    number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
+    number = np.concatenate([as_numpy(chunk.indices).astype(dtype) for chunk in encoded])
     day = np.concatenate([columns["day"] for columns in all_columns])
     # Rows that are equal in ticker and day stay in the order of reading; the last one is used.
     order = np.lexsort((day, number))
