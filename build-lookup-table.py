@@ -68,13 +68,13 @@ TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, count
 LONG_WINDOW, FEWEST_LONG = 60, 20  # the rows of long_z: at most, and at least
 NEAR_FLAT = 0.03  # below this deviation of logarithms, running sums are too coarse
 
-# What a flat file must and may hold. Trades may be written 12.0, so they are read as floats.
+# The columns of a flat file that are read. open and volume may be missing. Trades may be written
+# 12.0, so they are floats.
 COLUMN_TYPES = {
-    "ticker": pyarrow.string(),
+    "ticker": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
     "window_start": pyarrow.int64(),
     **dict.fromkeys(["transactions", "close", "open", "volume"], pyarrow.float64()),
 }
-OPTIONAL_COLUMNS = ["open", "volume"]
 REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
 NS_PER_DAY = 86_400 * 10**9
 # 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
@@ -208,10 +208,11 @@ def find_flat_files(data_dir, warnings):
     return sorted(chosen.values(), key=lambda path: (path.name, path))
 
 
-def read_csv_bytes(path):
-    """The bytes of the CSV file at path, without a byte order mark. Raises BuildError.
+def read_bytes_and_header(path):
+    """(raw, header): the bytes of a flat file, and its column names. Raises BuildError.
 
-    They are unpacked if they begin like a gzip file, whatever the file's name says.
+    They are unpacked if they begin like a gzip file, whatever the file's name says. A byte order
+    mark is left out.
     """
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
@@ -219,23 +220,15 @@ def read_csv_bytes(path):
             raw = gzip.decompress(raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
-    return raw.removeprefix(b"\xef\xbb\xbf")
-
-
-def read_header(raw, path):
-    """The column names of a flat file. raw is its bytes. Raises BuildError."""
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
     if raw.lstrip().startswith(b"<"):
         raise BuildError(f"{path} is an error page of a server: download the file again")
-    first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
-    header = first_line.replace('"', "").split(",")
-    needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
-    wrong = ", ".join(name for name in needed if header.count(name) != 1)
+    header = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace").replace('"', "").split(",")
+    wrong = ", ".join(name for name in ["ticker", *BOUNDS] if header.count(name) != 1)
     if wrong:
-        found = ", ".join(header)[:200] or "none"
-        raise BuildError(
-            f"{path}: it must have each of these columns once: {wrong}; it has {found}"
-        )
-    return header
+        found = f"it has {', '.join(header)[:200] or 'none'}"
+        raise BuildError(f"{path}: it must have each of these columns once: {wrong}; {found}")
+    return raw, header
 
 
 def is_sound(name, numbers):
@@ -253,8 +246,7 @@ def as_numpy(column):
 def parse_with_pyarrow(raw, header):
     """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
-    raw is the file's bytes, header its column names. The tickers are a pyarrow array, the numbers
-    numpy ones. Those of OPTIONAL_COLUMNS can be anything here.
+    The tickers are a pyarrow array, the numbers numpy ones. open and volume may hold any numbers.
     """
     if b'"' in raw:
         return None
@@ -272,14 +264,14 @@ def parse_with_pyarrow(raw, header):
         return None
     if not len(rows):
         return None
-    tickers = rows["ticker"].combine_chunks()
-    _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
-    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
-    letters = np.frombuffer(letters, "uint8")
-    numbers = {name: as_numpy(rows[name].combine_chunks()) for name in names[1:]}
-    is_plain = 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
-    is_plain = is_plain and ord(" ") <= letters.min() <= letters.max() <= ord("~")
-    if not is_plain or not all(is_sound(name, numbers[name]).all() for name in BOUNDS):
+    tickers, *numbers = (rows[name].chunk(0) for name in names)
+    numbers = dict(zip(names[1:], map(as_numpy, numbers)))
+    # The bytes of all different tickers, and where each one begins.
+    _, offsets, letters = tickers.dictionary.buffers()
+    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers.dictionary) + 1))
+    are_tickers = 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
+    are_tickers = are_tickers and letters.to_pybytes().decode().isprintable()
+    if not are_tickers or not all(is_sound(name, numbers[name]).all() for name in BOUNDS):
         return None
     missing = np.full(len(rows), math.nan)
     return tickers, *(numbers.get(name, missing) for name in list(COLUMN_TYPES)[1:])
@@ -289,7 +281,7 @@ def parse_carefully(raw, header, path, warnings):
     """What parse_with_pyarrow returns, read line by line.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
-    than one line in a hundred is bad. raw is the file's bytes, header its column names.
+    than one line in a hundred is bad.
     """
     rows, bad_lines, lines = [], [], raw.splitlines()
     for number, line in enumerate(lines[1:], 2):
@@ -307,7 +299,7 @@ def parse_carefully(raw, header, path, warnings):
         count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {count} left out, first line {first}: {error}")
     tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
-    return pyarrow.array(tickers, pyarrow.string()), *map(np.array, numbers)
+    return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
 
 
 def parse_line(line, header):
@@ -337,13 +329,12 @@ def as_number(text):
 def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
-    tickers is a pyarrow array of strings. columns are arrays: day (uint16, the day number), trades
+    tickers is a pyarrow array. columns are numpy ones: day (uint16, the day number), trades
     (int32), close_price and open_price (float64, in dollars) and dollar_volume (float32). An open
     or a dollar_volume that is missing is nan. warnings is a list of sentences. If the file's name
     and a row disagree on the day, the name is right.
     """
-    raw, warnings = read_csv_bytes(path), []
-    header = read_header(raw, path)
+    (raw, header), warnings = read_bytes_and_header(path), []
     parsed = parse_with_pyarrow(raw, header) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
@@ -459,8 +450,8 @@ def read_market(paths, warnings):
             all_columns.append(columns)
     if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
-    encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
-    tickers = encoded[-1].dictionary.to_pylist()
+    encoded = pyarrow.chunked_array(all_tickers).unify_dictionaries().chunks
+    tickers = encoded[0].dictionary.to_pylist()
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([as_numpy(chunk.indices).astype(dtype) for chunk in encoded])
@@ -571,12 +562,7 @@ def long_z_column(trades, earlier_rows):
 
 
 def add_facts(market, window):
-    """Add to market's columns the facts that follow from each row's earlier rows.
-
-    These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record, earlier_rows, baseline_days and long_z (write_day_pages explains them). gap replaces the
-    column open_price.
-    """
+    """Add to market's columns what DAY_PAGE_COLUMNS has more; gap replaces open_price."""
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
@@ -607,10 +593,9 @@ def add_facts(market, window):
 
 @contextmanager
 def replacing(path):
-    """Yields a new binary file that replaces path at the end. After an error it is removed.
+    """Yields a new binary file that replaces path at the end, if no error comes up.
 
-    Its name until then is path's, with random digits. Such files of killed builds are removed when
-    they are a day old. The folder is made if it is missing. Raises BuildError.
+    Such files of killed builds are removed when they are a day old. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
@@ -633,10 +618,7 @@ def replacing(path):
 
 
 def check_outputs(outputs, inputs):
-    """Raise BuildError if one of outputs cannot become a file, or is a file of this build already.
-
-    Both are lists of paths.
-    """
+    """Raise BuildError if one of the paths outputs is no file, or is a file of this build."""
     known = set(map(os.path.realpath, inputs))
     for path in outputs:
         target = os.path.realpath(path)
@@ -739,10 +721,9 @@ def write_pickle(file, market, window):
 
 
 def pickled_rows(columns, known_fields):
-    """The pickled rows of columns, {name: array}: a structured array with an element for each.
+    """The pickled rows of columns, {name: array}, as write_pickle explains them: a numpy array.
 
-    write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
-    are written as numbers, the rest of FIELDS as None.
+    date is the number of a slot in the memo. The known_fields are numbers, other FIELDS are None.
     """
     row = pickle.LONG_BINGET + bytes(4) + pickle.EMPTY_DICT + pickle.MARK
     offsets = {"date": 1}  # where in a row each number is
@@ -844,8 +825,7 @@ def write_directory(file, market, row_extents, listed):
 def write_splits(file, market, splits):
     """Write the splits of the table's tickers on or between its days, and return their EXTENT.
 
-    A line each: ticker, date, split_from and split_to, with tabs between them, and a line feed
-    between the lines, in the order of the tickers' numbers and of the dates.
+    A line each: ticker, date, split_from and split_to, with tabs between them, by ticker and date.
     """
     numbers = {ticker: number for number, ticker in enumerate(market.tickers)}
     first, last = date_text(market.days[0]), date_text(market.days[-1])
@@ -947,10 +927,9 @@ def polygon_client(api_url, connect, read, retries=0):
         try:
             answer = session.request(method, url, params=fields, headers=headers, **options)
         except requests.RequestException as error:  # its own text may hold the key
-            kinds = CONNECTION_ERRORS.keys() & {kind.__name__ for kind in type(error).__mro__}
-            sentence = next(CONNECTION_ERRORS[kind] for kind in CONNECTION_ERRORS if kind in kinds)
-            status = 504 if isinstance(error, requests.Timeout) else 502
-            raise PolygonError(sentence, status) from None
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            sentence = next(text for kind, text in CONNECTION_ERRORS.items() if kind in kinds)
+            raise PolygonError(sentence, 504 if "Timeout" in kinds else 502) from None
         if answer.status_code != 200:
             raise refusal(answer)
         return SimpleNamespace(status=200, data=answer.content)
@@ -1007,8 +986,8 @@ def days_to_download(data_dir, first, until):
 
     These are the trading days from first to until that have no file below data_dir, and the days
     whose file is older than 10:00 on the next morning: until then vendors correct a day's numbers.
-    first and until are day numbers, or None for the day of the first file and for the last day that
-    is over in New York.
+    first is a day number, or 0 for the day of the first file; until is one, or None for the last
+    day that is over in New York.
     """
     import pandas as pd
     from exchange_calendars import get_calendar
@@ -1016,13 +995,13 @@ def days_to_download(data_dir, first, until):
     now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
-    until = today - 1 if until is None else until
+    until = until or today - 1
     files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
     files.pop(None, None)
-    if first is None and not files:
+    if not first and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
-    first = min(files) if first is None else first
+    first = first or min(files)
     if not first <= until <= last_ended:
         dates = f"--download {date_text(first)} --until {date_text(until)}"
         ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
@@ -1041,10 +1020,7 @@ def days_to_download(data_dir, first, until):
 
 
 def fetch_day(client, day):
-    """(rows, left_out): a DataFrame like a day's flat file, and a list of other rows.
-
-    Without trading on that day both are empty. Raises PolygonError.
-    """
+    """(rows, others): a day's flat file as a DataFrame, and bad rows. Raises PolygonError."""
     import pandas as pd
 
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
@@ -1101,9 +1077,7 @@ def patient_client(api_url):
 def download_days(paths, api_url, warnings):
     """Write the flat file of each day in paths, {day: path}. Returns how many days failed.
 
-    Each day is written as soon as it is fetched, so a later error loses none of them. The list
-    warnings gets a sentence if rows are left out. Raises PolygonError for what would make the other
-    days fail, too.
+    Raises PolygonError for what would make the other days fail, too; the days before it are kept.
     """
     from tqdm import tqdm
 
@@ -1180,8 +1154,8 @@ def download_lists(data_dir, api_url, warnings):
 
 def download(options, warnings):
     """Download what is missing in options.data_dir. Returns the number of days that failed."""
-    first = None if options.download is True else options.download  # True: without FROM
-    paths, failed = days_to_download(options.data_dir, first, options.until), 0
+    paths = days_to_download(options.data_dir, options.download, options.until)
+    failed = 0
     if not paths:
         say("Nothing to download: no day is missing.")
     else:
@@ -1261,7 +1235,7 @@ def parse_arguments(argv):
     download = "before building, download the trading days that DIR lacks, from FROM (YYYY-MM-DD) "
     download += "or its first file on, and lists of tickers and splits; your key is in "
     download += "POLYGON_API_KEY or MASSIVE_API_KEY"
-    add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
+    add("--download", type=day_argument, nargs="?", const=0, metavar="FROM", help=download)
     until = "the last day to download (default the last one that is over in New York; today is "
     until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
