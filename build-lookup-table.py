@@ -595,7 +595,7 @@ def add_facts(market, window):
 def replacing(path):
     """Yields a new binary file that replaces path at the end, if no error comes up.
 
-    Such files of killed builds are removed when they are a day old. Raises BuildError.
+    What killed builds have left beside path is removed when it is a day old. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
