@@ -762,31 +762,20 @@ def write_day_pages(file, market):
         long_z         see long_z_column
         dollar_volume  volume * close_price, in dollars; nan without a volume
     """
-    tickers = np.array(market.tickers, object)
+    tickers, day = np.array(market.tickers, object), market.columns["day"]
+    number = np.repeat(np.arange(len(tickers), dtype="uint32"), np.diff(market.starts))
+    ends = np.cumsum(np.bincount(day)[market.days])
+    rows_by_day = np.split(np.argsort(day, kind="stable"), ends[:-1])
 
-    def day_page(numbers_and_rows):
-        numbers, rows = numbers_and_rows
+    def day_page(rows):
         page = {name: market.columns[name][rows] for name in DAY_PAGE_COLUMNS}
-        return [*page.values(), "\n".join(tickers[numbers]).encode()], day_counts(page)
+        return [*page.values(), "\n".join(tickers[number[rows]]).encode()], day_counts(page)
 
     index_days = []
-    pages = in_threads(day_page, rows_by_day(market))
-    for (pieces, counts), day in zip(pages, market.days):
+    for (pieces, counts), day in zip(in_threads(day_page, rows_by_day), market.days):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
     return index_days
-
-
-def rows_by_day(market):
-    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
-    day_of_row, next_row = market.columns["day"], market.starts[:-1].copy()
-    for day in market.days:
-        # The tickers that have rows left, and of these the ones whose next row is of this day.
-        numbers = np.flatnonzero(next_row < market.starts[1:])
-        numbers = numbers[day_of_row[next_row[numbers]] == day]
-        rows = next_row[numbers]
-        next_row[numbers] += 1
-        yield numbers, rows
 
 
 def day_counts(page):
@@ -910,7 +899,7 @@ def polygon_client(api_url, connect, read, retries=0):
             from massive import RESTClient
         except ImportError:
             from polygon import RESTClient
-        client = RESTClient(key, base=api_url)
+        client = RESTClient(key, base=api_url.rstrip("/"))
     except Exception as error:  # a broken package, an old one, or another one of that name
         sentence = f"Polygon's client cannot be used: {error}: pip install -r requirements.txt"
         raise PolygonError(sentence, 503) from None
@@ -1074,14 +1063,19 @@ def patient_client(api_url):
     return polygon_client(api_url, connect=10, read=30, retries=retries)
 
 
-def download_days(paths, api_url, warnings):
-    """Write the flat file of each day in paths, {day: path}. Returns how many days failed.
+def download_days(options, warnings):
+    """Write the flat file of each day that is missing. Returns how many days failed.
 
     Raises PolygonError for what would make the other days fail, too; the days before it are kept.
     """
     from tqdm import tqdm
 
-    client, failed, left_out = patient_client(api_url), 0, []
+    paths = days_to_download(options.data_dir, options.download, options.until)
+    if not paths:
+        say("Nothing to download: no day is missing.")
+        return 0
+    say(f"Downloading days: {len(paths)}, {date_text(min(paths))} to {date_text(max(paths))}")
+    client, failed, left_out = patient_client(options.api_url), 0, []
     for day in with_progress(paths, "Downloading", len(paths)):
         date = date_text(day)
         try:
@@ -1152,27 +1146,13 @@ def download_lists(data_dir, api_url, warnings):
         write_csv(path, rows.drop_duplicates(columns[:keys]).assign(**{SOURCE: "Polygon"}))
 
 
-def download(options, warnings):
-    """Download what is missing in options.data_dir. Returns the number of days that failed."""
-    paths = days_to_download(options.data_dir, options.download, options.until)
-    failed = 0
-    if not paths:
-        say("Nothing to download: no day is missing.")
-    else:
-        dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
-        say(f"Downloading days: {len(paths)}, {dates}")
-        try:
-            failed = download_days(paths, options.api_url, warnings)
-        except PolygonError as error:
-            raise BuildError(f"download stopped: {error}") from None
-    download_lists(options.data_dir, options.api_url, warnings)
-    return failed
-
-
 def build(options):
-    """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
+    """Build the table. Raises BuildError, PolygonError, and OSError of stdout or an input."""
     warnings = []
-    failed_days = download(options, warnings) if options.download is not None else 0
+    failed_days = 0
+    if options.download is not None:
+        failed_days = download_days(options, warnings)
+        download_lists(options.data_dir, options.api_url, warnings)
     paths = find_flat_files(options.data_dir, warnings)
     if not paths:
         advice = "copy some there, name another --data-dir, or use --download FROM"
@@ -1216,12 +1196,6 @@ def day_argument(text):
         raise argparse.ArgumentTypeError(message) from None
 
 
-def url_argument(text):
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text[:60]!a} is not like {API_URL}")
-    return text.rstrip("/")
-
-
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -1240,12 +1214,14 @@ def parse_arguments(argv):
     until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = "where to download from (default %(default)s)"
-    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
+    add("--api-url", default=API_URL, metavar="URL", help=url)
     options = parser.parse_args(argv)
     if not 2 <= options.window <= LONGEST_WINDOW:
         parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
     if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
+    if not re.fullmatch(r"https?://[^\s?#@]+", options.api_url):
+        parser.error(f"--api-url {options.api_url[:60]!a}: it must be like {API_URL}")
     return options
 
 
@@ -1260,6 +1236,9 @@ def main(argv=None):
     except BuildError as error:
         say(error, sys.stderr)
         return error.status
+    except PolygonError as error:
+        say(f"download stopped: {error}", sys.stderr)
+        return 1
     except ImportError as error:  # of a package that only some builds need
         say(f"{error}: pip install -r requirements.txt", sys.stderr)
         return 1
