@@ -440,14 +440,15 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, all_columns = [], []
+    all_tickers, collected = [], {}
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
         log(f"Processing {path.name}")
         warnings += file_warnings
         if len(tickers):
             all_tickers.append(tickers)
-            all_columns.append(columns)
+        for name, column in columns.items():
+            collected.setdefault(name, bytearray()).extend(column.data)
     if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).unify_dictionaries().chunks
@@ -455,7 +456,7 @@ def read_market(paths, warnings):
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
     number = np.concatenate([as_numpy(chunk.indices).astype(dtype) for chunk in encoded])
-    day = np.concatenate([columns["day"] for columns in all_columns])
+    day = np.frombuffer(collected["day"], "uint16")
     # Rows that are equal in ticker and day stay in the order of reading; the last one is used.
     order = np.lexsort((day, number))
     number, day = number[order], day[order]
@@ -467,10 +468,10 @@ def read_market(paths, warnings):
             f"date, first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
         )
         number, order = number[is_last], order[is_last]
-    # The files' columns are dropped as soon as they are sorted, to save memory.
+    # Each collected column is dropped as soon as it is sorted, to save memory.
     columns = {
-        name: np.concatenate([of_file.pop(name) for of_file in all_columns])[order]
-        for name in list(all_columns[0])
+        name: np.frombuffer(collected.pop(name), column.dtype)[order]
+        for name, column in columns.items()
     }
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
     days = np.flatnonzero(np.bincount(day)).tolist()
@@ -762,20 +763,30 @@ def write_day_pages(file, market):
         long_z         see long_z_column
         dollar_volume  volume * close_price, in dollars; nan without a volume
     """
-    tickers, day = np.array(market.tickers, object), market.columns["day"]
-    number = np.repeat(np.arange(len(tickers), dtype="uint32"), np.diff(market.starts))
-    ends = np.cumsum(np.bincount(day)[market.days])
-    rows_by_day = np.split(np.argsort(day, kind="stable"), ends[:-1])
+    tickers = np.array(market.tickers, object)
 
-    def day_page(rows):
+    def day_page(numbers_and_rows):
+        numbers, rows = numbers_and_rows
         page = {name: market.columns[name][rows] for name in DAY_PAGE_COLUMNS}
-        return [*page.values(), "\n".join(tickers[number[rows]]).encode()], day_counts(page)
+        return [*page.values(), "\n".join(tickers[numbers]).encode()], day_counts(page)
 
     index_days = []
-    for (pieces, counts), day in zip(in_threads(day_page, rows_by_day), market.days):
+    pages = in_threads(day_page, rows_by_day(market))
+    for (pieces, counts), day in zip(pages, market.days):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
     return index_days
+
+
+def rows_by_day(market):
+    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
+    next_row = market.starts[:-1].copy()
+    for day in market.days:
+        # The tickers that have rows left, and of these the ones whose next row is of this day.
+        numbers = np.flatnonzero(next_row < market.starts[1:])
+        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
+        yield numbers, next_row[numbers]
+        next_row[numbers] += 1
 
 
 def day_counts(page):
