@@ -28,7 +28,6 @@ from helpers.terminal import run_on_terminal
 
 FOLDER = Path("aggregates_day")
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK = [f"2024-08-{day:02}" for day in range(5, 10)]
-NEXT_MONDAY = "2024-08-12"
 OLD = b"the old table"
 LISTED = [
     {"ticker": "AAA", "name": "Triple A, Inc.", "type": "CS", "active": True, "cik": "1"},
@@ -45,10 +44,6 @@ SPLIT = [
 ]
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-
-
-def too_many(**headers):
-    return answered(RATE_LIMIT.body, 429, **headers)
 
 
 class Clock:
@@ -252,14 +247,12 @@ UNSOUND = {
     "trades a text": row("BAD", "five", 1),
     "close less than 0": row("BAD", 1, -0.01),
     "a price of 1e12": row("BAD", 1, 1, h=1e12),
-    "open missing": row("BAD", 1, 1, o=None),
     # 2024-08-10 begins in New York 1723262400 seconds after 1970.
     "the day after": row("BAD", 1, 1, t=1723262400000),
     "no ticker": row(None, 1, 1),
     "a ticker of 32 bytes in 16 characters": row("Ä" * 16, 1, 1),
     "a ticker with an escape": row("\x1b[31mBAD", 1, 1),
     "no row": None,
-    "a list for a row": [1, 2],
     "a raw control character": b'{"T": "B\x01", "v": 1, "o": 1, "c": 1, "h": 1, "l": 1, "n": 1}',
     "bytes that are no UTF-8": b'{"T": "B\xff", "v": 1, "o": 1, "c": 1, "h": 1, "l": 1, "n": 1}',
 }
@@ -414,7 +407,7 @@ def test_a_free_key_gets_five_requests_a_minute_and_all_days(market, clock):
         if len(recent) < 5:
             times.append(clock.now)
             return None
-        return too_many()
+        return RATE_LIMIT._replace(headers={})
 
     market.answer = limited
     assert download(market, "2024-07-08").returncode == 0
@@ -432,14 +425,14 @@ def test_a_free_key_gets_five_requests_a_minute_and_all_days(market, clock):
     ],
 )
 def test_it_waits_as_long_as_it_is_told_but_no_more_than_an_hour(market, clock, header, waits):
-    market.answers = [too_many(Retry_After=header)]
+    market.answers = [RATE_LIMIT._replace(headers={"Retry-After": header})]
     result = download(market, FRIDAY)
     assert (result.returncode, clock.waits) == (0, [waits])
     assert "waiting" in result.stdout
 
 
 def test_a_limit_without_end_ends_the_download(market, clock, old_table):
-    market.answer = too_many()
+    market.answer = RATE_LIMIT._replace(headers={})
     assert_refused(download(market, MONDAY), "limit of requests")
     assert (names_there(), old_table.read_bytes()) == ([], OLD)
     assert sum(clock.waits) > 60
@@ -505,15 +498,15 @@ def test_without_download_nothing_that_it_needs_is_imported(market_folder):
     code = f"""
 import sys; sys.path.append({str(TOP)!r})
 assert __import__("build-lookup-table").main([]) == 0
-assert not {{"polygon", "massive", "urllib3", "exchange_calendars"}} & set(sys.modules)
+unneeded = {{"pandas", "pyarrow.compute", "polygon", "requests", "exchange_calendars", "tqdm"}}
+assert not unneeded & set(sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).returncode == 0
 
 
-@pytest.mark.parametrize("package", ["pandas", "exchange_calendars", "tqdm"])
-def test_a_package_that_does_not_work_is_told_in_its_own_words(market, monkeypatch, package):
-    write_file(Path("packages", f"{package}.py"), "raise ImportError('libx.so.0: cannot open')")
+def test_a_package_that_does_not_work_is_told_in_its_own_words(market, monkeypatch):
+    write_file(Path("packages/exchange_calendars.py"), "raise ImportError('libx.so.0')")
     monkeypatch.setenv("PYTHONPATH", "packages")
     result = run("build-lookup-table.py", "--api-url", market.url, "--download", MONDAY)
     assert market.requests == []
-    assert_refused(result, "libx.so.0: cannot open")
+    assert_refused(result, "libx.so.0")
