@@ -368,7 +368,7 @@ def read_list(data_dir, name, warnings):
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
     """
-    path, (columns, keys, clean, _) = data_dir / REFERENCE / name, LISTS[name]
+    path, (columns, keys, clean) = data_dir / REFERENCE / name, LISTS[name]
     texts = dict.fromkeys(columns, pyarrow.string())
     found, bad_lines = {}, 0
     try:
@@ -408,11 +408,11 @@ def clean_split(ticker, date, *numbers):
     return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
 
 
-# What a list must hold, how many columns are the key, and the method of Polygon's client.
+# What a list must hold, how many of these columns are the key, and what makes sense of a line.
 SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed, "list_tickers"),
-    "splits.csv": (SPLIT_COLUMNS, 2, clean_split, "list_splits"),
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed),
+    "splits.csv": (SPLIT_COLUMNS, 2, clean_split),
 }
 SOURCE = "source"  # a column that only downloaded lists have
 
@@ -1135,21 +1135,22 @@ def download_lists(data_dir, api_url, warnings):
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    too_old = {"tickers.csv": month_ago, "splits.csv": newest}
-    requests = {  # of a ticker's lines the first counts, so the active ones are asked for first
-        "tickers.csv": [{"market": "stocks", "active": active} for active in (True, False)],
-        "splits.csv": [{"execution_date_gte": date_text(first_day)}],
-    }
-    for name, (columns, keys, _, method) in LISTS.items():
-        path = data_dir / REFERENCE / name
+    # Of a ticker's lines the first counts, so the active ones are asked for first.
+    listed = [{"market": "stocks", "active": active} for active in (True, False)]
+    splits = [{"execution_date_gte": date_text(first_day)}]
+    for name, too_old, method, questions in [
+        ("tickers.csv", month_ago, "list_tickers", listed),
+        ("splits.csv", newest, "list_splits", splits),
+    ]:
+        path, (columns, keys, _) = data_dir / REFERENCE / name, LISTS[name]
         if path.exists():
             is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
-            if is_users_own or path.stat().st_mtime >= too_old[name]:
+            if is_users_own or path.stat().st_mtime >= too_old:
                 continue
         say(f"Downloading {path}")
         try:
             ask = getattr(patient_client(api_url), method)
-            results = [row for asked in requests[name] for row in all_results(ask, **asked)]
+            results = [row for question in questions for row in all_results(ask, **question)]
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
             continue
