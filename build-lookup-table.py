@@ -106,6 +106,11 @@ DAY_PAGE_COLUMNS = {
 # The pickle begins so: protocol 3, push a text of 12 bytes, pop it. This has no effect when the
 # pickle is loaded. It shows that the file is a table of this script, even if its end is missing.
 SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" + pickle.POP
+# A row of the pickle with a baseline, and one without: opcodes, and dots in place of its numbers,
+# which ROW_NUMBERS names. write_pickle explains them.
+ROW = b"j....}(h\0J....h\1G........h\2G........h\3G........h\4G........u"
+ROW_WITHOUT_BASELINE = b"j....}(h\0J....h\1G........h\2G........h\3Nh\4Nu"
+ROW_NUMBERS = {"date": "<u4", **dict.fromkeys(FIELDS, ">f8"), "trades": "<i4"}
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
@@ -239,42 +244,44 @@ def is_sound(name, numbers):
 
 
 def as_numpy(column):
-    """The numbers of a pyarrow array that lacks none. (Its own to_numpy would import pandas.)"""
+    """The numbers of a pyarrow array, or nan if it has none. (Its to_numpy would import pandas.)"""
+    if column.null_count:
+        return np.full(len(column), math.nan)
     return np.frombuffer(column.buffers()[1], str(column.type), len(column))
 
 
-def parse_with_pyarrow(raw, header):
+def parse_with_pyarrow(raw):
     """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
     The tickers are a pyarrow array, the numbers numpy ones. open and volume may hold any numbers.
     """
     if b'"' in raw:
         return None
-    names = [name for name in COLUMN_TYPES if name in header]
     try:
         rows = arrow_csv.read_csv(
             pyarrow.BufferReader(raw),
             arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1),
             arrow_csv.ParseOptions(quote_char=False),
             arrow_csv.ConvertOptions(
-                column_types=COLUMN_TYPES, include_columns=names, null_values=[]
+                column_types=COLUMN_TYPES,
+                include_columns=list(COLUMN_TYPES),
+                include_missing_columns=True,  # open and volume
+                null_values=[],  # an empty field needs parse_carefully
             ),
         )
     except pyarrow.ArrowInvalid:
         return None
     if not len(rows):
         return None
-    tickers, *numbers = (rows[name].chunk(0) for name in names)
-    numbers = dict(zip(names[1:], map(as_numpy, numbers)))
+    tickers, *numbers = (rows[name].chunk(0) for name in COLUMN_TYPES)
+    numbers = [as_numpy(column) for column in numbers]
     # The bytes of all different tickers, and where each one begins.
     _, offsets, letters = tickers.dictionary.buffers()
     lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers.dictionary) + 1))
     are_tickers = 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
     are_tickers = are_tickers and letters.to_pybytes().decode().isprintable()
-    if not are_tickers or not all(is_sound(name, numbers[name]).all() for name in BOUNDS):
-        return None
-    missing = np.full(len(rows), math.nan)
-    return tickers, *(numbers.get(name, missing) for name in list(COLUMN_TYPES)[1:])
+    are_numbers_sound = all(is_sound(*pair).all() for pair in zip(BOUNDS, numbers))
+    return (tickers, *numbers) if are_tickers and are_numbers_sound else None
 
 
 def parse_carefully(raw, header, path, warnings):
@@ -335,7 +342,7 @@ def read_flat_file(path):
     and a row disagree on the day, the name is right.
     """
     (raw, header), warnings = read_bytes_and_header(path), []
-    parsed = parse_with_pyarrow(raw, header) or parse_carefully(raw, header, path, warnings)
+    parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
@@ -705,7 +712,7 @@ def write_pickle(file, market, window):
         """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
         columns = {name: column[batch[1]] for name, column in market.columns.items()}
         columns["date"] = slots[columns["day"]]
-        return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
+        return pickled_rows(columns, ROW_WITHOUT_BASELINE), pickled_rows(columns, ROW)
 
     extents, batches = [], market.batches()
     pickled = in_threads(pickle_batch, batches)
@@ -721,29 +728,16 @@ def write_pickle(file, market, window):
     return extents
 
 
-def pickled_rows(columns, known_fields):
-    """The pickled rows of columns, {name: array}, as write_pickle explains them: a numpy array.
+def pickled_rows(columns, row):
+    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
 
-    date is the number of a slot in the memo. The known_fields are numbers, other FIELDS are None.
+    The rows are a numpy array. date is the number of a slot in the memo.
     """
-    row = pickle.LONG_BINGET + bytes(4) + pickle.EMPTY_DICT + pickle.MARK
-    offsets = {"date": 1}  # where in a row each number is
-    for slot, field in enumerate(FIELDS):
-        row += pickle.BINGET + bytes([slot])
-        if field in known_fields:
-            offsets[field] = len(row) + 1
-            row += pickle.BININT + bytes(4) if field == "trades" else pickle.BINFLOAT + bytes(8)
-        else:
-            row += pickle.NONE
-    row += pickle.SETITEMS
-    numbers = {
-        "names": list(offsets),
-        "offsets": list(offsets.values()),
-        "formats": [{"date": "<u4", "trades": "<i4"}.get(name, ">f8") for name in offsets],
-        "itemsize": len(row),
-    }
-    rows = np.frombuffer(bytearray(row * len(columns["day"])), numbers)
-    for name in offsets:
+    offsets = [dots.start() for dots in re.finditer(rb"\.+", row)]
+    names, formats = list(ROW_NUMBERS)[: len(offsets)], list(ROW_NUMBERS.values())[: len(offsets)]
+    numbers = {"names": names, "formats": formats, "offsets": offsets, "itemsize": len(row)}
+    rows = np.frombuffer(bytearray(row * len(columns["date"])), numbers)
+    for name in names:
         rows[name] = columns[name]
     return rows
 
