@@ -24,7 +24,6 @@ from fakes.polygon import (
 )
 from helpers.flat_files import flat_text, write_file
 from helpers.scripts import KEY, TOP, assert_refused, builder, call, load_table, run
-from helpers.terminal import run_on_terminal
 
 FOLDER = Path("aggregates_day")
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = WEEK = [f"2024-08-{day:02}" for day in range(5, 10)]
@@ -181,15 +180,6 @@ def test_today_can_be_asked_for_once_it_is_16_00_in_new_york(market, clock):
     assert names_there() == files_of([THURSDAY, FRIDAY])
 
 
-def test_a_plan_that_lacks_today_costs_a_line_and_the_status(market, clock):
-    clock.set("2024-08-09T21:00:00")
-    market.answers = [REFUSALS["today"]]
-    result = download(market, THURSDAY, "--until", FRIDAY)
-    assert (result.returncode, names_there()) == (1, files_of([THURSDAY]))
-    assert f"{FRIDAY} not downloaded" in result.stderr
-    assert table_days() == [THURSDAY]
-
-
 # A day's file that is older than the vendor's corrections
 
 
@@ -276,7 +266,7 @@ def test_a_row_that_cannot_be_used_is_left_out_and_the_day_is_not(market, clock,
 NO_TRADES = answered({"resultsCount": 1, "results": [row("AAA", None, 1)]})
 
 
-@pytest.mark.parametrize("bad", [BROKEN["results are null"], NO_TRADES], ids=["null", "no trades"])
+@pytest.mark.parametrize("bad", [BROKEN["results are null"], NO_TRADES, REFUSALS["today"]])
 def test_one_bad_day_ends_neither_the_download_nor_the_build(market, clock, bad):
     market.answers = [None, bad]  # Friday's, Thursday's
     result = download(market, MONDAY)
@@ -287,15 +277,6 @@ def test_one_bad_day_ends_neither_the_download_nor_the_build(market, clock, bad)
     market.requests.clear()
     assert download(market).returncode == 0
     assert (market.asked, table_days()) == ([THURSDAY], WEEK)
-
-
-def test_a_failed_correction_leaves_the_file_that_is_there(market, clock):
-    path = write_file(FOLDER / f"{MONDAY}.csv", flat_text([("AAA", 9, 1)], MONDAY))
-    os.utime(path, (0, 0))
-    before = path.read_bytes()
-    market.answer = BROKEN["broken json"]
-    assert download(market, "--until", MONDAY).returncode == 1
-    assert (market.asked, path.read_bytes(), table_days()) == ([MONDAY], before, [MONDAY])
 
 
 def test_days_older_than_the_plan_reaches_are_counted_after_one_request(market, clock):
@@ -431,13 +412,6 @@ def test_it_waits_as_long_as_it_is_told_but_no_more_than_an_hour(market, clock, 
     assert "waiting" in result.stdout
 
 
-def test_a_limit_without_end_ends_the_download(market, clock, old_table):
-    market.answer = RATE_LIMIT._replace(headers={})
-    assert_refused(download(market, MONDAY), "limit of requests")
-    assert (names_there(), old_table.read_bytes()) == ([], OLD)
-    assert sum(clock.waits) > 60
-
-
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_server_in_trouble_is_asked_again(market, clock, status):
     market.answers = [answered(status=status)] * 3
@@ -486,12 +460,6 @@ def test_told_to_stop_while_it_waits_for_an_answer_it_keeps_what_it_has(
     assert names_there() == files_of([THURSDAY, FRIDAY])
     assert [line.split(",")[0] for line in file_lines(THURSDAY)] == ["ticker", "AAA", "BBB", ""]
     assert old_table.read_bytes() == OLD
-
-
-def test_on_a_terminal_it_shows_how_many_days_are_done(market):
-    command = [sys.executable, str(TOP / "build-lookup-table.py"), *WEEK_OPTIONS, market.url]
-    result = run_on_terminal(command, columns=120)
-    assert (result.returncode, "5/5, " in result.stderr) == (0, True)
 
 
 def test_without_download_nothing_that_it_needs_is_imported(market_folder):

@@ -77,7 +77,6 @@ BROKEN = {
     "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
     "html": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
     "a list": answered([]),
-    "results are text": answered({"status": "OK", "results": "none"}),
     "results are null": answered({"status": "OK", "results": None, "resultsCount": 9}),
     "results are missing": answered({"status": "OK", "resultsCount": 9}),
     "a row is null": answered({"status": "OK", "results": [None]}),
