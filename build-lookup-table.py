@@ -1048,13 +1048,7 @@ def patient_client(api_url):
     """A client that waits and tries again where that can help."""
     from urllib3 import Retry
 
-    class PatientRetry(Retry):
-        def sleep(self, response=None):
-            is_limit = response is not None and response.status == 429
-            log("waiting for a new minute of requests" if is_limit else "trying again")
-            super().sleep(response)
-
-    retries = PatientRetry(
+    retries = Retry(
         total=5,
         connect=2,
         read=2,
@@ -1141,7 +1135,7 @@ def download_lists(data_dir, api_url, warnings):
             is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
             if is_users_own or path.stat().st_mtime >= too_old:
                 continue
-        say(f"Downloading {path}")
+        say(f"Downloading {path}, which may take minutes with a free key")
         try:
             ask = getattr(patient_client(api_url), method)
             results = [row for question in questions for row in all_results(ask, **question)]

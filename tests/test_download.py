@@ -409,7 +409,6 @@ def test_it_waits_as_long_as_it_is_told_but_no_more_than_an_hour(market, clock, 
     market.answers = [RATE_LIMIT._replace(headers={"Retry-After": header})]
     result = download(market, FRIDAY)
     assert (result.returncode, clock.waits) == (0, [waits])
-    assert "waiting" in result.stdout
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
