@@ -508,10 +508,9 @@ def baselines(trades, earlier_rows, window):
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
     """
     trades = trades.astype("int64")
-    total = sum(np.roll(trades, k) for k in range(1, window + 1))
-    squares = np.zeros(len(trades))
-    for k in range(1, window + 1):
-        squares += (window * np.roll(trades, k) - total).astype("float64") ** 2
+    steps = range(1, window + 1)
+    total = sum(np.roll(trades, k) for k in steps)
+    squares = sum((window * np.roll(trades, k) - total).astype("float64") ** 2 for k in steps)
     has_baseline = earlier_rows >= window
     avg_trades = np.where(has_baseline, total / window, math.nan)
     std_trades = np.where(has_baseline, np.sqrt(squares / (window - 1)) / window, math.nan)
