@@ -899,6 +899,9 @@ def polygon_client(api_url, connect, read, retries=0):
         odd = "has quotes, spaces or other characters that no key has"
         raise PolygonError(f"your Polygon key {odd}: set it anew")
     try:
+        import requests
+        import truststore
+
         try:
             from massive import RESTClient
         except ImportError:
@@ -907,9 +910,6 @@ def polygon_client(api_url, connect, read, retries=0):
     except Exception as error:  # a broken package, an old one, or another one of that name
         sentence = f"Polygon's client cannot be used: {error}: pip install -r requirements.txt"
         raise PolygonError(sentence, 503) from None
-    import requests
-    import truststore
-
     truststore.inject_into_ssl()  # requests itself knows no certificates of the system
     session = requests.Session()
     session.auth = lambda request: request  # so that a .netrc file does not replace the key

@@ -245,6 +245,7 @@ OTHER = {
     "another file": ("polygon.py", "AREA = 1", "polygon.py"),
     "an older client": ("polygon.py", OLDER, "pip install"),
     "a broken package": ("polygon/__init__.py", "raise ImportError('libssl.so.9')", "so.9"),
+    "no requests": ("requests.py", "import requestz", "requestz"),
 }
 
 
@@ -255,7 +256,7 @@ def test_a_client_that_cannot_be_used_is_told_in_its_own_words(
     write_file(tmp_path / "packages" / name, code)
     monkeypatch.syspath_prepend(tmp_path / "packages")
     for module in list(sys.modules):
-        if module.partition(".")[0] in ("polygon", "massive"):
+        if module.partition(".")[0] in ("polygon", "massive", "requests"):
             monkeypatch.delitem(sys.modules, module)
     assert_both_say(client_of, polygon.url, part)
     assert polygon.requests == []
