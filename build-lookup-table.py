@@ -34,7 +34,6 @@ import argparse
 import csv
 import glob
 import gzip
-import io
 import json
 import math
 import os
@@ -42,19 +41,17 @@ import pickle
 import re
 import secrets
 import signal
-import ssl
 import struct
 import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import parse_qsl, urlsplit
 
 try:
     import numpy as np
@@ -71,31 +68,22 @@ TOLERANCE = 1e-12  # a z-score this near to the threshold, relative to it, count
 LONG_WINDOW, FEWEST_LONG = 60, 20  # the rows of long_z: at most, and at least
 NEAR_FLAT = 0.03  # below this deviation of logarithms, running sums are too coarse
 
-# What a flat file must and may hold. Trades may be written 12.0, so they are read as floats.
+# The columns of a flat file that are read. open and volume may be missing. Trades may be written
+# 12.0, so they are floats.
 COLUMN_TYPES = {
-    "ticker": pyarrow.string(),
+    "ticker": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
     "window_start": pyarrow.int64(),
-    "transactions": pyarrow.float64(),
-    "close": pyarrow.float64(),
-    "open": pyarrow.float64(),
-    "volume": pyarrow.float64(),
+    **dict.fromkeys(["transactions", "close", "open", "volume"], pyarrow.float64()),
 }
-OPTIONAL_COLUMNS = ["open", "volume"]
 REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
 NS_PER_DAY = 86_400 * 10**9
 # 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-MOST_BYTES = 2**27  # in an unpacked flat file: over a hundred times the size of a normal one
-NUMBER_PATTERN = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # The least and the greatest value of each column of numbers, and what a user reads of them.
 BOUNDS = {
-    "window_start": (
-        FIRST_DAY * NS_PER_DAY,
-        (LAST_DAY + 1) * NS_PER_DAY - 1,
-        "nanoseconds of a year from 1990 to 2099",
-    ),
+    "window_start": (FIRST_DAY * NS_PER_DAY, LAST_DAY * NS_PER_DAY, "nanoseconds, 1990 to 2099"),
     "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
     "close": (0, sys.float_info.max, "a price"),
 }
@@ -104,7 +92,6 @@ THREADS = os.cpu_count() or 1
 BATCH_ROWS = 2**13  # so many rows are computed or written at once: they fit into the cache
 
 # The table's format. query-lookup-table.py has the same constants.
-MOST_TICKERS = 2**17
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 DAY_PAGE_COLUMNS = {
     **dict.fromkeys(FIELDS, "<f8"),
@@ -119,6 +106,11 @@ DAY_PAGE_COLUMNS = {
 # The pickle begins so: protocol 3, push a text of 12 bytes, pop it. This has no effect when the
 # pickle is loaded. It shows that the file is a table of this script, even if its end is missing.
 SIGNATURE = pickle.PROTO + b"\3" + pickle.BINUNICODE + b"\f\0\0\0lookup table" + pickle.POP
+# A row of the pickle with a baseline, and one without: opcodes, and dots in place of its numbers,
+# which ROW_NUMBERS names. write_pickle explains them.
+ROW = b"j....}(h\0J....h\1G........h\2G........h\3G........h\4G........u"
+ROW_WITHOUT_BASELINE = b"j....}(h\0J....h\1G........h\2G........h\3Nh\4Nu"
+ROW_NUMBERS = {"date": "<u4", **dict.fromkeys(FIELDS, ">f8"), "trades": "<i4"}
 EXTENT = struct.Struct("<QQI")  # offset in the file, length, CRC-32
 # window, number of tickers, extents of the directory and of the splits
 INDEX_HEADER = struct.Struct("<II20s20s")
@@ -149,13 +141,20 @@ def on_terminal():
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
+def log(line):
+    """Print line, but not on a terminal: there, with_progress shows how far the work is."""
+    if not on_terminal():
+        say(line)
+
+
 def with_progress(items, description, total):
     """items; on a terminal, a bar on stderr shows how many of them have been taken."""
     if not on_terminal():
         return items
     from tqdm import tqdm
 
-    return tqdm(items, description, total, bar_format="{l_bar}{bar}| {elapsed}")
+    form = "{l_bar}{bar}| {n}/{total}, {remaining} left"
+    return tqdm(items, description, total, bar_format=form)
 
 
 def in_threads(function, items):
@@ -195,81 +194,66 @@ def day_in_name(path):
 def find_flat_files(data_dir, warnings):
     """The flat files below data_dir in the order of their names. YYYY-MM-DD sorts by day.
 
-    data_dir/reference, hidden files and hidden folders are left out, links are followed. Of several
-    files of one day, file_that_counts is read. Raises BuildError for what cannot be read.
+    data_dir/reference and what is hidden are left out, links are followed. Of several files of one
+    day the one modified last counts; of equally old ones, the .csv. The list warnings gets a
+    sentence for each older one.
     """
-
-    def refuse(error):
-        raise BuildError(f"{error.filename}: {error.strerror}") from None
-
-    if not os.path.isdir(data_dir):
-        return []
-    files_of = {}  # the files of each day; a file without a day in its name stands alone
-    for folder, folders, names in os.walk(data_dir, onerror=refuse, followlinks=True):
-        left_out = [REFERENCE] if Path(folder) == data_dir else []
-        folders[:] = [name for name in folders if name[0] != "." and name not in left_out]
-        for path in (Path(folder, name) for name in names if name[0] != "."):
-            if not path.is_file():
-                raise BuildError(f"{path} is a link that leads nowhere, or no file: remove it")
-            if path.name.lower().endswith((".csv", ".csv.gz")):
-                files_of.setdefault(day_in_name(path) or path, []).append(path)
-    paths = [file_that_counts(paths, warnings) for paths in files_of.values()]
-    return sorted(paths, key=lambda path: (path.name, path))
+    names = glob.glob("**/*.*", root_dir=data_dir, recursive=True)
+    paths = [
+        data_dir / name
+        for name in names
+        if name.lower().endswith((".csv", ".csv.gz")) and Path(name).parts[0] != REFERENCE
+    ]
+    times = {path: path.stat().st_mtime_ns for path in paths if not path.is_dir()}
+    chosen = {}  # the file of each day; a file without a day in its name stands alone
+    for path in sorted(times, key=lambda path: (-times[path], path.name.lower(), path)):
+        first = chosen.setdefault(day_in_name(path) or path, path)
+        if times[path] < times[first]:
+            warnings.append(f"two files of one day: {first} is read, {path} is not")
+    return sorted(chosen.values(), key=lambda path: (path.name, path))
 
 
-def file_that_counts(paths, warnings):
-    """Of the paths of one day's files, the one modified last; of equally old ones, the .csv.
+def read_bytes_and_header(path):
+    """(raw, header): the bytes of a flat file, and its column names. Raises BuildError.
 
-    The list warnings gets a sentence for each older one.
+    They are unpacked if they begin like a gzip file, whatever the file's name says. A byte order
+    mark is left out.
     """
-    times = {path: path.stat().st_mtime_ns for path in paths}
-    chosen, *others = sorted(paths, key=lambda path: (-times[path], path.name.lower(), path))
-    older = [path for path in others if times[path] < times[chosen]]
-    warnings += [f"two files of one day: {chosen} is read, {path} is not" for path in older]
-    return chosen
-
-
-def read_csv_bytes(path):
-    """The bytes of the CSV file at path, without a byte order mark. Raises BuildError.
-
-    They are unpacked if they begin like a gzip file, whatever the file's name says.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        if raw.startswith(b"\x1f\x8b"):
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(MOST_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
-    except OSError as error:
-        raise BuildError(f"{path}: {error.strerror}") from None
-    if len(raw) > MOST_BYTES:
-        most = f"{MOST_BYTES / 1e6:,.0f} MB"
-        raise BuildError(f"{path}: over {most}, too large for a flat file of daily rows")
-    return raw.removeprefix(b"\xef\xbb\xbf")
-
-
-def read_header(raw, path):
-    """The column names of a flat file. raw is its bytes. Raises BuildError."""
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BuildError(f"{path}: broken .gz ({error}): download it again") from None
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
     if raw.lstrip().startswith(b"<"):
         raise BuildError(f"{path} is an error page of a server: download the file again")
-    first_line = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace")
-    header = first_line.replace('"', "").split(",")
-    needed = [name for name in COLUMN_TYPES if name not in OPTIONAL_COLUMNS]
-    wrong = ", ".join(name for name in needed if header.count(name) != 1)
+    header = re.match(rb"[^\r\n]*", raw)[0].decode(errors="replace").replace('"', "").split(",")
+    wrong = ", ".join(name for name in ["ticker", *BOUNDS] if header.count(name) != 1)
     if wrong:
-        found = ", ".join(header)[:200] or "none"
-        raise BuildError(
-            f"{path}: it must have each of these columns once: {wrong}; it has {found}"
-        )
-    return header
+        found = f"it has {', '.join(header)[:200] or 'none'}"
+        raise BuildError(f"{path}: it must have each of these columns once: {wrong}; {found}")
+    return raw, header
+
+
+def is_sound(name, numbers):
+    """Whether numbers, one or an array of them, may stand in the column called name."""
+    least, most, _ = BOUNDS[name]
+    is_whole = name == "close" or np.floor(numbers) == numbers
+    return is_whole & (least <= numbers) & (numbers <= most)
+
+
+def as_numpy(column):
+    """The numbers of a pyarrow array, or nan if it has none. (Its to_numpy would import pandas.)"""
+    if column.null_count:
+        return np.full(len(column), math.nan)
+    return np.frombuffer(column.buffers()[1], str(column.type), len(column))
 
 
 def parse_with_pyarrow(raw):
     """The columns of a flat file in the order of COLUMN_TYPES; None if it needs parse_carefully.
 
-    raw is the file's bytes. The tickers are a pyarrow array, the numbers numpy ones. Those of
-    OPTIONAL_COLUMNS can be anything here.
+    The tickers are a pyarrow array, the numbers numpy ones. open and volume may hold any numbers.
     """
     if b'"' in raw:
         return None
@@ -281,42 +265,30 @@ def parse_with_pyarrow(raw):
             arrow_csv.ConvertOptions(
                 column_types=COLUMN_TYPES,
                 include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # the optional ones
-                null_values=[""],  # the ticker NA is no missing value
-                strings_can_be_null=False,
+                include_missing_columns=True,  # open and volume
+                null_values=[],  # an empty field needs parse_carefully
             ),
         )
     except pyarrow.ArrowInvalid:
         return None
-    tickers = rows["ticker"].combine_chunks()
-    if not are_plain(tickers):
+    if not len(rows):
         return None
-    numbers = {name: rows[name].to_numpy() for name in COLUMN_TYPES if name != "ticker"}
-    for name, (least, most, _) in BOUNDS.items():
-        if not ((numbers[name] >= least) & (numbers[name] <= most)).all():
-            return None
-    if (numbers["transactions"] % 1).any():
-        return None
-    return tickers, *numbers.values()
-
-
-def are_plain(tickers):
-    """Whether a pyarrow array has tickers, each of them of ASCII characters that can be printed."""
-    if not len(tickers):
-        return False
-    _, offsets, letters = tickers.buffers()  # the bytes of all tickers, and where each one begins
-    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers) + 1))
-    if not 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER:
-        return False
-    letters = np.frombuffer(letters, "uint8")
-    return ord(" ") <= letters.min() <= letters.max() <= ord("~")
+    tickers, *numbers = (rows[name].chunk(0) for name in COLUMN_TYPES)
+    numbers = [as_numpy(column) for column in numbers]
+    # The bytes of all different tickers, and where each one begins.
+    _, offsets, letters = tickers.dictionary.buffers()
+    lengths = np.diff(np.frombuffer(offsets, "int32", len(tickers.dictionary) + 1))
+    are_tickers = 1 <= lengths.min() <= lengths.max() <= LONGEST_TICKER
+    are_tickers = are_tickers and letters.to_pybytes().decode().isprintable()
+    are_numbers_sound = all(is_sound(*pair).all() for pair in zip(BOUNDS, numbers))
+    return (tickers, *numbers) if are_tickers and are_numbers_sound else None
 
 
 def parse_carefully(raw, header, path, warnings):
     """What parse_with_pyarrow returns, read line by line.
 
     Bad lines are left out, with a warning. Raises BuildError if the last line is cut off, or more
-    than one line in a hundred is bad. raw is the file's bytes, header its column names.
+    than one line in a hundred is bad.
     """
     rows, bad_lines, lines = [], [], raw.splitlines()
     for number, line in enumerate(lines[1:], 2):
@@ -326,16 +298,15 @@ def parse_carefully(raw, header, path, warnings):
         except (ValueError, csv.Error) as error:
             bad_lines.append((number, error))
     if bad_lines:
-        (first, error), (last, last_error) = bad_lines[0], bad_lines[-1]
+        (first, error), (last, _) = bad_lines[0], bad_lines[-1]
         if last == len(lines) and not raw.endswith((b"\n", b"\r")):
-            raise BuildError(f"{path}, line {last}: {last_error}; it is cut off: download it again")
+            raise BuildError(f"{path}, line {last} is cut off: download the file again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
         count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
         warnings.append(f"{path}: {count} left out, first line {first}: {error}")
-    columns = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
-    tickers, *numbers = map(pyarrow.array, columns, COLUMN_TYPES.values())
-    return tickers, *(column.to_numpy() for column in numbers)
+    tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
+    return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
 
 
 def parse_line(line, header):
@@ -344,43 +315,36 @@ def parse_line(line, header):
     if len(fields) != len(header):
         raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
     row = dict(zip(header, fields))
-    ticker = row["ticker"]
-    if not is_ticker(ticker):
-        bytes_ = f"1 to {LONGEST_TICKER} bytes that can be printed"
-        raise ValueError(f"the ticker is {ticker[:60]!a}, not {bytes_}")
-    optional = [row.get(name, "") for name in OPTIONAL_COLUMNS]
-    return (
-        ticker,
-        *(parse_number(name, row[name]) for name in BOUNDS),
-        *(float(text) if NUMBER_PATTERN.fullmatch(text) else math.nan for text in optional),
-    )
+    if not is_ticker(row["ticker"]):
+        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
+        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
+    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
+    for name, (_, _, expected) in BOUNDS.items():
+        if not is_sound(name, numbers[name]):
+            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
+    return row["ticker"], *numbers.values()
 
 
-def parse_number(name, text):
-    """The value of text in the column called name. Raises ValueError."""
-    if not NUMBER_PATTERN.fullmatch(text):
-        raise ValueError(f"{name} is {text[:60]!a}, not a number")
-    # A float cannot hold every whole number as large as window_start.
-    number = int(text) if text.strip().isdigit() else float(text)
-    least, most, meaning = BOUNDS[name]
-    if not least <= number <= most or (name != "close" and number != int(number)):
-        raise ValueError(f"{name} is {text[:60]!a}, not {meaning}")
-    return number if name == "close" else int(number)
+def as_number(text):
+    """The number that text says, or nan."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def read_flat_file(path):
     """(tickers, columns, warnings) of the flat file at path. Raises BuildError.
 
-    tickers is a pyarrow array of strings. columns are arrays: day (uint16, the day number), trades
+    tickers is a pyarrow array. columns are numpy ones: day (uint16, the day number), trades
     (int32), close_price and open_price (float64, in dollars) and dollar_volume (float32). An open
     or a dollar_volume that is missing is nan. warnings is a list of sentences. If the file's name
     and a row disagree on the day, the name is right.
     """
-    raw, warnings = read_csv_bytes(path), []
-    header = read_header(raw, path)
+    (raw, header), warnings = read_bytes_and_header(path), []
     parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
-    days = (window_starts // NS_PER_DAY).astype("uint16")
+    days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
     elif np.ptp(window_starts) and len(np.unique(window_starts)) > len(np.unique(days)):
@@ -406,60 +370,57 @@ def read_flat_file(path):
 
 
 def read_list(data_dir, name, warnings):
-    """{key: value} of the list called name in data_dir/reference, as its parser makes them.
+    """{key: values} of the list called name in data_dir/reference, two tuples of texts a line.
 
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
     """
-    path, (columns, parse, _) = data_dir / REFERENCE / name, LISTS[name]
+    path, (columns, keys, clean) = data_dir / REFERENCE / name, LISTS[name]
+    texts = dict.fromkeys(columns, pyarrow.string())
+    found, bad_lines = {}, 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            lines = [[line[column] for column in columns] for line in reader]
+        lines = arrow_csv.read_csv(
+            path,
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(column_types=texts, include_columns=columns),
+        ).to_pylist()
     except FileNotFoundError:
         return {}
-    except KeyError as error:
-        warnings.append(f"{path} is not used: it has no column {error}")
-        return {}
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except (OSError, pyarrow.ArrowException) as error:
         warnings.append(f"{path} is not used: {error}")
         return {}
-    found, bad_lines = {}, 0
-    for fields in lines:
+    for line in lines:
         try:
-            found.setdefault(*parse(*fields))
-        except UNSOUND_ROW:
+            fields = clean(*line.values())
+        except ValueError:
             bad_lines += 1
+        else:
+            found.setdefault(fields[:keys], fields[keys:])
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
 
 
-def parse_listed(ticker, name, type_):
-    """ticker, (type, name). Raises ValueError."""
-    type_, name = " ".join(type_.split()), " ".join(name.split())
-    if not is_ticker(ticker) or not (type_ + name).isprintable():
-        raise ValueError
-    return ticker, (type_, name)
+def clean_listed(ticker, *texts):
+    """The fields of a line of tickers.csv, of which the table can hold any printable text."""
+    return ticker, *(printable(" ".join(text.split())) for text in texts)
 
 
-def parse_split(ticker, date, *numbers):
-    """(ticker, date), (split_from, split_to); these are texts, such as 20. Raises ValueError."""
+def clean_split(ticker, date, *numbers):
+    """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
     day_number(date)
-    split = [float(number) for number in numbers]
-    if not is_ticker(ticker) or not all(0 < number < MOST_TRADES for number in split):
+    numbers = [float(number) for number in numbers]
+    if not all(0 < number < MOST_TRADES for number in numbers):
         raise ValueError
-    return (ticker, date), tuple(np.format_float_positional(number, trim="-") for number in split)
+    return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
 
 
+# What a list must hold, how many of these columns are the key, and what makes sense of a line.
 SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
-# What a list must hold, what makes key and value of a line, and the method of Polygon's client.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], parse_listed, "list_tickers"),
-    "splits.csv": (SPLIT_COLUMNS, parse_split, "list_splits"),
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed),
+    "splits.csv": (SPLIT_COLUMNS, 2, clean_split),
 }
-# What a line or a row raises that lacks a field, or has a value of another type or range.
-UNSOUND_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error)
 SOURCE = "source"  # a column that only downloaded lists have
 
 
@@ -489,51 +450,39 @@ def read_market(paths, warnings):
     all_tickers, collected = [], {}
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
-        if not on_terminal():
-            say(f"Processing {path.name}")
-        all_tickers.append(tickers)
+        log(f"Processing {path.name}")
+        warnings += file_warnings
+        if len(tickers):
+            all_tickers.append(tickers)
         for name, column in columns.items():
             collected.setdefault(name, bytearray()).extend(column.data)
-        warnings += file_warnings
-    if not collected["day"]:
+    if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
-    encoded = pyarrow.chunked_array(all_tickers).dictionary_encode().chunks
-    tickers = encoded[-1].dictionary.to_pylist()
-    if len(tickers) > MOST_TICKERS:
-        raise BuildError(f"{len(tickers):,} tickers, but a table holds at most {MOST_TICKERS:,}")
+    encoded = pyarrow.chunked_array(all_tickers).unify_dictionaries().chunks
+    tickers = encoded[0].dictionary.to_pylist()
     # numpy sorts numbers of two bytes several times as fast as longer ones.
     dtype = "uint16" if len(tickers) <= 2**16 else "uint32"
-    number = np.concatenate([chunk.indices.to_numpy().astype(dtype) for chunk in encoded])
-    # Rows that are equal in ticker and day stay in the order of reading.
-    order = np.lexsort((np.frombuffer(collected["day"], "uint16"), number))
-    number = number[order]
-    # Each column is dropped as soon as it is sorted, to save memory.
+    number = np.concatenate([as_numpy(chunk.indices).astype(dtype) for chunk in encoded])
+    day = np.frombuffer(collected["day"], "uint16")
+    # Rows that are equal in ticker and day stay in the order of reading; the last one is used.
+    order = np.lexsort((day, number))
+    number, day = number[order], day[order]
+    is_last = np.append((number[1:] != number[:-1]) | (day[1:] != day[:-1]), True)
+    if not is_last.all():
+        first = is_last.argmin()
+        warnings.append(
+            f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and "
+            f"date, first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
+        )
+        number, order = number[is_last], order[is_last]
+    # Each collected column is dropped as soon as it is sorted, to save memory.
     columns = {
         name: np.frombuffer(collected.pop(name), column.dtype)[order]
         for name, column in columns.items()
     }
-    number, columns = without_replaced_rows(tickers, number, columns, warnings)
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
-    days = np.flatnonzero(np.bincount(columns["day"])).tolist()
+    days = np.flatnonzero(np.bincount(day)).tolist()
     return Market(tickers, starts, days, columns)
-
-
-def without_replaced_rows(tickers, number, columns, warnings):
-    """(number, columns) with only the last row of each ticker and date.
-
-    number is the column of the tickers' numbers. The list warnings gets a sentence if there were
-    others.
-    """
-    day = columns["day"]
-    is_last = np.append((number[1:] != number[:-1]) | (day[1:] != day[:-1]), True)
-    if is_last.all():
-        return number, columns
-    first = is_last.argmin()
-    warnings.append(
-        f"{np.count_nonzero(~is_last)} rows are followed by another of the same ticker and date, "
-        f"first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
-    )
-    return number[is_last], {name: column[is_last] for name, column in columns.items()}
 
 
 def price_changes(prices, close_prices, earlier_rows):
@@ -559,10 +508,9 @@ def baselines(trades, earlier_rows, window):
     n*x - S is a whole number and so exact: a flat baseline has a deviation of exactly 0.
     """
     trades = trades.astype("int64")
-    total = sum(np.roll(trades, k) for k in range(1, window + 1))
-    squares = np.zeros(len(trades))
-    for k in range(1, window + 1):
-        squares += (window * np.roll(trades, k) - total).astype("float64") ** 2
+    steps = range(1, window + 1)
+    total = sum(np.roll(trades, k) for k in steps)
+    squares = sum((window * np.roll(trades, k) - total).astype("float64") ** 2 for k in steps)
     has_baseline = earlier_rows >= window
     avg_trades = np.where(has_baseline, total / window, math.nan)
     std_trades = np.where(has_baseline, np.sqrt(squares / (window - 1)) / window, math.nan)
@@ -621,12 +569,7 @@ def long_z_column(trades, earlier_rows):
 
 
 def add_facts(market, window):
-    """Add to market's columns the facts that follow from each row's earlier rows.
-
-    These are price_diff, avg_trades and std_trades, with nan where the table has None, and gap,
-    record, earlier_rows, baseline_days and long_z (write_day_pages explains them). gap replaces the
-    column open_price.
-    """
+    """Add to market's columns what DAY_PAGE_COLUMNS has more; gap replaces open_price."""
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
@@ -651,17 +594,15 @@ def add_facts(market, window):
         reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
         of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
 
-    batches = market.batches()
-    for _ in with_progress(in_threads(add_to, batches), "Computing", len(batches)):
+    for _ in in_threads(add_to, market.batches()):
         pass
 
 
 @contextmanager
 def replacing(path):
-    """Yields a new binary file that replaces path at the end. After an error it is removed.
+    """Yields a new binary file that replaces path at the end, if no error comes up.
 
-    Its name until then is path's, with random digits. Such files of killed builds are removed when
-    they are a day old. The folder is made if it is missing. Raises BuildError.
+    What killed builds have left beside path is removed when it is a day old. Raises BuildError.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
@@ -683,13 +624,16 @@ def replacing(path):
             temporary.unlink()
 
 
-def check_output_path(path, *others):
-    """Raise BuildError if path cannot become a file, or if it is one of the files at others."""
-    target = os.path.realpath(path)
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise BuildError(f"{path} is a folder or a device, no file: name another --output")
-    if target in map(os.path.realpath, others):
-        raise BuildError(f"{path} would replace a file of this build: name another --output")
+def check_outputs(outputs, inputs):
+    """Raise BuildError if one of the paths outputs is no file, or is a file of this build."""
+    known = set(map(os.path.realpath, inputs))
+    for path in outputs:
+        target = os.path.realpath(path)
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise BuildError(f"{path} is a folder or a device, no file: name another --output")
+        if target in known:
+            raise BuildError(f"{path} would replace a file of this build: name another --output")
+        known.add(target)
 
 
 def pickled_text(text):
@@ -767,11 +711,10 @@ def write_pickle(file, market, window):
         """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
         columns = {name: column[batch[1]] for name, column in market.columns.items()}
         columns["date"] = slots[columns["day"]]
-        return pickled_rows(columns, FIELDS[:3]), pickled_rows(columns, FIELDS)
+        return pickled_rows(columns, ROW_WITHOUT_BASELINE), pickled_rows(columns, ROW)
 
     extents, batches = [], market.batches()
     pickled = in_threads(pickle_batch, batches)
-    pickled = with_progress(pickled, "Writing tickers", len(batches))
     for (without, with_baseline), (tickers, rows) in zip(pickled, batches):
         bounds = (market.starts[tickers.start : tickers.stop + 1] - rows.start).tolist()
         for ticker, start, end in zip(market.tickers[tickers], bounds, bounds[1:]):
@@ -784,29 +727,16 @@ def write_pickle(file, market, window):
     return extents
 
 
-def pickled_rows(columns, known_fields):
-    """The pickled rows of columns, {name: array}: a structured array with an element for each.
+def pickled_rows(columns, row):
+    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
 
-    write_pickle explains their bytes. date is the number of a slot in the memo. The known_fields
-    are written as numbers, the rest of FIELDS as None.
+    The rows are a numpy array. date is the number of a slot in the memo.
     """
-    # What a row consists of: bytes that are the same in each, and the types of its numbers.
-    parts = [
-        ("first", pickle.LONG_BINGET),
-        ("date", "<u4"),
-        ("open", pickle.EMPTY_DICT + pickle.MARK),
-    ]
-    for slot, field in enumerate(FIELDS):
-        is_known, is_whole = field in known_fields, field == "trades"
-        opcode = pickle.BININT if is_whole else pickle.BINFLOAT if is_known else pickle.NONE
-        parts.append((f"{field}'s opcodes", pickle.BINGET + bytes([slot]) + opcode))
-        if is_known:
-            parts.append((field, "<i4" if is_whole else ">f8"))
-    parts.append(("last", pickle.SETITEMS))
-    types = [(name, part if name in columns else f"S{len(part)}") for name, part in parts]
-    row = np.array(tuple(0 if name in columns else part for name, part in parts), types)
-    rows = np.repeat(row, len(columns["day"]))
-    for name in ["date", *known_fields]:
+    offsets = [dots.start() for dots in re.finditer(rb"\.+", row)]
+    names, formats = list(ROW_NUMBERS)[: len(offsets)], list(ROW_NUMBERS.values())[: len(offsets)]
+    numbers = {"names": names, "formats": formats, "offsets": offsets, "itemsize": len(row)}
+    rows = np.frombuffer(bytearray(row * len(columns["date"])), numbers)
+    for name in names:
         rows[name] = columns[name]
     return rows
 
@@ -835,7 +765,6 @@ def write_day_pages(file, market):
 
     index_days = []
     pages = in_threads(day_page, rows_by_day(market))
-    pages = with_progress(pages, "Writing days", len(market.days))
     for (pieces, counts), day in zip(pages, market.days):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
@@ -844,14 +773,13 @@ def write_day_pages(file, market):
 
 def rows_by_day(market):
     """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
-    day_of_row, next_row = market.columns["day"], market.starts[:-1].copy()
+    next_row = market.starts[:-1].copy()
     for day in market.days:
         # The tickers that have rows left, and of these the ones whose next row is of this day.
         numbers = np.flatnonzero(next_row < market.starts[1:])
-        numbers = numbers[day_of_row[next_row[numbers]] == day]
-        rows = next_row[numbers]
+        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
+        yield numbers, next_row[numbers]
         next_row[numbers] += 1
-        yield numbers, rows
 
 
 def day_counts(page):
@@ -882,7 +810,7 @@ def write_directory(file, market, row_extents, listed):
     for of_rows, start, end in zip(row_extents, market.starts, market.starts[1:]):
         facts = write_and_get_extent(file, *(column[start:end] for column in columns))
         extents.append(of_rows + facts)
-    types, names = zip(*(listed.get(ticker, ("", "")) for ticker in market.tickers))
+    names, types = zip(*(listed.get((ticker,), ("", "")) for ticker in market.tickers))
     texts = "\n".join([*market.tickers, *types, *names])
     return write_and_get_extent(file, *extents, texts.encode())
 
@@ -890,8 +818,7 @@ def write_directory(file, market, row_extents, listed):
 def write_splits(file, market, splits):
     """Write the splits of the table's tickers on or between its days, and return their EXTENT.
 
-    A line each: ticker, date, split_from and split_to, with tabs between them, and a line feed
-    between the lines, in the order of the tickers' numbers and of the dates.
+    A line each: ticker, date, split_from and split_to, with tabs between them, by ticker and date.
     """
     numbers = {ticker: number for number, ticker in enumerate(market.tickers)}
     first, last = date_text(market.days[0]), date_text(market.days[-1])
@@ -921,24 +848,29 @@ def write_json(file, market):
 
 # How Polygon is asked. The page's server uses these as well.
 API_URL = "https://api.polygon.io"
-NO_KEY = "Polygon needs your key: run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
-ODD_KEY = "your Polygon key has quotes, spaces or other characters that no key has: set it anew"
-WRONG_KEY = "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY"
 NOT_YET = "your Polygon plan does not have this day before it is over: try again later"
 TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes back two years"
-NOT_IN_PLAN = "your Polygon plan does not include this"
-# A part of the text of a refusal, and what the user reads.
-REFUSALS = {"API Key": WRONG_KEY, "today's data": NOT_YET, "timeframe": TOO_OLD}
-RATE_LIMIT = "Polygon's limit of requests a minute is reached: wait a minute and try again"
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
-TIMEOUT = "Polygon did not answer in time: try again later"
-NO_CONNECTION = "Polygon cannot be reached: check your connection to the internet"
 NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-BAD_CERTIFICATE = (
-    "Polygon's certificate is not trusted: if your network has certificates of its own, "
-    "name their file in SSL_CERT_FILE"
-)
+# A part of the text of a refusal, and what the user reads. The last one is part of all.
+REFUSALS = {
+    "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY",
+    "today's data": NOT_YET,
+    "timeframe": TOO_OLD,
+    "": "your Polygon plan does not include this",
+}
+# An error of requests, and what the user reads. The last one is the kind of all.
+CONNECTION_ERRORS = {
+    "ProxyError": NO_PROXY,
+    "InvalidProxyURL": NO_PROXY,
+    "InvalidSchema": NO_PROXY,  # SOCKS
+    "SSLError": "Polygon's certificate is not trusted: if your network has certificates of its "
+    "own, name their file in SSL_CERT_FILE",
+    "ContentDecodingError": BAD_ANSWER,
+    "Timeout": "Polygon did not answer in time: try again later",
+    "RequestException": "Polygon cannot be reached: check your connection to the internet",
+}
 
 
 class PolygonError(Exception):
@@ -952,100 +884,66 @@ class PolygonError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
-def polygon_client(api_url, connect, read):
+def polygon_client(api_url, connect, read, retries=0):
     """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
     The client's own connections ignore the environment's proxy and the system's certificates, and
-    follow redirects, to which they would send the key. So it gets connections of ours. connect and
-    read are the most seconds for each. No request is repeated unless client.client.retries is set.
+    follow redirects, to which they would send the key. So requests makes them. connect and read
+    are the most seconds for each, retries is a number or a urllib3.Retry.
     """
     key = os.environ.get("POLYGON_API_KEY") or os.environ.get("MASSIVE_API_KEY")
     if not key:
-        raise PolygonError(NO_KEY, 503)
+        advice = "run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
+        raise PolygonError(f"Polygon needs your key: {advice}", 503)
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
-        raise PolygonError(ODD_KEY)
+        odd = "has quotes, spaces or other characters that no key has"
+        raise PolygonError(f"your Polygon key {odd}: set it anew")
     try:
+        import requests
+        import truststore
+
         try:
             from massive import RESTClient
         except ImportError:
             from polygon import RESTClient
-        client = RESTClient(key, base=api_url)
+        client = RESTClient(key, base=api_url.rstrip("/"))
     except Exception as error:  # a broken package, an old one, or another one of that name
         sentence = f"Polygon's client cannot be used: {error}: pip install -r requirements.txt"
         raise PolygonError(sentence, 503) from None
-    from urllib3 import Timeout, exceptions
+    truststore.inject_into_ssl()  # requests itself knows no certificates of the system
+    session = requests.Session()
+    session.auth = lambda request: request  # so that a .netrc file does not replace the key
+    session.mount(api_url, requests.adapters.HTTPAdapter(max_retries=retries))
+    options = {"timeout": (connect, read), "allow_redirects": False}
 
-    connections, timeout = open_connections(api_url), Timeout(connect=connect, read=read)
-
-    def request(method, url, **options):
-        options.update(retries=client.client.retries, timeout=timeout, redirect=False)
+    def request(method, url, fields, headers):
         try:
-            response = connections.request(method, url, **options)
-        except exceptions.HTTPError as error:
-            raise as_polygon_error(error) from None
-        if response.status != 200:
-            raise refusal(response)
-        return response
+            answer = session.request(method, url, params=fields, headers=headers, **options)
+        except requests.RequestException as error:  # its own text may hold the key
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            sentence = next(text for kind, text in CONNECTION_ERRORS.items() if kind in kinds)
+            raise PolygonError(sentence, 504 if "Timeout" in kinds else 502) from None
+        if answer.status_code != 200:
+            raise refusal(answer)
+        return SimpleNamespace(status=200, data=answer.content)
 
-    client.client = SimpleNamespace(request=request, retries=False)
+    client.client = SimpleNamespace(request=request)
     return client
 
 
-def open_connections(api_url):
-    """A urllib3 PoolManager with the proxy and the certificates of the environment and the system.
-
-    The file named in SSL_CERT_FILE replaces all other certificates. Raises PolygonError.
-    """
-    import certifi
-    import urllib3
-
-    tls = ssl.create_default_context()
-    if not os.environ.get("SSL_CERT_FILE"):
-        tls.load_verify_locations(certifi.where())
-    scheme, host = urlsplit(api_url)[:2]
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(host):
-        return urllib3.PoolManager(ssl_context=tls)
-    try:
-        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
-        login = address.auth and urllib3.make_headers(proxy_basic_auth=unquote(address.auth))
-        return urllib3.ProxyManager(address.url, proxy_headers=login, ssl_context=tls)
-    except urllib3.exceptions.HTTPError:
-        raise PolygonError(NO_PROXY) from None
-
-
-def as_polygon_error(error):
-    """The PolygonError for an HTTPError of urllib3, whose own text may hold the key."""
-    from urllib3 import exceptions
-
-    reason = getattr(error, "reason", None) or error  # a MaxRetryError has a reason
-    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
-        return PolygonError(BAD_CERTIFICATE)
-    kinds = {
-        exceptions.ProxyError: NO_PROXY,
-        exceptions.DecodeError: BAD_ANSWER,
-        exceptions.NewConnectionError: NO_CONNECTION,  # to urllib3 a kind of timeout
-        exceptions.TimeoutError: TIMEOUT,
-    }
-    fitting = (sentence for kind, sentence in kinds.items() if isinstance(reason, kind))
-    sentence = next(fitting, NO_CONNECTION)
-    return PolygonError(sentence, 504 if sentence == TIMEOUT else 502)
-
-
-def refusal(response):
-    """The PolygonError for a urllib3 response whose status is not 200."""
-    status, words = response.status, response.data.decode(errors="replace")
-    if status == 429:
-        seconds = response.headers.get("Retry-After", "")
-        is_number = re.fullmatch("[0-9]{1,9}", seconds)
-        return PolygonError(RATE_LIMIT, 429, min(int(seconds), 3600) if is_number else 60)
-    if status >= 500:
+def refusal(answer):
+    """The PolygonError for an answer of requests whose status is not 200."""
+    if answer.status_code == 429:
+        seconds = answer.headers.get("Retry-After", "")
+        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
+        limit = "Polygon's limit of requests a minute is reached: wait a minute and try again"
+        return PolygonError(limit, 429, wait)
+    if answer.status_code >= 500:
         return PolygonError(SERVER_ERROR)
-    if status not in (401, 403):
-        return PolygonError(f"Polygon's API is not at this address ({status}): see --api-url")
-    known = (sentence for part, sentence in REFUSALS.items() if part in words)
-    return PolygonError(next(known, WRONG_KEY if status == 401 else NOT_IN_PLAN))
+    if answer.status_code not in (401, 403):
+        address = f"Polygon's API is not at this address ({answer.status_code}): see --api-url"
+        return PolygonError(address)
+    return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
 
 
 def results_of(response):
@@ -1065,7 +963,6 @@ def results_of(response):
 NEW_YORK = "America/New_York"
 FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
 FLAT_FILE_HEADER += ["window_start", "transactions"]
-HOURS_OF_CORRECTIONS = 18  # after 16:00, until the next morning, vendors correct a day's numbers
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
@@ -1077,106 +974,80 @@ def new_york_timestamp(day, hour):
     return int(pd.Timestamp(f"{date_text(day)} {hour:02}:00", tz=NEW_YORK).timestamp())
 
 
-def trading_days(first, until):
-    """The day numbers of the trading days from first to until, two day numbers."""
-    from exchange_calendars import get_calendar
-
-    # A week more, because get_calendar refuses a time without any trading day.
-    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
-    days = (day_number(str(session.date())) for session in calendar.sessions)
-    return [day for day in days if day <= until]
-
-
 def days_to_download(data_dir, first, until):
     """{day: path of its flat file} of the days to download, the last day first. Raises BuildError.
 
     These are the trading days from first to until that have no file below data_dir, and the days
-    whose file is older than the vendor's corrections. first and until are day numbers, or None for
-    the day of the first file and for the last day that is over in New York.
+    whose file is older than 10:00 on the next morning: until then vendors correct a day's numbers.
+    first is a day number, or 0 for the day of the first file; until is one, or None for the last
+    day that is over in New York.
     """
     import pandas as pd
+    from exchange_calendars import get_calendar
 
     now = pd.Timestamp(time.time(), unit="s", tz=NEW_YORK)
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
-    until = today - 1 if until is None else until
-    if until > last_ended:
-        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
-        raise BuildError(f"--until {date_text(until)}: {ended}", 2)
+    until = until or today - 1
     files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
     files.pop(None, None)
-    if first is None and not files:
+    if not first and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
-    first = min(files) if first is None else first
-    if first > until:
-        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
-    trading = trading_days(first, until)
-    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day not in files}
+    first = first or min(files)
+    if not first <= until <= last_ended:
+        dates = f"--download {date_text(first)} --until {date_text(until)}"
+        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
+        raise BuildError(f"{dates} is not possible: {ended}", 2)
+    # A week more, because get_calendar refuses a time without any trading day.
+    calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
+    trading = calendar.sessions.to_numpy().astype("datetime64[D]").astype(int).tolist()
+    days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day <= until}
     for day, path in files.items():
-        final = new_york_timestamp(day, 16) + HOURS_OF_CORRECTIONS * 3600
-        if day <= until and path.stat().st_mtime < final <= now.timestamp():
+        corrected = new_york_timestamp(day + 1, 10)
+        if path.stat().st_mtime < corrected <= now.timestamp() and day <= until:
             days[day] = path
+        else:
+            days.pop(day, None)
     return dict(sorted(days.items(), reverse=True))
 
 
-def flat_file_fields(row, start, end):
-    """The fields of the flat file's line for a row of Polygon's answer, checked by parse_line.
-
-    start and end of the day are in ms, as the row's time, which may be missing. Raises
-    UNSOUND_ROW if a value is missing or not valid.
-    """
-    volume, trades = (int(n) if n % 1 == 0 else n for n in (row["v"], row["n"]))
-    prices = [row[name] for name in "ochl"]
-    fields = [row["T"], volume, *prices, start * 10**6, trades]
-    parse_line(",".join(map(str, fields)), FLAT_FILE_HEADER)
-    is_of_day = start <= row.get("t", start) < end
-    if not isinstance(row["T"], str) or not is_of_day or max(prices) >= MOST_DOLLARS:
-        raise ValueError
-    return fields
-
-
 def fetch_day(client, day):
-    """(lines, unsound): the lines of a day's flat file, and the rows that are left out of it.
-
-    Both are lists, without trading on that day they are empty. Raises PolygonError.
-    """
-    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
-    lines, unsound = {}, []
-    for row in results:
-        try:
-            lines[row["T"]] = flat_file_fields(row, start, end)
-        except UNSOUND_ROW:
-            unsound.append(row)
-    if unsound and not lines:
-        raise PolygonError(BAD_ANSWER)
-    return [lines[ticker] for ticker in sorted(lines)], unsound
-
-
-def write_csv(path, header, lines):
-    """Write header and lines, lists of fields, as a CSV file, packed if path ends in .gz."""
+    """(rows, others): a day's flat file as a DataFrame, and bad rows. Raises PolygonError."""
     import pandas as pd
 
-    packing = {"method": "gzip", "mtime": 0} if path.suffix.lower() == ".gz" else None
-    # dtype object keeps Python's numbers, which to_csv writes as they are: 12.5, and 7 without .0.
-    rows = pd.DataFrame(lines, columns=header, dtype=object)
+    results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
+    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
+    answers = [row if isinstance(row, dict) else {} for row in results]
+    rows = pd.DataFrame(answers, columns=[*"Tvochlnt"], dtype=object)
+    tickers = rows.pop("T")
+    rows = rows.apply(pd.to_numeric, errors="coerce")
+    sound = tickers.map(lambda ticker: isinstance(ticker, str) and is_ticker(ticker)).astype(bool)
+    sound &= rows.pop("t").fillna(start).between(start, end, "left")
+    sound &= is_sound("transactions", rows["n"]) & (rows["v"] >= 0)
+    for price in "ochl":
+        sound &= rows[price].between(0, MOST_DOLLARS)
+    if results and not sound.any():
+        raise PolygonError(BAD_ANSWER)
+    rows.insert(0, "T", tickers)
+    rows.insert(6, "window_start", start * 10**6)
+    rows.columns = FLAT_FILE_HEADER
+    return rows[sound].sort_values("ticker"), [results[i] for i in np.flatnonzero(~sound)]
+
+
+def write_csv(path, rows):
+    """Write rows, a DataFrame, as a CSV file, packed if path ends in .gz."""
+    packing = "gzip" if path.suffix.lower() == ".gz" else None
+    options = {"index": False, "lineterminator": "\n", "float_format": "%.15g"}  # 7, not 7.0
     with replacing(path) as file:
-        rows.to_csv(file, index=False, lineterminator="\n", mode="wb", compression=packing)
+        rows.to_csv(file, mode="wb", compression=packing, **options)
 
 
-def patient_client(api_url, report):
-    """A client that waits and tries again where that can help. report gets a line for each wait."""
-    client = polygon_client(api_url, connect=10, read=30)
+def patient_client(api_url):
+    """A client that waits and tries again where that can help."""
     from urllib3 import Retry
 
-    class PatientRetry(Retry):
-        def sleep(self, response=None):
-            is_limit = response is not None and response.status == 429
-            report("waiting for a new minute of requests" if is_limit else "trying again")
-            super().sleep(response)
-
-    client.client.retries = PatientRetry(
+    retries = Retry(
         total=5,
         connect=2,
         read=2,
@@ -1187,41 +1058,40 @@ def patient_client(api_url, report):
         status_forcelist=[429, 500, 502, 503, 504],
         raise_on_status=False,
     )
-    return client
+    return polygon_client(api_url, connect=10, read=30, retries=retries)
 
 
-def download_days(paths, api_url, warnings):
-    """Write the flat file of each day in paths, {day: path}. Returns how many days failed.
+def download_days(options, warnings):
+    """Write the flat file of each day that is missing. Returns how many days failed.
 
-    Each day is written as soon as it is fetched, so a later error loses none of them. The list
-    warnings gets a sentence if rows are left out. Raises PolygonError for what would make the other
-    days fail, too.
+    Raises PolygonError for what would make the other days fail, too; the days before it are kept.
     """
     from tqdm import tqdm
 
-    form = "{l_bar}{bar}| {n}/{total} days, {remaining} left{postfix}"
-    failed, left_out = 0, []
-    with tqdm(paths, "Downloading", bar_format=form, disable=not on_terminal()) as days:
-        report = days.set_postfix_str if on_terminal() else say
-        client = patient_client(api_url, report)
-        for day in days:
-            date = date_text(day)
-            try:
-                lines, unsound = fetch_day(client, day)
-            except PolygonError as error:
-                if str(error) == TOO_OLD:  # so are all earlier days, which come after it
-                    count = sum(other <= day for other in paths)
-                    days.write(f"Days up to {date} not downloaded: {count}; {error}")
-                    break
-                if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
-                    raise
-                days.write(f"{date} not downloaded: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            left_out += [f"{date}: {row}" for row in unsound]
-            if lines:
-                write_csv(paths[day], FLAT_FILE_HEADER, lines)
-            report(f"{date}: {len(lines):,} tickers" if lines else f"{date}: no trading")
+    paths = days_to_download(options.data_dir, options.download, options.until)
+    if not paths:
+        say("Nothing to download: no day is missing.")
+        return 0
+    say(f"Downloading days: {len(paths)}, {date_text(min(paths))} to {date_text(max(paths))}")
+    client, failed, left_out = patient_client(options.api_url), 0, []
+    for day in with_progress(paths, "Downloading", len(paths)):
+        date = date_text(day)
+        try:
+            rows, others = fetch_day(client, day)
+        except PolygonError as error:
+            if str(error) == TOO_OLD:  # so are all earlier days, which come after it
+                count = sum(other <= day for other in paths)
+                tqdm.write(f"Days up to {date} not downloaded: {count}; {error}")
+                break
+            if str(error) not in (NOT_YET, BAD_ANSWER, SERVER_ERROR):
+                raise
+            tqdm.write(f"{date} not downloaded: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        left_out += [f"{date}: {row}" for row in others]
+        if len(rows):
+            write_csv(paths[day], rows)
+        log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
     if left_out:
         reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
         warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
@@ -1229,10 +1099,7 @@ def download_days(paths, api_url, warnings):
 
 
 def all_results(ask, **options):
-    """Yields the results on all pages of a list. ask is a method of Polygon's client.
-
-    Raises PolygonError.
-    """
+    """Yields the results on all pages of a list; ask is the client's method. PolygonError."""
     params = None
     while params != {}:
         response = ask(**options, limit=1000, params=params, raw=True)
@@ -1242,15 +1109,6 @@ def all_results(ask, **options):
         params = dict(parse_qsl(urlsplit(next_url).query))
 
 
-def is_to_download(path, too_old):
-    """Whether the list at path is missing, or was downloaded before too_old, a time in seconds."""
-    if not path.exists():
-        return True
-    with path.open("rb") as file:
-        is_users_own = SOURCE.encode() not in file.readline().strip().split(b",")
-    return not is_users_own and path.stat().st_mtime < too_old
-
-
 def download_lists(data_dir, api_url, warnings):
     """Write reference/tickers.csv and splits.csv in data_dir, if they are missing or too old.
 
@@ -1258,64 +1116,51 @@ def download_lists(data_dir, api_url, warnings):
     without the column SOURCE was put there by the user, and stays. If Polygon refuses, the old list
     stays as well, and the list warnings gets a sentence.
     """
+    import pandas as pd
+
     paths = find_flat_files(data_dir, [])
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    too_old = {"tickers.csv": month_ago, "splits.csv": newest}
-    requests = {  # of a ticker's lines the first counts, so the active ones are asked for first
-        "tickers.csv": [{"market": "stocks", "active": active} for active in (True, False)],
-        "splits.csv": [{"execution_date_gte": date_text(first_day)}],
-    }
-    for name, (columns, parse, method) in LISTS.items():
-        path, lines = data_dir / REFERENCE / name, {}
-        if not is_to_download(path, too_old[name]):
-            continue
-        say(f"Downloading {path}")
+    # Of a ticker's lines the first counts, so the active ones are asked for first.
+    listed = [{"market": "stocks", "active": active} for active in (True, False)]
+    splits = [{"execution_date_gte": date_text(first_day)}]
+    for name, too_old, method, questions in [
+        ("tickers.csv", month_ago, "list_tickers", listed),
+        ("splits.csv", newest, "list_splits", splits),
+    ]:
+        path, (columns, keys, _) = data_dir / REFERENCE / name, LISTS[name]
+        if path.exists():
+            is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
+            if is_users_own or path.stat().st_mtime >= too_old:
+                continue
+        say(f"Downloading {path}, which may take minutes with a free key")
         try:
-            ask = getattr(patient_client(api_url, say), method)
-            for row in chain.from_iterable(all_results(ask, **asked) for asked in requests[name]):
-                with suppress(UNSOUND_ROW):
-                    fields = ["" if row.get(c) is None else str(row[c]) for c in columns]
-                    lines.setdefault(parse(*fields)[0], [*fields, "Polygon"])
+            ask = getattr(patient_client(api_url), method)
+            results = [row for question in questions for row in all_results(ask, **question)]
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
-        else:
-            write_csv(path, [*columns, SOURCE], list(lines.values()))
-
-
-def download(options, warnings):
-    """Download what is missing in options.data_dir. Returns the number of days that failed."""
-    first = None if options.download is True else options.download  # True: without FROM
-    paths = days_to_download(options.data_dir, first, options.until)
-    failed = 0
-    if paths:
-        dates = f"{date_text(min(paths))} to {date_text(max(paths))}"
-        say(f"Downloading days: {len(paths)}, {dates}")
-        try:
-            failed = download_days(paths, options.api_url, warnings)
-        except PolygonError as error:
-            raise BuildError(f"download stopped: {error}") from None
-    else:
-        say("Nothing to download: no day is missing.")
-    download_lists(options.data_dir, options.api_url, warnings)
-    return failed
+            continue
+        rows = pd.DataFrame([row for row in results if isinstance(row, dict)], columns=columns)
+        write_csv(path, rows.drop_duplicates(columns[:keys]).assign(**{SOURCE: "Polygon"}))
 
 
 def build(options):
-    """Build the table. Raises BuildError, and OSError if a line cannot be printed."""
+    """Build the table. Raises BuildError, PolygonError, and OSError of stdout or an input."""
     warnings = []
-    failed_days = download(options, warnings) if options.download is not None else 0
+    failed_days = 0
+    if options.download is not None:
+        failed_days = download_days(options, warnings)
+        download_lists(options.data_dir, options.api_url, warnings)
     paths = find_flat_files(options.data_dir, warnings)
     if not paths:
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
     inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
-    check_output_path(options.output, *inputs)
     outputs = [options.output]
     if options.json:
-        outputs.append(options.output.with_suffix(".json"))
-        check_output_path(outputs[1], options.output, *inputs)
+        outputs.append(Path(os.path.splitext(options.output)[0] + ".json"))
+    check_outputs(outputs, inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
     say("Finished processing files.")
@@ -1350,12 +1195,6 @@ def day_argument(text):
         raise argparse.ArgumentTypeError(message) from None
 
 
-def url_argument(text):
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text[:60]!a} is not like {API_URL}")
-    return text.rstrip("/")
-
-
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -1369,26 +1208,20 @@ def parse_arguments(argv):
     download = "before building, download the trading days that DIR lacks, from FROM (YYYY-MM-DD) "
     download += "or its first file on, and lists of tickers and splits; your key is in "
     download += "POLYGON_API_KEY or MASSIVE_API_KEY"
-    add("--download", type=day_argument, nargs="?", const=True, metavar="FROM", help=download)
+    add("--download", type=day_argument, nargs="?", const=0, metavar="FROM", help=download)
     until = "the last day to download (default the last one that is over in New York; today is "
     until += "possible after 16:00 there)"
     add("--until", type=day_argument, metavar="DATE", help=until)
     url = "where to download from (default %(default)s)"
-    add("--api-url", type=url_argument, default=API_URL, metavar="URL", help=url)
+    add("--api-url", default=API_URL, metavar="URL", help=url)
     options = parser.parse_args(argv)
     if not 2 <= options.window <= LONGEST_WINDOW:
         parser.error(f"--window {options.window}: it must be from 2 to {LONGEST_WINDOW}")
     if options.download is None and (options.until or options.api_url != API_URL):
         parser.error("--until and --api-url need --download")
+    if not re.fullmatch(r"https?://[^\s?#@]+", options.api_url):
+        parser.error(f"--api-url {options.api_url[:60]!a}: it must be like {API_URL}")
     return options
-
-
-def stdout_failed(error):
-    """The exit status after error, with which printing on stdout has failed. It is told here."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
-    if not isinstance(error, BrokenPipeError):
-        say(f"output not written: {error.strerror}", sys.stderr)
-    return 1
 
 
 def main(argv=None):
@@ -1402,6 +1235,9 @@ def main(argv=None):
     except BuildError as error:
         say(error, sys.stderr)
         return error.status
+    except PolygonError as error:
+        say(f"download stopped: {error}", sys.stderr)
+        return 1
     except ImportError as error:  # of a package that only some builds need
         say(f"{error}: pip install -r requirements.txt", sys.stderr)
         return 1
@@ -1410,8 +1246,12 @@ def main(argv=None):
         return 1
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # only stdout is left: files' errors are BuildErrors
-        return stdout_failed(error)
+    except OSError as error:
+        if error.filename is None:  # of stdout: a file's error names the file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
+        if not isinstance(error, BrokenPipeError):
+            say(f"{error.filename or 'output not written'}: {error.strerror}", sys.stderr)
+        return 1
     return 0
 
 

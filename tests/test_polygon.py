@@ -75,16 +75,17 @@ def client_of(sample_table):
     return client_of
 
 
-def said_by_both(client_of, url):
-    """What is said about a fault by download and page: the last line, and the error."""
+def assert_both_say(client_of, url, *parts):
+    """Download and page say the same sentence about a fault, in which parts occur, but no key."""
     stopped = download(url)
-    assert stopped.returncode == 1
-    assert "Traceback" not in stopped.stderr
+    assert (stopped.returncode, "Traceback" in stopped.stderr) == (1, False)
     # Without another day there is no table: the line before says why the day is missing.
     lines = [line for line in stopped.stderr.splitlines() if FRIDAY in line or "stopped" in line]
     answer = client_of(url).get(VTAK)
     assert answer.status_code in (429, 502, 503, 504)
-    return lines[0].split(": ", 1)[1], answer.json["error"]
+    assert lines[0].split(": ", 1)[1] == answer.json["error"]
+    assert [part for part in parts if part not in answer.json["error"]] == []
+    assert "cret" not in answer.json["error"].lower()
 
 
 # What Polygon answers
@@ -113,10 +114,7 @@ FAULTS = {
 @pytest.mark.parametrize(("answer", "part"), FAULTS.values(), ids=FAULTS)
 def test_download_and_page_say_the_same_of_a_fault(client_of, polygon, quick, answer, part):
     polygon.answer = answer
-    by_download, by_page = said_by_both(client_of, polygon.url)
-    assert by_download == by_page
-    assert part in by_page
-    assert KEY not in by_page
+    assert_both_say(client_of, polygon.url, part)
 
 
 def test_a_day_that_the_plan_does_not_reach_has_the_same_sentence(client_of, polygon):
@@ -129,16 +127,14 @@ def test_a_day_that_the_plan_does_not_reach_has_the_same_sentence(client_of, pol
 
 def test_no_redirect_is_followed(client_of, polygon):
     polygon.answer = answered(status=302, Location=f"{polygon.url}/v2/reference/news")
-    said_by_both(client_of, polygon.url)
+    assert_both_say(client_of, polygon.url)
     assert len(polygon.requests) == 2
 
 
 def test_where_nothing_listens_both_say_so(client_of, quick):
     with FakePolygon() as gone:
         pass
-    by_download, by_page = said_by_both(client_of, gone.url)
-    assert by_download == by_page
-    assert "internet" in by_page
+    assert_both_say(client_of, gone.url, "internet")
 
 
 def test_a_server_that_hangs_is_given_up(client_of, polygon):
@@ -154,9 +150,8 @@ ODD_KEYS |= dict.fromkeys([f'"{KEY}"', f"{KEY}\r\nX-Other: 1", "sécret"], "quot
 @pytest.mark.parametrize(("key", "part"), ODD_KEYS.items())
 def test_a_key_that_cannot_be_right_is_not_sent(client_of, polygon, monkeypatch, key, part):
     monkeypatch.setenv("POLYGON_API_KEY", key)
-    by_download, by_page = said_by_both(client_of, polygon.url)
-    assert by_download == by_page
-    assert (part in by_page, "cret" in by_page.lower(), polygon.requests) == (True, False, [])
+    assert_both_say(client_of, polygon.url, part)
+    assert polygon.requests == []
 
 
 def test_the_newer_keys_name_is_known_and_the_older_one_counts_first(
@@ -168,10 +163,6 @@ def test_the_newer_keys_name_is_known_and_the_older_one_counts_first(
     client_of(polygon.url).get(VTAK)
     sent = [request.headers["Authorization"] for request in polygon.requests]
     assert sent == [f"Bearer {KEY}", "Bearer newer"]
-
-
-def test_both_scripts_ask_the_same_address_unless_told_otherwise():
-    assert builder.API_URL == gui.API_URL
 
 
 # The way to it: proxy, certificates
@@ -209,9 +200,7 @@ def test_the_certificates_of_ssl_cert_file_are_trusted(client_of, tls_polygon, t
 
 
 def test_an_unknown_certificate_has_its_own_sentence(client_of, tls_polygon, quick):
-    by_download, by_page = said_by_both(client_of, tls_polygon.url)
-    assert by_download == by_page
-    assert ("certificate" in by_page, "SSL_CERT_FILE" in by_page) == (True, True)
+    assert_both_say(client_of, tls_polygon.url, "certificate", "SSL_CERT_FILE")
     assert tls_polygon.requests == []
 
 
@@ -232,32 +221,31 @@ def test_no_proxy_leads_past_it(client_of, tls_polygon, trusted, monkeypatch):
         assert proxy.targets == []
 
 
-@pytest.mark.parametrize("case", ["nothing listens", "refused", "no address"])
+@pytest.mark.parametrize("url", ["http://u:secret@127.0.0.1:1", "socks5://u:secret@127.0.0.1", ""])
 def test_a_proxy_that_does_not_work_has_its_own_sentence(
-    client_of, tls_polygon, trusted, monkeypatch, quick, case
+    client_of, tls_polygon, trusted, monkeypatch, quick, url
 ):
-    with FakeProxy(login="me:secret") as proxy:
-        urls = {
-            "nothing listens": "http://u:secret@127.0.0.1:1",
-            "refused": proxy.url,
-            "no address": "socks5://u:secret@127.0.0.1:1",
-        }
-        monkeypatch.setenv("HTTPS_PROXY", urls[case])
-        by_download, by_page = said_by_both(client_of, tls_polygon.url)
-    assert by_download == by_page
-    assert ("proxy" in by_page, "secret" in by_page) == (True, False)
+    with FakeProxy(login="me:secret") as proxy:  # which refuses who does not send it
+        monkeypatch.setenv("HTTPS_PROXY", url or proxy.url)
+        assert_both_say(client_of, tls_polygon.url, "proxy")
+
+
+def test_a_netrc_file_does_not_replace_the_key(client_of, polygon, monkeypatch):
+    write_file(Path("netrc"), "default login me password mine")
+    monkeypatch.setenv("NETRC", "netrc")
+    client_of(polygon.url).get(VTAK)
+    assert polygon.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 # The client's package
 
 
 OLDER = "def RESTClient(auth_key, timeout=None): pass"
-BROKEN_PACKAGE = "raise ImportError('libssl.so.9: no file')"
 OTHER = {
     "another file": ("polygon.py", "AREA = 1", "polygon.py"),
     "an older client": ("polygon.py", OLDER, "pip install"),
-    "a broken package": ("polygon/__init__.py", BROKEN_PACKAGE, "so.9"),
-    "a part is missing": ("polygon/__init__.py", "import websocketz", "websocketz"),
+    "a broken package": ("polygon/__init__.py", "raise ImportError('libssl.so.9')", "so.9"),
+    "no requests": ("requests.py", "import requestz", "requestz"),
 }
 
 
@@ -268,10 +256,10 @@ def test_a_client_that_cannot_be_used_is_told_in_its_own_words(
     write_file(tmp_path / "packages" / name, code)
     monkeypatch.syspath_prepend(tmp_path / "packages")
     for module in list(sys.modules):
-        if module.partition(".")[0] in ("polygon", "massive"):
+        if module.partition(".")[0] in ("polygon", "massive", "requests"):
             monkeypatch.delitem(sys.modules, module)
-    by_download, by_page = said_by_both(client_of, polygon.url)
-    assert (part in by_download, part in by_page, polygon.requests) == (True, True, [])
+    assert_both_say(client_of, polygon.url, part)
+    assert polygon.requests == []
 
 
 def test_massive_is_taken_if_it_is_installed(client_of, polygon, tmp_path, monkeypatch):
@@ -310,8 +298,8 @@ def test_bars_are_sorted_one_a_minute_and_of_that_day(client_of, polygon):
     assert [bar["transactions"] for bar in bars] == [4, None, 5, 1]
 
 
-ODD_BARS = [("t", None), ("t", "noon"), ("o", "1"), ("h", None), ("l", [1]), ("c", True)]
-ODD_BARS += [("v", float("nan")), ("v", 10**400), ("h", float("inf")), ("vw", "1"), ("n", {})]
+ODD_BARS = [("t", None), ("o", "1"), ("l", [1]), ("c", True), ("v", float("nan")), ("v", 10**400)]
+ODD_BARS += [("h", float("inf")), ("vw", "1"), ("n", {})]
 
 
 @pytest.mark.parametrize(("name", "value"), ODD_BARS)
@@ -370,20 +358,15 @@ def test_at_most_eight_calls_run_at_once_and_more_are_refused(client_of, polygon
     assert client.get(VTAK).status_code == 200
 
 
-ODD_TICKERS = ["A/../B", "..", ".", "X?y#z", "A%2FB", "A&B=C", "A+B C", "Ünï☃"]
-
-
 def test_an_odd_ticker_is_one_part_of_polygons_path(polygon, tmp_path):
-    rows = [(ticker, 1, 1) for ticker in ODD_TICKERS]
-    write_file(tmp_path / "odd/2024-01-12.csv", flat_text(rows, "2024-01-12"))
+    tickers = ["A/../B", "X?y#z", "A%2FB", "A&B=C", "A+B C", "Ünï☃"]
+    write_file(tmp_path / "odd/2024-01-12.csv", flat_text([(t, 1, 1) for t in tickers]))
     table = build_table(tmp_path / "odd", tmp_path / "odd.pkl")
     client = gui.create_app(table, gui.PolygonBars(polygon.url)).test_client()
-    for ticker in ODD_TICKERS:
+    for ticker in tickers:
         client.get(f"/api/bars?date=2024-01-12&ticker={quote(ticker)}", environ_base=PAGE)
-        *start, asked, _, _, _, first, last = polygon.requests[-1].path.split("/")
-        assert start == ["", "v2", "aggs", "ticker"]
-        assert (unquote(asked), first, last) == (ticker, "2024-01-12", "2024-01-12")
-    assert len(polygon.requests) == len(ODD_TICKERS)
+        assert unquote(polygon.requests[-1].path.split("/")[4]) == ticker
+    assert len(polygon.requests) == len(tickers)
 
 
 ARTICLE = {
@@ -419,9 +402,7 @@ ODD_ARTICLES = [
     ({"publisher": None}, {"publisher": None}),
     ({"publisher": {"name": 7}}, {"publisher": None}),
     ({"article_url": "javascript:alert(1)"}, {"url": None}),
-    ({"article_url": "HTTP://paper.example"}, {"url": "HTTP://paper.example"}),
     ({"article_url": "//paper.example"}, {"url": None}),
-    ({"article_url": "https://paper.example/\n"}, {"url": None}),
     ({"published_utc": 1729256700}, {"published_utc": None}),
     ({"title": "<b>A</b>\n\tB\x00\u202e"}, {"title": "<b>A</b> B"}),
     ({"title": "A" * 501}, {"title": "A" * 500}),

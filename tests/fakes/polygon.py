@@ -7,7 +7,6 @@ from flat files, so that they agree with a day's trades and close.
 """
 
 import csv
-import gzip
 import json
 import math
 import random
@@ -33,7 +32,6 @@ OPENING, CLOSING = 330, 720  # minutes after 04:00, when early trading begins
 MINUTE_IN_MS = 60_000
 # Its time is 09:30 on 2024-10-18.
 BAR = {"t": 1729258200000, "o": 1, "h": 1.2, "l": 0.9, "c": 1.1, "v": 10, "vw": 1, "n": 3}
-REQUEST_ID = "0123456789abcdef0123456789abcdef"
 HTML = {"Content-Type": "text/html"}
 
 Answer = namedtuple("Answer", "status headers body")
@@ -51,21 +49,10 @@ def refused(status, error, **headers):
     return answered({"status": "ERROR", "error": error}, status, **headers)
 
 
-def not_authorized(message):
-    return answered({"status": "NOT_AUTHORIZED", "message": message}, 403)
-
-
 def row(ticker, trades, close, **other):
     """A ticker's row of a day's answer, without a time; other replaces or adds fields."""
     prices = {"o": close, "c": close, "h": close, "l": close}
     return {"T": ticker, "v": 1000, "vw": close, **prices, "n": trades, **other}
-
-
-def grouped(rows):
-    """The answer for a day with these rows, as a dict."""
-    results = {"results": rows} if rows else {}
-    counts = {"queryCount": len(rows), "resultsCount": len(rows), "count": len(rows)}
-    return {**counts, "adjusted": False, **results, "status": "OK", "request_id": REQUEST_ID}
 
 
 def with_bars(*bars):
@@ -74,28 +61,15 @@ def with_bars(*bars):
 
 DROP = Answer(None, {}, "")  # the connection ends without an answer
 NOT_FOUND = Answer(404, {}, "404 page not found")
-# The refusals' words are the real server's.
+# The refusals' words are the real server's, without "Please upgrade your plan at ...".
 REFUSALS = {
     "no key": refused(401, "API Key was not provided"),
     "unknown key": refused(401, "Unknown API Key"),
-    "not entitled": not_authorized(
-        "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
-    ),
-    "timeframe": not_authorized(
-        "Your plan doesn't include this data timeframe. "
-        "Please upgrade your plan at https://polygon.io/pricing"
-    ),
-    "today": not_authorized(
-        "Attempted to request today's data before end of day. "
-        "Please upgrade your plan at https://polygon.io/pricing"
-    ),
+    "not entitled": refused(403, "You are not entitled to this data."),
+    "timeframe": refused(403, "Your plan doesn't include this data timeframe."),
+    "today": refused(403, "Attempted to request today's data before end of day."),
 }
-RATE_LIMIT = refused(
-    429,
-    "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
-    "to continue. https://massive.com/pricing",
-    Retry_After="60",
-)
+RATE_LIMIT = refused(429, "You've exceeded the maximum requests per minute", Retry_After="60")
 # Answers that are none, whatever was asked.
 BROKEN = {
     "cut short": Answer(200, {"Content-Length": "1000"}, '{"status":"OK","results":[{"c":'),
@@ -103,7 +77,6 @@ BROKEN = {
     "broken json": answered('{"status":"OK","results":[{"c":0.91,'),
     "html": Answer(200, HTML, "<html><h1>Welcome</h1></html>"),
     "a list": answered([]),
-    "results are text": answered({"status": "OK", "results": "none"}),
     "results are null": answered({"status": "OK", "results": None, "resultsCount": 9}),
     "results are missing": answered({"status": "OK", "resultsCount": 9}),
     "a row is null": answered({"status": "OK", "results": [None]}),
@@ -180,7 +153,31 @@ class Server(ThreadingHTTPServer):
             super().handle_error(*args)
 
 
-class FakePolygon:
+class Fake:
+    """A server on 127.0.0.1, as a context manager. method, such as GET, is answered by answer."""
+
+    def __init__(self, method, answer):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def log_message(handler, *_):
+                pass
+
+        setattr(Handler, f"do_{method}", answer)
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class FakePolygon(Fake):
     """The server at url, as a context manager. tls is an ssl.SSLContext to answer HTTPS with.
 
     requests   what was asked so far: path (as it came), query ({name: value}) and headers
@@ -196,36 +193,21 @@ class FakePolygon:
     """
 
     def __init__(self, flat_files=None, tls=None):
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_GET(handler):
-                self.reply(handler)
-
-            def log_message(handler, *_):
-                pass
-
+        super().__init__("GET", lambda handler: self.reply(handler))
         self.from_files = read_days(flat_files) if flat_files else {}
         self.days, self.bars, self.articles, self.requests = {}, {}, {}, []
         self.lists, self.page_rows = {TICKERS: [], SPLITS: []}, 1000
         self.answer, self.answers = None, []
         self.answering = threading.Event()
         self.answering.set()
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"http://127.0.0.1:{self.port}"
         if tls:
             self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
-            self.url = f"https://localhost:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
-        return self
+            self.url = f"https://localhost:{self.port}"
 
     def __exit__(self, *_):
         self.answering.set()
-        self.server.shutdown()
-        self.server.server_close()
+        super().__exit__()
 
     @property
     def asked(self):
@@ -258,8 +240,7 @@ class FakePolygon:
             return self.list_page(path, query)
         day, bars = GROUPED.fullmatch(path), BARS.fullmatch(path)
         if day and query.get("adjusted") == "false":
-            packed = gzip.compress(json.dumps(grouped(self.days.get(day[1], []))).encode())
-            return answered(packed, Content_Encoding="gzip")
+            return with_bars(*self.days.get(day[1], []))
         return with_bars(*self.bars_of(unquote(bars[1]), bars[2])) if bars else NOT_FOUND
 
     def list_page(self, path, query):
@@ -307,43 +288,31 @@ def send(handler, answer):
     handler.close_connection = int(headers["Content-Length"]) != len(body)
 
 
-class FakeProxy:
-    """A proxy at url, as a context manager: targets are what it was asked to connect to.
+class FakeProxy(Fake):
+    """A proxy at url: targets are what it was asked to connect to.
 
     With a login, name:password, it refuses whoever does not send it.
     """
 
     def __init__(self, login=None):
-        self.targets, expected = [], login and "Basic " + b64encode(login.encode()).decode()
+        super().__init__("CONNECT", lambda handler: self.connect(handler))
+        self.url, self.targets = f"127.0.0.1:{self.port}", []
+        self.expected = login and "Basic " + b64encode(login.encode()).decode()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_CONNECT(handler):
-                if handler.headers["Proxy-Authorization"] != expected:
-                    handler.send_error(407)
-                    return
-                self.targets.append(handler.path)
-                port = int(handler.path.rpartition(":")[2])  # whatever the name, it is here
-                with create_connection(("127.0.0.1", port)) as target:
-                    handler.send_response(200)
-                    handler.end_headers()
-                    back = threading.Thread(target=copy, args=[target, handler.connection])
-                    back.start()
-                    copy(handler.connection, target)
-                    back.join()
-
-            def log_message(handler, *_):
-                pass
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    def connect(self, handler):
+        if handler.headers["Proxy-Authorization"] != self.expected:
+            handler.send_error(407)
+            return
+        self.targets.append(handler.path)
+        port = int(handler.path.rpartition(":")[2])  # whatever the name, it is here
+        with create_connection(("127.0.0.1", port)) as target:
+            handler.send_response(200)
+            handler.end_headers()
+            back = threading.Thread(target=copy, args=[target, handler.connection])
+            back.start()
+            copy(handler.connection, target)
+            back.join()
+        handler.close_connection = True
 
 
 def copy(source, target):

@@ -1,30 +1,19 @@
 """Flat files for tests, and New York's clock, by which Polygon dates them."""
 
-import calendar
 import csv
 import gzip
-from datetime import date, timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from helpers.markets import LAST_DAY
 
 HEADER = "ticker,volume,open,close,high,low,window_start,transactions"
 
 
-def sunday_from(day):
-    return day + timedelta((6 - day.weekday()) % 7)
-
-
 def new_york_time(day, minutes):
-    """The timestamp, in ms UTC, of so many minutes after midnight in New York on day.
-
-    Summer time lasts from the second Sunday in March to the first Sunday in November. On these two
-    Sundays themselves the hours before 2:00 are wrong, but there is no trading on a Sunday.
-    """
-    day = date.fromisoformat(day)
-    spring, autumn = date(day.year, 3, 8), date(day.year, 11, 1)
-    is_summer = sunday_from(spring) <= day < sunday_from(autumn)
-    hours_behind = 4 if is_summer else 5
-    return calendar.timegm(day.timetuple()) * 1000 + (minutes + hours_behind * 60) * 60_000
+    """The timestamp, in ms UTC, of so many minutes after midnight in New York on day."""
+    midnight = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("America/New_York"))
+    return int((midnight + timedelta(minutes=minutes)).timestamp()) * 1000
 
 
 def window_start(day):
