@@ -343,7 +343,7 @@ def neighbours(items, item):
     return items[i - 1] if i > 0 else None, items[i + 1] if i + 1 < len(items) else None
 
 
-# A session's day page, and its LaterCloses or None, as the querier's read_days has them.
+# A session's day page, and its LaterChanges or None, as the querier's read_days has them.
 Day = namedtuple("Day", "session page after")
 
 
@@ -385,8 +385,7 @@ def busiest_with_prefix(page, text):
 
 def full_row(table, day, i, options):
     """Row i of a Day, an anomaly or not: the querier's anomaly_of, and times_normal."""
-    facts = day.after.of_row(i) if day.after else {}
-    row = querier.anomaly_of(day.page, i, day.session, table, options, facts)
+    row = querier.anomaly_of(day.page, i, day.session, table, options, day.after)
     row["times_normal"] = row["trades"] / row["avg_trades"] if row["avg_trades"] else nan
     return row
 
@@ -432,8 +431,8 @@ def read_day_view(table, options, needs_after):
         "similar_ticker": find_ticker(tickers, options.ticker),
         "tickers_around": neighbours([row["ticker"] for row in rows], options.ticker),
         "has_baselines": any(map(isfinite, day.page["avg_trades"])),
-        "share": querier.anomaly_share(table, day.session),
-        "long_z_share": querier.high_long_z_share(table, day.session),
+        "share": querier.compare_share(table, day.session, "anomalies", "with_deviation"),
+        "long_z_share": querier.compare_share(table, day.session, "high_long_z", "with_long_z"),
         "expiration": querier.expiration_share(table, day.session),
     }
     if options.ticker:
@@ -651,7 +650,8 @@ def anomalies_csv(table):
     options = requested_options(table)
     day = read_day(table, options.date, needs_after=True)
     rows = select_and_sort(find_anomalies(table, day, options), options)
-    csv = "".join(querier.as_csv([querier.Listing(options.date, rows, [])]))
+    rows = map(querier.csv_and_json_row, rows)
+    csv = "".join(querier.csv_lines(querier.ANOMALY_FIELDS, rows))
     headers = {"Content-Disposition": f'attachment; filename="anomalies-{options.date}.csv"'}
     return Response(csv, 200, headers, mimetype="text/csv")
 
@@ -727,8 +727,8 @@ def api_after(table):
     i, horizons = index_of(options.ticker, page), []
     for days in querier.HORIZONS:
         horizon = {"days": days, "change": None, "state": "unknown", "split": False, "median": None}
-        if days in after.last_closes:
-            changes = after.changes(days)
+        if days in after.changes:
+            changes = after.changes[days]
             change = float(changes[i])  # nan if the ticker is gone, inf if the close is 0
             horizon["change"] = change
             horizon["state"] = "known" if isfinite(change) else "gone" if isnan(change) else "none"
