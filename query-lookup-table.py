@@ -28,6 +28,7 @@ import argparse
 import functools
 import os
 import re
+import signal
 import struct
 import sys
 import zlib
@@ -338,7 +339,6 @@ class PlainTable:
         A pickle can keep Python busy for ever: Ctrl-C ends the process at once while it is read.
         """
         import pickle
-        import signal
 
         class TableUnpickler(pickle.Unpickler):
             def find_class(self, module, name):
@@ -1172,6 +1172,7 @@ def answer(table, options):
 
 def main(argv=None):
     options = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
