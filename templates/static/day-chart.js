@@ -114,14 +114,13 @@ function figuresOf(bar, previousClose) {
 const clockText = (time) => new Date(time * 1000).toISOString().slice(11, 16);
 
 /** How far New York's clock is from UTC on an answer's day, in seconds. No market is open while it changes. */
-function clockOffset({ hours, session }) {
-  const { open } = hours ?? session;
+function clockOffset({ session: { open } }) {
   return (Date.parse(`${newYorkTime(open).replace(" ", "T")}Z`) - open) / 1000;
 }
 
 /** The times of the chart's candles; the indexes of the first in regular hours, and of the first after them. */
 function timesOfDay(answer, { hours, minutes }) {
-  const { open, close } = answer.hours ?? answer.session;
+  const { open, close } = answer.session;
   const offset = clockOffset(answer), midnight = Date.parse(`${answer.date}T00:00Z`) / 1000;
   const [opening, closing] = [open, close].map((time) => time / 1000 + offset);
   const wholeDay = [FIRST_MINUTE, LAST_MINUTE].map((minute) => midnight + minute * MINUTE);
