@@ -296,9 +296,7 @@ function redraw(id) {
   if (kept?.answer && kept.element.isConnected) drawChart(document.getElementById(id), kept.answer);
 }
 
-for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
-  matchMedia(query).addEventListener("change", () => [...charts.keys()].forEach(redraw));
-}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...charts.keys()].forEach(redraw));
 
 // Pictures.
 

@@ -47,7 +47,7 @@ export function drawDay(kept, answer, choices) {
   return {
     length: bars.length,
     shown: bars.length - 1,
-    indexAt: (logical) => nearest(bars, times[Math.min(Math.max(Math.round(logical), 0), times.length - 1)]),
+    indexAt: (logical) => lastBefore(bars, times[Math.min(Math.round(logical), times.length - 1)]),
     logicalOf: (i) => times.indexOf(bars[i].time),
     pointAt: (i) => [bars[i].close, bars[i].time, series.candles],
     nothing: "No trades in regular hours: choose Extended.",
@@ -105,7 +105,7 @@ function figuresOf(bar, previousClose) {
     ["change", formatPercent(change), changeClass(change), ""],
     ["VWAP", formatAveragePrice(bar.vwap), "vwap"],
     ["volume", formatCount(bar.volume), "", "Vol"],
-    ["trades", formatCount(bar.transactions), "least", "Trades"],
+    ["trades", formatCount(bar.transactions), "", "Trades"],
   ];
 }
 
@@ -160,12 +160,8 @@ function barsAt(times, answer, minutes) {
   return [...bars.values()];
 }
 
-/** The index of the bar that is nearest to a time. */
-function nearest(bars, time) {
-  const after = bars.findIndex((bar) => bar.time >= time);
-  if (after < 1) return after < 0 ? bars.length - 1 : 0;
-  return bars[after].time - time <= time - bars[after - 1].time ? after : after - 1;
-}
+/** The index of the last bar up to a time; before the first one, its index. */
+const lastBefore = (bars, time) => Math.max(bars.findLastIndex((bar) => bar.time <= time), 0);
 
 /** The prices that the axis shows, with the previous close if it is near them. */
 function withPreviousClose(info, previousClose) {

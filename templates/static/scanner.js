@@ -503,7 +503,6 @@ document.addEventListener("submit", (event) => {
   enqueue(applySettings);
 });
 addEventListener("popstate", () => enqueue(() => showView(location.href, null)));
-addEventListener("focus", lookForNewTable);
 document.addEventListener("visibilitychange", lookForNewTable);
 setInterval(lookForNewTable, LOOK_FOR_NEW_TABLE_EVERY);
 
