@@ -9,12 +9,12 @@ const positions = new WeakMap(); // a row of the list: its index in the list tha
 
 let showsHidden = false; // whether the list shows hidden tickers too
 
-/** Remember a change, and show it. Throws an InputError if it will be forgotten. */
+/** Remember a change, and show it. Throws an InputError if that is not possible. */
 function change(action) {
   const isKept = remember(action);
   showInList();
   showInDetail();
-  if (!isKept) throw new InputError("This browser's storage is full or switched off: closing the page forgets this.");
+  if (!isKept) throw new InputError("This browser's storage is full or switched off: it cannot remember this.");
 }
 
 /** Put a ticker into the stars or the hidden tickers (name says which), or take it out. */

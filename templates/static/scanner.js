@@ -432,7 +432,6 @@ const FILTER_KEYS = {
     enqueue(() => moveChoice(1));
   },
   Escape: () => {
-    if (openMenu()) return closeMenu();
     find("#filter").value = "";
     FIELD_KEYS.Enter();
   },

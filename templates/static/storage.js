@@ -3,28 +3,24 @@
 
 const KEY = "lookup-table";
 
-let unsaved = null; // the JSON that the storage did not take; it lasts as long as the page
-
 /** What is remembered. */
 export function recall() {
   const nothing = { stars: [], hidden: [], notes: {}, settings: {} };
   try {
-    return { ...nothing, ...JSON.parse(unsaved ?? localStorage.getItem(KEY)) };
+    return { ...nothing, ...JSON.parse(localStorage.getItem(KEY)) };
   } catch {
     return nothing; // it is no JSON, or the browser forbids to read it
   }
 }
 
-/** Let change, a function, change what is remembered. Returns whether that outlasts the page. */
+/** Let change, a function, change what is remembered. Returns whether the browser's storage took it. */
 export function remember(change) {
   const memory = recall();
   change(memory);
-  const json = JSON.stringify(memory);
   try {
-    localStorage.setItem(KEY, json);
-    unsaved = null;
+    localStorage.setItem(KEY, JSON.stringify(memory));
+    return true;
   } catch {
-    unsaved = json; // the storage is full, or the browser forbids it
+    return false; // the storage is full, or the browser forbids it
   }
-  return unsaved === null;
 }

@@ -28,7 +28,7 @@ class Visitor:
 
     requests    what the browser asked for
     refusals    the paths that were answered with a status of 400 or more
-    complaints  what must not happen: messages on the console, dialogs, requests to other servers
+    complaints  what must not happen: messages on the console, requests to other servers
     """
 
     def __init__(self, context, url):
@@ -36,7 +36,6 @@ class Visitor:
         self.context, self.page = context, context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
         self.page.on("request", self.see_request)
         self.page.on("response", self.see_response)
 
@@ -203,7 +202,6 @@ def visitors(browser):
     yield visitor
     for one in all_of_them:
         one.context.close()
-    for one in all_of_them:
         assert (one.complaints, one.refusals) == ([], [])
 
 
