@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
-from fakes.polygon import DROP, EMPTY, REFUSALS, FakePolygon, read_days
+from fakes.polygon import DROP, FakePolygon, read_days
 from helpers.browser import DAY, DAY_BEFORE, expect, parameters
 from helpers.flat_files import new_york_time, write_flat_files
 from helpers.gui import running_gui
@@ -151,36 +151,27 @@ def zoom_in(visitor, chart, n, notches=3):
 # The chart of the day.
 
 
-@pytest.mark.parametrize("ticker", ["VTAK", "AAp"])
-def test_candles_volume_trades_and_vwap_are_those_of_the_bars_sent(visitor, polygon, ticker):
+@pytest.mark.parametrize("ticker, minutes", [("VTAK", 1), ("AAp", 1), ("VTAK", 5)])
+def test_candles_hold_what_the_bars_of_their_minutes_hold(visitor, polygon, ticker, minutes):
+    visitor.open(f"{DAY}&ticker={ticker}").expect_chart("day-chart")
+    choose(visitor, "day-chart", minutes)
     sent = polygon.bars_of(ticker, SAMPLE_DAY)
-    visitor.open(f"{DAY}&ticker={ticker}")
-    candles = candles_of(visitor)
-    assert clocks(candles) == new_york_clocks(sent)
-    for name in ("open", "high", "low", "close"):
-        assert [candle[name] for candle in candles] == [bar[name[0]] for bar in sent]
-    assert visitor.values("day-chart", "volume") == [bar["v"] for bar in sent]
+    bars_at, length = {}, minutes * 60_000
+    for bar, vwap in zip(sent, vwaps_of(sent)):
+        (time,) = new_york_clocks([{"t": bar["t"] // length * length}])
+        bars_at.setdefault(time, []).append({**bar, "vwap": vwap})
+    candles, groups = candles_of(visitor), bars_at.values()
+    assert clocks(candles) == [*bars_at]
+    assert [candle["open"] for candle in candles] == [bars[0]["o"] for bars in groups]
+    assert [candle["high"] for candle in candles] == [max(b["h"] for b in bars) for bars in groups]
+    assert [candle["low"] for candle in candles] == [min(b["l"] for b in bars) for bars in groups]
+    assert [candle["close"] for candle in candles] == [bars[-1]["c"] for bars in groups]
+    volumes = [sum(bar["v"] for bar in bars) for bars in groups]
+    assert visitor.values("day-chart", "volume") == pytest.approx(volumes)
     counts = [count for count in visitor.values("day-chart", "trades") if count]
-    assert counts == [bar["n"] for bar in sent]
-    assert visitor.values("day-chart", "vwap") == pytest.approx(vwaps_of(sent))
-
-
-def test_candles_of_five_minutes_hold_what_their_minutes_hold(on_vtak, polygon):
-    sent = polygon.bars_of("VTAK", SAMPLE_DAY)
-    choose(on_vtak, "day-chart", 5)
-    five = {}
-    for time, bar in zip(new_york_clocks(sent), sent):
-        five.setdefault(time[:-1] + ("5" if time[-1] >= "5" else "0"), []).append(bar)
-    candles = candles_of(on_vtak)
-    assert clocks(candles) == [*five]
-    for name, value in {
-        "open": lambda bars: bars[0]["o"],
-        "high": lambda bars: max(bar["h"] for bar in bars),
-        "close": lambda bars: bars[-1]["c"],
-    }.items():
-        assert [candle[name] for candle in candles] == [value(bars) for bars in five.values()]
-    trades = [sum(bar["n"] for bar in bars) for bars in five.values()]
-    assert [count for count in on_vtak.values("day-chart", "trades") if count] == trades
+    assert counts == [sum(bar["n"] for bar in bars) for bars in groups]
+    vwaps = [bars[-1]["vwap"] for bars in groups]
+    assert visitor.values("day-chart", "vwap") == pytest.approx(vwaps)
 
 
 def test_regular_hours_and_minutes_are_remembered(on_vtak, polygon):
@@ -526,16 +517,13 @@ def test_of_rows_passed_by_only_the_first_and_last_ask_for_bars(visitors, served
     assert visitor.tickers_asked_for("/api/bars") == [tickers[0], tickers[-1]]
 
 
-# When there are no bars. Each fault is on a day of its own, because the server keeps bars.
-FAULTS = {"2024-08-26": REFUSALS["unknown key"], "2024-08-30": EMPTY["no results"]}
-FAULTS["2024-08-28"] = DROP
+# When there are no bars.
 
 
-@pytest.mark.parametrize("day", FAULTS)
-def test_a_fault_is_a_sentence_instead_of_candles_and_all_else_works(visitor, polygon, day):
-    polygon.answer = FAULTS[day]
+def test_a_fault_is_a_sentence_instead_of_candles_and_all_else_works(visitor, polygon):
+    polygon.answer = DROP
     with visitor.page.expect_response("**/api/bars?*") as response:
-        visitor.open(f"/?date={day}&ticker=AMZN&threshold=0")
+        visitor.open("/?date=2024-08-26&ticker=AMZN&threshold=0")
     assert visitor.bars_message() == response.value.json()["error"]
     visitor.expect_chart("history-chart")
     button = visitor.page.locator("#day-chart-box button.retry")
@@ -547,8 +535,7 @@ def test_a_fault_is_a_sentence_instead_of_candles_and_all_else_works(visitor, po
     visitor.assert_refused("/api/bars", "/api/bars")
     polygon.answer = None
     visitor.press("Enter").expect_chart("day-chart").expect("#day-chart").to_be_focused()
-    visitor.press("ArrowRight")
-    visitor.expect_day(SAMPLE_DAYS[SAMPLE_DAYS.index(day) + 1]).expect_detail("AMZN")
+    visitor.press("ArrowRight").expect_day("2024-08-27").expect_detail("AMZN")
 
 
 @pytest.fixture
