@@ -301,10 +301,11 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...
 // Pictures.
 
 /** Save a box's chart as a picture, below a line with its ticker and day. */
-function savePicture(box) {
+async function savePicture(box) {
   const { chart, element, answer } = charts.get(box.id) ?? {};
   if (!answer) return;
   const { ticker, date } = answer;
+  await new Promise(requestAnimationFrame); // while the library has something to draw, the next line hangs
   const picture = chart.takeScreenshot(true);
   const ratio = picture.width / element.clientWidth, head = Math.round(28 * ratio);
   const canvas = newElement("canvas", { width: picture.width, height: picture.height + head });
