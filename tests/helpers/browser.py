@@ -205,6 +205,20 @@ def visitors(browser):
         assert (one.complaints, one.refusals) == ([], [])
 
 
+@pytest.fixture(scope="module")
+def shared_tab(browser, served):
+    """A tab on the GUI that stays open, so that its scripts are compiled once for all tests."""
+    tab = browser.new_context(viewport=VIEWPORT).new_page()
+    tab.goto(f"{served.url}/static/style.css")
+    yield tab
+    tab.context.close()
+
+
 @pytest.fixture
-def visitor(visitors, served, polygon):
-    return visitors(served.url)
+def visitor(shared_tab, served, polygon):
+    """A visitor in a new tab. Tests that change the browser's clock need one of visitors."""
+    shared_tab.evaluate("localStorage.clear()")
+    one = Visitor(shared_tab.context, served.url)
+    yield one
+    one.page.close()
+    assert (one.complaints, one.refusals) == ([], [])
