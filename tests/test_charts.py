@@ -43,8 +43,7 @@ POINT = """[
     element.getBoundingClientRect().y + chart.panes()[0].getHeight() / 2,
 ]"""
 # The ground of a chart beside the middle of its n-th point: the median colour above all series.
-GROUND = """(async () => {
-    await new Promise(requestAnimationFrame); // else takeScreenshot may hang: it draws what waits
+GROUND = """(() => {
     const picture = chart.takeScreenshot(), ratio = picture.width / element.clientWidth;
     const x = Math.round((chart.timeScale().logicalToCoordinate(value) + 2) * ratio);
     const pixels = picture.getContext("2d").getImageData(x, 1, 1, 12 * ratio).data;

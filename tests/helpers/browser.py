@@ -120,6 +120,7 @@ class Visitor:
         script = f"""async ([id, value]) => {{
             const {{ charts }} = await import("/static/charts.js");
             const {{ chart, series, element }} = charts.get(id);
+            await new Promise(requestAnimationFrame); // what waits is drawn
             return {expression};
         }}"""
         return self.evaluate(script, [f"{chart_id}-box", value])
