@@ -72,7 +72,7 @@ export function priceFormat(prices) {
 export class PaneGround {
   name = "";
   text = ""; // the colour of the name
-  bands = []; // of { from, to, color, label }: indexes of points; the label stands on the time axis
+  bands = []; // of { from, to, color }: indexes of points
   leastWidth = 0; // of a band, in pixels
 
   constructor(series) {
@@ -105,15 +105,6 @@ export class PaneGround {
     context.fillStyle = this.text;
     context.font = `11px ${fontFamily}`;
     context.fillText(this.name, mediaSize.height < 75 ? 50 : 6, 14); // beside the library's link
-  }
-
-  timeAxisViews() {
-    return this.bands.filter(({ label }) => label).map(({ from, color, label }) => {
-      const x = this.timeScale.logicalToCoordinate(from);
-      const isInSight = x >= 0 && x <= this.timeScale.width();
-      const colors = { textColor: () => this.text, backColor: () => color };
-      return { ...colors, coordinate: () => x, text: () => label, visible: () => isInSight };
-    });
   }
 }
 

@@ -7,6 +7,7 @@
 import { fetchJson, ServerError } from "./answers.js";
 import { bringIntoSight, fontFamily, showAll, styleSheetColors } from "./chart-parts.js";
 import { createDayChart, drawDay } from "./day-chart.js";
+import { find, newElement, saveFile } from "./elements.js";
 import { createHistoryChart, drawHistory } from "./history-chart.js";
 import { recall, remember } from "./storage.js";
 
@@ -54,9 +55,9 @@ export function showCharts(detail, onDay) {
     if (charts.has(box.id)) moveChart(charts.get(box.id), box);
     let wait = isPassing ? WAIT_WHILE_PASSING[box.id] : 0;
     if (limitWasReached && isDay(box)) wait = WAIT_AFTER_LIMIT;
-    box.querySelector(".retry").onclick = () => retry(box);
-    box.querySelector(".save").onclick = () => savePicture(box);
-    box.querySelector(".whole").onclick = () => charts.has(box.id) && showAll(charts.get(box.id).chart);
+    find(".retry", box).onclick = () => retry(box);
+    find(".save", box).onclick = () => savePicture(box);
+    find(".whole", box).onclick = () => charts.has(box.id) && showAll(charts.get(box.id).chart);
     enableChoices(box);
     if (isDay(box) && keyIsMissing) showNoKey(box);
     else if (isDay(box) && isFromElsewhere()) showMessage(box, "message", FROM_ELSEWHERE, "Show the candles");
@@ -66,7 +67,7 @@ export function showCharts(detail, onDay) {
 
 const isDay = (box) => box.id === "day-chart-box";
 
-/** Whether another site may have opened this view. It costs none of the user's requests to Polygon before a click or a key. */
+// A view that another site may have opened costs none of the user's requests to Polygon before a click or a key.
 const isFromElsewhere = () => "openedByOtherSite" in document.body.dataset;
 for (const act of ["click", "keydown"]) {
   document.addEventListener(act, () => delete document.body.dataset.openedByOtherSite, { capture: true });
@@ -74,7 +75,7 @@ for (const act of ["click", "keydown"]) {
 
 /** Put a chart into a new box in place of the empty element there. */
 function moveChart(kept, box) {
-  const empty = box.querySelector(".chart");
+  const empty = find(".chart", box);
   kept.element.setAttribute("aria-label", empty.getAttribute("aria-label"));
   kept.element.classList.add("old");
   kept.answer = null;
@@ -102,7 +103,7 @@ async function loadChart(box, wait = 0) {
 /** Draw a box's chart from an answer of the server. */
 function drawChart(box, answer) {
   if (!charts.has(box.id)) {
-    const element = box.querySelector(".chart");
+    const element = find(".chart", box);
     charts.set(box.id, { element, ...CREATE[box.id](element) });
     listenToChart(charts.get(box.id));
   }
@@ -137,16 +138,16 @@ function listenToChart(kept) {
  * chart, with a button that has this text.
  */
 function showMessage(box, kind, sentence, button) {
-  const message = box.querySelector(".instead-of-chart");
+  const message = find(".instead-of-chart", box);
   message.hidden = false;
   message.className = `instead-of-chart ${kind}`;
-  message.querySelector(".sentence").textContent = sentence;
-  message.querySelector(".countdown").textContent = "";
-  box.querySelector(".chart").setAttribute("aria-busy", kind === "loading");
+  find(".sentence", message).textContent = sentence;
+  find(".countdown", message).textContent = "";
+  find(".chart", box).setAttribute("aria-busy", kind === "loading");
   if (kind === "loading") return;
-  box.querySelector(".chart").classList.add("blank");
+  find(".chart", box).classList.add("blank");
   emptyReadout(box);
-  Object.assign(box.querySelector(".retry"), { hidden: false, ariaDisabled: "false", textContent: button });
+  Object.assign(find(".retry", box), { hidden: false, ariaDisabled: "false", textContent: button });
 }
 
 /** Show that a box's chart loads. What it still shows of another ticker goes away soon. */
@@ -157,13 +158,13 @@ function showLoading(box) {
 }
 
 function hideMessage(box) {
-  const message = box.querySelector(".instead-of-chart");
+  const message = find(".instead-of-chart", box);
   const hadFocus = message.contains(document.activeElement);
-  box.querySelector(".chart").setAttribute("aria-busy", "false");
-  box.querySelector(".retry").hidden = true;
+  find(".chart", box).setAttribute("aria-busy", "false");
+  find(".retry", box).hidden = true;
   message.className = "instead-of-chart";
   message.hidden = true;
-  if (hadFocus) box.querySelector(".chart").focus({ preventScroll: true });
+  if (hadFocus) find(".chart", box).focus({ preventScroll: true });
 }
 
 /** Show an error instead of a box's chart, and try again after its retryAfter, if it has one. */
@@ -186,7 +187,7 @@ function showNoKey(box) {
 
 /** Load a box's chart again. The button stays in sight, so that it keeps the focus. */
 function retry(box) {
-  const button = box.querySelector(".retry");
+  const button = find(".retry", box);
   if (button.ariaDisabled === "true") return;
   button.ariaDisabled = "true";
   keyIsMissing = false;
@@ -202,7 +203,7 @@ function countDown(box, time, signal) {
     retry(box);
     return;
   }
-  box.querySelector(".countdown").textContent = `Trying again in ${seconds} s.`;
+  find(".countdown", box).textContent = `Trying again in ${seconds} s.`;
   setTimeout(() => countDown(box, time, signal), 250);
 }
 
@@ -215,7 +216,7 @@ const READOUT_STEPS = {
 /** Fill a box's readout from its chart's drawing, and let the keyboard move it. */
 function enableReadout(box, { chart, drawing }) {
   const { length, shown, dayAt } = drawing;
-  const readout = box.querySelector(".readout");
+  const readout = find(".readout", box);
   let index = shown;
   readout.show = (i) => {
     index = Math.min(Math.max(i, 0), length - 1);
@@ -249,21 +250,15 @@ function enableReadout(box, { chart, drawing }) {
 
 /** Let a readout show a text only, and nothing to the keyboard. */
 function emptyReadout(box, text = "") {
-  const readout = box.querySelector(".readout");
+  const readout = find(".readout", box);
   readout.textContent = text;
   for (const name of readout.getAttributeNames()) if (name.startsWith("aria-")) readout.removeAttribute(name);
   Object.assign(readout, { role: null, tabIndex: -1, show: null, onkeydown: null, onblur: null });
 }
 
 function figureElement([name, text, className = "", shortName = name]) {
-  const element = document.createElement("span");
-  const label = document.createElement("i");
-  label.textContent = shortName;
-  const figure = document.createElement("b");
-  figure.textContent = text;
-  element.className = className;
-  element.append(...(shortName ? [label, " "] : []), figure);
-  return element;
+  const label = shortName ? [newElement("i", {}, shortName), " "] : [];
+  return newElement("span", { className }, ...label, newElement("b", {}, text));
 }
 
 // What the user chooses for all tickers. The browser remembers it.
@@ -301,34 +296,27 @@ function redraw(id) {
   if (kept?.answer && kept.element.isConnected) drawChart(document.getElementById(id), kept.answer);
 }
 
-for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
-  matchMedia(query).addEventListener("change", () => [...charts.keys()].forEach(redraw));
-}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...charts.keys()].forEach(redraw));
 
 // Pictures.
 
 /** Save a box's chart as a picture, below a line with its ticker and day. */
-function savePicture(box) {
+async function savePicture(box) {
   const { chart, element, answer } = charts.get(box.id) ?? {};
   if (!answer) return;
   const { ticker, date } = answer;
+  await new Promise(requestAnimationFrame); // while the library has something to draw, the next line hangs
   const picture = chart.takeScreenshot(true);
   const ratio = picture.width / element.clientWidth, head = Math.round(28 * ratio);
-  const canvas = document.createElement("canvas");
-  Object.assign(canvas, { width: picture.width, height: picture.height + head });
+  const canvas = newElement("canvas", { width: picture.width, height: picture.height + head });
   const context = canvas.getContext("2d"), color = styleSheetColors();
   context.fillStyle = color.ground;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.fillStyle = color.text;
   context.font = `600 ${13 * ratio}px ${fontFamily}`;
-  const heading = box.querySelector("h3").textContent;
+  const heading = find("h3", box).textContent;
   context.fillText(`${ticker} · ${date} · ${heading}`, 8 * ratio, 19 * ratio);
   context.drawImage(picture, 0, head);
-  canvas.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.download = `${ticker}-${date}${isDay(box) ? "" : "-history"}.png`;
-    link.href = URL.createObjectURL(blob);
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
+  const name = `${ticker}-${date}${isDay(box) ? "" : "-history"}.png`;
+  canvas.toBlob((blob) => saveFile(blob, name));
 }

@@ -47,7 +47,7 @@ export function drawDay(kept, answer, choices) {
   return {
     length: bars.length,
     shown: bars.length - 1,
-    indexAt: (logical) => nearest(bars, times[Math.min(Math.max(Math.round(logical), 0), times.length - 1)]),
+    indexAt: (logical) => lastBefore(bars, times[Math.min(Math.round(logical), times.length - 1)]),
     logicalOf: (i) => times.indexOf(bars[i].time),
     pointAt: (i) => [bars[i].close, bars[i].time, series.candles],
     nothing: "No trades in regular hours: choose Extended.",
@@ -105,7 +105,7 @@ function figuresOf(bar, previousClose) {
     ["change", formatPercent(change), changeClass(change), ""],
     ["VWAP", formatAveragePrice(bar.vwap), "vwap"],
     ["volume", formatCount(bar.volume), "", "Vol"],
-    ["trades", formatCount(bar.transactions), "least", "Trades"],
+    ["trades", formatCount(bar.transactions), "", "Trades"],
   ];
 }
 
@@ -114,14 +114,13 @@ function figuresOf(bar, previousClose) {
 const clockText = (time) => new Date(time * 1000).toISOString().slice(11, 16);
 
 /** How far New York's clock is from UTC on an answer's day, in seconds. No market is open while it changes. */
-function clockOffset({ hours, session }) {
-  const { open } = hours ?? session;
+function clockOffset({ session: { open } }) {
   return (Date.parse(`${newYorkTime(open).replace(" ", "T")}Z`) - open) / 1000;
 }
 
 /** The times of the chart's candles; the indexes of the first in regular hours, and of the first after them. */
 function timesOfDay(answer, { hours, minutes }) {
-  const { open, close } = answer.hours ?? answer.session;
+  const { open, close } = answer.session;
   const offset = clockOffset(answer), midnight = Date.parse(`${answer.date}T00:00Z`) / 1000;
   const [opening, closing] = [open, close].map((time) => time / 1000 + offset);
   const wholeDay = [FIRST_MINUTE, LAST_MINUTE].map((minute) => midnight + minute * MINUTE);
@@ -161,12 +160,8 @@ function barsAt(times, answer, minutes) {
   return [...bars.values()];
 }
 
-/** The index of the bar that is nearest to a time. */
-function nearest(bars, time) {
-  const after = bars.findIndex((bar) => bar.time >= time);
-  if (after < 1) return after < 0 ? bars.length - 1 : 0;
-  return bars[after].time - time <= time - bars[after - 1].time ? after : after - 1;
-}
+/** The index of the last bar up to a time; before the first one, its index. */
+const lastBefore = (bars, time) => Math.max(bars.findLastIndex((bar) => bar.time <= time), 0);
 
 /** The prices that the axis shows, with the previous close if it is near them. */
 function withPreviousClose(info, previousClose) {

@@ -43,9 +43,8 @@ export function drawHistory(kept, answer, choices) {
   series.close.applyOptions({ color: color.accent, ...priceFormat(rows.map((row) => row.close_price)) });
   series.close.setData(points((row) => row.close_price));
   const chosen = rows.findIndex((row) => row.date === date);
-  const band = { from: chosen, to: chosen, color: color.chosen };
-  grounds[0].change({ bands: [{ ...band, label: date }], leastWidth: 5, text: color.text });
-  grounds[1].change({ bands: [band], leastWidth: 5, text: color.muted, name: "close" });
+  const bands = [{ from: chosen, to: chosen, color: color.chosen }];
+  ["", "close"].forEach((name, i) => grounds[i].change({ name, bands, leastWidth: 5, text: color.muted }));
   keepZoom(kept, answer, chosen);
   return {
     length: rows.length,

@@ -1,20 +1,20 @@
 // The user's stars, hidden tickers and notes. They are kept in the browser, and the list and the detail
 // show them: starred tickers come first, hidden ones are left out and counted.
 
+import { find, newElement, saveFile } from "./elements.js";
 import { InputError } from "./settings.js";
-import { asMemory, recall, remember } from "./storage.js";
+import { recall, remember } from "./storage.js";
 
-const find = (selector, root = document) => root.querySelector(selector);
 const positions = new WeakMap(); // a row of the list: its index in the list that the server sent
 
 let showsHidden = false; // whether the list shows hidden tickers too
 
-/** Remember a change, and show it. Throws an InputError if it will be forgotten. */
+/** Remember a change, and show it. Throws an InputError if that is not possible. */
 function change(action) {
   const isKept = remember(action);
   showInList();
   showInDetail();
-  if (!isKept) throw new InputError("This browser's storage is full or switched off: closing the page forgets this.");
+  if (!isKept) throw new InputError("This browser's storage is full or switched off: it cannot remember this.");
 }
 
 /** Put a ticker into the stars or the hidden tickers (name says which), or take it out. */
@@ -26,7 +26,7 @@ export function toggle(name, ticker) {
 }
 
 /** Set the note on a ticker; an empty text deletes it. */
-export function setNote(ticker, text) {
+function setNote(ticker, text) {
   change(({ notes }) => {
     if (text) notes[ticker] = text;
     else delete notes[ticker];
@@ -36,34 +36,24 @@ export function setNote(ticker, text) {
 /** Show stars, hidden tickers and notes in the list, if there is one. */
 export function showInList() {
   const body = find("#anomalies tbody");
-  const { stars, hidden, notes } = recall();
   const rows = body ? [...body.rows] : [];
+  const { stars, hidden, notes } = recall();
   const focused = document.activeElement;
-  let hiddenCount = 0;
   rows.forEach((row, i) => {
     const { ticker } = row.dataset;
-    const isHidden = hidden.includes(ticker);
     if (!positions.has(row)) positions.set(row, i);
     row.classList.toggle("starred", stars.includes(ticker));
-    row.classList.toggle("put-away", isHidden);
-    row.hidden = isHidden && !showsHidden;
-    hiddenCount += isHidden;
-    showNote(row, notes[ticker]);
+    row.classList.toggle("put-away", hidden.includes(ticker));
+    row.hidden = hidden.includes(ticker) && !showsHidden;
+    find(".note", row)?.remove();
+    const note = notes[ticker];
+    if (note) row.cells[0].append(newElement("span", { className: "note", title: note }, note));
   });
   const rank = (row) => positions.get(row) - (row.classList.contains("starred") ? rows.length : 0);
-  const sorted = [...rows].sort((a, b) => rank(a) - rank(b));
+  const sorted = rows.toSorted((a, b) => rank(a) - rank(b));
   if (sorted.some((row, i) => row !== rows[i])) body.append(...sorted);
   if (document.activeElement !== focused) focused.focus({ preventScroll: true });
-  showCount(hiddenCount);
-}
-
-function showNote(row, text) {
-  find(".note", row)?.remove();
-  if (!text) return;
-  const note = document.createElement("span");
-  note.className = "note";
-  note.textContent = note.title = text;
-  row.cells[0].append(note);
+  showCount(rows.filter((row) => row.classList.contains("put-away")).length);
 }
 
 function showCount(hiddenCount) {
@@ -83,30 +73,29 @@ function showCount(hiddenCount) {
 export function addToDetail(detail, run) {
   const { ticker } = detail.dataset;
   if (!ticker) return;
-  const button = (name, action) => Object.assign(document.createElement("button"), { type: "button", className: name, onclick: () => run(action) });
+  const button = (className, action) => newElement("button", { type: "button", className, onclick: () => run(action) });
   find(".more-links", detail).prepend(
     button("star", () => toggle("stars", ticker)),
     button("put-away", () => toggle("hidden", ticker)),
   );
-  const note = document.createElement("input");
-  Object.assign(note, { className: "note", placeholder: "Add a note", maxLength: 200, autocomplete: "off", ariaLabel: `Note on ${ticker}` });
+  const note = newElement("input", { className: "note", placeholder: "Add a note", maxLength: 200, autocomplete: "off" });
+  note.ariaLabel = `Note on ${ticker}`;
   note.onchange = () => run(() => setNote(ticker, note.value.trim()));
   find(".more-links", detail).append(note);
   showInDetail();
 }
 
 function showInDetail() {
-  const detail = find("#detail");
-  const star = find("button.star", detail);
-  if (!star) return;
-  const { ticker } = detail.dataset;
+  const { ticker } = find("#detail").dataset;
+  if (!ticker) return;
   const { stars, hidden, notes } = recall();
+  const star = find("#detail button.star");
   star.ariaPressed = String(stars.includes(ticker));
   star.textContent = `${stars.includes(ticker) ? "★" : "☆"} Star`;
-  const putAway = find("button.put-away", detail);
+  const putAway = find("#detail button.put-away");
   putAway.ariaPressed = String(hidden.includes(ticker));
   putAway.textContent = "Hide";
-  const note = find("input.note", detail);
+  const note = find("#detail input.note");
   if (note !== document.activeElement) note.value = note.defaultValue = notes[ticker] ?? "";
 }
 
@@ -115,7 +104,11 @@ export function enableFiles(run) {
   const part = find("#notebook");
   if (!part) return;
   part.hidden = false;
-  find("#export-notebook").onclick = saveAsFile;
+  find("#export-notebook").onclick = () => {
+    const { stars, hidden, notes } = recall();
+    const json = JSON.stringify({ stars, hidden, notes }, null, 2);
+    saveFile(new Blob([json], { type: "application/json" }), "lookup-table-notes.json");
+  };
   const input = find("#import-notebook");
   input.onchange = () => run(async () => {
     const [file] = input.files;
@@ -124,25 +117,13 @@ export function enableFiles(run) {
   });
 }
 
-function saveAsFile() {
-  const { stars, hidden, notes } = recall();
-  const json = JSON.stringify({ stars, hidden, notes }, null, 2);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([json], { type: "application/json" }));
-  link.download = "lookup-table-notes.json";
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
 /** Add a file's stars, hidden tickers and notes to those here. Throws an InputError. */
 async function readFile(file) {
-  let read = asMemory(null);
+  let read;
   try {
-    read = asMemory(JSON.parse(await file.text()));
+    const { stars, hidden, notes } = JSON.parse(await file.text());
+    read = { stars: [...stars], hidden: [...hidden], notes: { ...notes } };
   } catch {
-    // It is no JSON: nothing is read.
-  }
-  if (!read.stars.length && !read.hidden.length && !Object.keys(read.notes).length) {
     throw new InputError(`${file.name} has no stars, hidden tickers or notes: choose a file that this page saved.`);
   }
   change((memory) => {

@@ -5,10 +5,11 @@
 import { showAfter } from "./after.js";
 import { fetchJson, fetchText, NO_SENSE, ServerError } from "./answers.js";
 import { closeCharts, showCharts } from "./charts.js";
+import { find, newElement } from "./elements.js";
 import { enableHeadlinesButton } from "./headlines.js";
 import { addToDetail, enableFiles, showInList, toggle } from "./notebook.js";
 import {
-  checkFields, fieldStates, forgetSettings, formValues, InputError, rememberedAddress, rememberSettings, updateFields,
+  checkFields, forgetSettings, formValues, InputError, rememberedAddress, rememberSettings, updateFields,
 } from "./settings.js";
 
 const PARTS = ["steps", "summary", "csv", "filters-summary", "clear-filters", "list", "detail"];
@@ -16,7 +17,6 @@ const LOOK_FOR_NEW_TABLE_EVERY = 30_000; // ms
 const STAY = 1000; // ms: a row that was shown for longer is one that Back leads to
 const htmlFromServer = new Map(); // a part's id: its HTML as the server sent it
 
-const find = (selector, root = document) => root.querySelector(selector);
 const listRows = () => [...document.querySelectorAll("#anomalies tbody tr:not([hidden])")];
 const chosenRow = () => find('#anomalies tr[aria-selected="true"]');
 const rowOf = (ticker) => listRows().find((row) => row.dataset.ticker === ticker);
@@ -78,7 +78,8 @@ function setAddress(address, method) {
 /** Show the view at an address. method is that of setAddress. */
 async function showView(address, method = "pushState") {
   choosing.abort();
-  const oldStates = fieldStates(find("#settings"));
+  const form = find("#settings");
+  const oldValues = form && formValues(form);
   const hasPendingRow = chosenRow() && chosenRow().dataset.ticker !== tickerInAddress();
   const withPendingRow = withChosenTicker(location.href);
   const view = await fetchView(address);
@@ -89,31 +90,32 @@ async function showView(address, method = "pushState") {
   setAddress(address, method);
   if (method) rememberSettings(oldParameters, currentAddress().searchParams);
   document.title = view.title;
-  const version = find("main").dataset.tableVersion;
+  const [oldVersion, { tableVersion }] = [find("main").dataset.tableVersion, find("main", view).dataset];
   const hasSameParts = PARTS.every((id) => !find(`#${id}`) === !find(`#${id}`, view));
   if (hasSameParts) {
-    replaceParts(view, oldParameters, oldStates, method ? document.activeElement : null);
+    replaceParts(view, oldParameters, oldValues, method ? document.activeElement : null);
+    if (tableVersion) find("main").dataset.tableVersion = tableVersion;
   } else {
     closeCharts();
     find("main").replaceWith(find("main", view));
     htmlFromServer.clear();
     start();
   }
-  reportNewTable(version, view);
+  reportNewTable(oldVersion && tableVersion && oldVersion !== tableVersion);
 }
 
 /**
- * Replace the parts that differ in a view. oldParameters are those of the address shown before. oldStates
+ * Replace the parts that differ in a view. oldParameters are those of the address shown before. oldValues
  * and typedInto are those of updateFields.
  */
-function replaceParts(view, oldParameters, oldStates, typedInto) {
+function replaceParts(view, oldParameters, oldValues, typedInto) {
   const list = find("#list");
   const oldDate = list?.dataset.date;
   const focused = document.activeElement;
   const selector = selectorOf(focused);
   lastTicker = tickerInAddress() ?? lastTicker;
   PARTS.forEach((id) => replacePart(id, view));
-  if (list) updateFields(find("#settings"), find("#settings", view), oldStates, typedInto);
+  if (list) updateFields(find("#settings"), find("#settings", view), oldValues, typedInto);
   if (list) scrollList(list, oldDate, oldParameters);
   if (!focused.isConnected) (find(selector) ?? list)?.focus({ preventScroll: true });
 }
@@ -199,21 +201,20 @@ function markChosen(row) {
   setTabStop();
 }
 
-/** A link's address, with the ticker that is chosen now. (The link may be older than the choice.) */
-function withChosenTicker(href) {
-  const address = new URL(href, location.href);
-  const ticker = chosenRow()?.dataset.ticker ?? tickerInAddress();
-  if (ticker) address.searchParams.set("ticker", ticker);
-  else address.searchParams.delete("ticker");
+/** Give an address a parameter; without a text, it has none. */
+function setParameter(address, name, text) {
+  if (text) address.searchParams.set(name, text);
+  else address.searchParams.delete(name);
   return address;
 }
 
-/** The address of the view that is shown, but on another day. */
-function addressOnDay(date) {
-  const address = withChosenTicker(location.href);
-  address.searchParams.set("date", date);
-  return address;
+/** A link's address, with the ticker that is chosen now. (The link may be older than the choice.) */
+function withChosenTicker(href) {
+  return setParameter(new URL(href, location.href), "ticker", chosenRow()?.dataset.ticker ?? tickerInAddress());
 }
+
+/** The address of the view that is shown, but on another day. */
+const addressOnDay = (date) => setParameter(withChosenTicker(location.href), "date", date);
 
 function goToDay(date) {
   const address = addressOnDay(date);
@@ -243,8 +244,9 @@ function chooseRow(row, method) {
   });
 }
 
-/** Choose a row as the user's click or key says, and give it the focus. */
+/** Choose a row, if there is one, as the user's click or key says, and give it the focus. */
 function goToRow(row, method) {
+  if (!row) return;
   chooseRow(row, method);
   find("a", row).focus({ preventScroll: true });
 }
@@ -279,46 +281,31 @@ function moveChoice(offset) {
   if (chosen && chosen === starredRow?.row) row = offset > 0 ? starredRow.below : starredRow.above;
   else if (rows.includes(chosen)) row = rows[rows.indexOf(chosen) + offset];
   starredRow = null;
-  if (row) goToRow(row);
-}
-
-/** Choose the row at an index of the list; -1 is the last. */
-function chooseRowAt(index) {
-  const row = listRows().at(index);
-  if (row) goToRow(row);
+  goToRow(row);
 }
 
 /** Choose the ticker that the filter names or begins, an anomaly or not; or else the first row. */
 function chooseFiltered() {
   const { filteredTicker } = find("#list").dataset;
   const row = filteredTicker ? rowOf(filteredTicker) : listRows()[0];
-  if (row) {
-    goToRow(row);
-  } else if (filteredTicker) {
-    const address = currentAddress();
-    address.searchParams.set("ticker", filteredTicker);
-    return showView(address);
-  }
-  return null;
+  if (filteredTicker && !row) return showView(setParameter(currentAddress(), "ticker", filteredTicker));
+  return goToRow(row);
 }
 
 // Settings and links.
 
-/** Show the view that the form asks for. Typing further letters of a filter adds no entry for Back. */
+/** Show the view that the form asks for. */
 async function applySettings() {
+  const form = find("#settings");
   const address = withChosenTicker(location.href);
-  let isChanged = false, addsEntry = false;
-  for (const [name, after] of Object.entries(formValues(find("#settings")))) {
-    const isShownDate = name === "date" && after === find("#list").dataset.date;
-    const before = address.searchParams.getAll(name).join() || (isShownDate ? after : "");
-    if (before === after) continue;
-    isChanged = true;
-    addsEntry ||= name !== "filter" || !before || !after;
-    if (after) address.searchParams.set(name, after);
-    else address.searchParams.delete(name);
-  }
-  if (isChanged) await showView(address, addsEntry ? "pushState" : "replaceState");
-  checkFields(find("#settings"));
+  const shownDate = find("#list").dataset.date;
+  const before = (name) => address.searchParams.getAll(name).join() || (name === "date" ? shownDate : "");
+  const changes = Object.entries(formValues(form)).filter(([name, text]) => text !== before(name));
+  // Further letters of a filter add no entry for Back.
+  const addsEntry = changes.some(([name, text]) => name !== "filter" || !text || !before(name));
+  for (const [name, text] of changes) setParameter(address, name, text);
+  if (changes.length) await showView(address, addsEntry ? "pushState" : "replaceState");
+  checkFields(form);
 }
 
 /** Show the view that a link leads to. The chosen ticker stays if the link only changes the list or its day. */
@@ -336,9 +323,8 @@ async function followDayLink(id) {
 
 /** Show the same day again, as it is in the table now. */
 function refresh() {
-  if (find("main").classList.contains("error")) return null;
-  const { date } = find("#list")?.dataset ?? find("#detail").dataset;
-  return showView(date ? addressOnDay(date) : withChosenTicker(location.href), "replaceState");
+  const { date } = find("#list")?.dataset ?? find("#detail")?.dataset ?? {};
+  return showView(date ? addressOnDay(date) : location.href, "replaceState");
 }
 
 /** Close what was opened last: a panel, the headlines, a ticker's own page, the detail, the filter. */
@@ -352,12 +338,8 @@ function closeLast() {
   if (!find("#list")) return;
   const address = currentAddress();
   const name = chosenRow() || address.searchParams.has("ticker") ? "ticker" : "filter";
-  if (address.searchParams.has(name)) {
-    address.searchParams.delete(name);
-    enqueue(() => showView(address));
-  } else {
-    markChosen(null);
-  }
+  if (address.searchParams.has(name)) enqueue(() => showView(setParameter(address, name, "")));
+  else markChosen(null);
 }
 
 // Stars, hidden tickers and notes.
@@ -377,42 +359,25 @@ function toggleHidden() {
   toggle("hidden", shownTicker());
   if (!row?.hidden) return;
   const i = rows.indexOf(row);
-  const next = rows[i + 1] ?? rows[i - 1];
-  if (next) goToRow(next);
+  goToRow(rows[i + 1] ?? rows[i - 1]);
 }
 
 // A new table.
 
 async function lookForNewTable() {
-  const { tableVersion, awaitsTable } = find("main").dataset;
-  if (document.hidden || (!tableVersion && awaitsTable === undefined)) return;
+  if (document.hidden || find("main.error:not([data-awaits-table])")) return;
   const { version } = await fetchJson(document.body.dataset.tableUrl).catch(() => ({}));
-  if (!version) return;
-  if (find("main").dataset.awaitsTable !== undefined) enqueue(() => showView(location.href, "replaceState"));
-  else if (version !== find("main").dataset.tableVersion) enqueue(refresh);
+  if (version && version !== find("main").dataset.tableVersion) enqueue(refresh);
 }
 
-/** Tell the user if a view's table is not the one shown before, whose version is oldVersion. */
-function reportNewTable(oldVersion, view) {
-  const { tableVersion } = find("main", view)?.dataset ?? find("main").dataset;
+/** Tell the user whether the view that is shown is the first of a new table. */
+function reportNewTable(isNew) {
   const message = find("#new-table");
-  const link = find("a", message);
-  if (tableVersion) find("main").dataset.tableVersion = tableVersion;
-  if (oldVersion && tableVersion && oldVersion !== tableVersion) {
-    const last = find("#date")?.max;
-    message.replaceChildren(`There is a new table${last ? ` up to ${last}` : ""}. `);
-    if (last && last !== find("#list").dataset.date) message.append(linkToDay(last));
-  } else if (!link || link.dataset.date === find("#list")?.dataset.date) {
-    message.replaceChildren();
+  const last = find("#date")?.max;
+  message.replaceChildren(isNew ? `There is a new table${last ? ` up to ${last}` : ""}. ` : "");
+  if (isNew && last && last !== find("#list").dataset.date) {
+    message.append(newElement("a", { href: addressOnDay(last) }, `Go to ${last}`));
   }
-}
-
-function linkToDay(date) {
-  const link = document.createElement("a");
-  link.textContent = `Go to ${date}`;
-  link.dataset.date = date;
-  link.href = addressOnDay(date);
-  return link;
 }
 
 // Keys, clicks and fields.
@@ -425,8 +390,8 @@ const KEYS = {
   ArrowRight: () => enqueue(() => followDayLink("next-day")),
   ArrowDown: () => enqueue(() => (find("#list") ? moveChoice(1) : follow(find("#next-ticker")))),
   ArrowUp: () => enqueue(() => (find("#list") ? moveChoice(-1) : follow(find("#previous-ticker")))),
-  Home: () => enqueue(() => chooseRowAt(0)),
-  End: () => enqueue(() => chooseRowAt(-1)),
+  Home: () => enqueue(() => goToRow(listRows()[0])),
+  End: () => enqueue(() => goToRow(listRows().at(-1))),
   p: () => enqueue(() => follow(find("#previous-anomaly"))),
   n: () => enqueue(() => follow(find("#next-anomaly"))),
   s: forTicker(toggleStar),
@@ -467,7 +432,6 @@ const FILTER_KEYS = {
     enqueue(() => moveChoice(1));
   },
   Escape: () => {
-    if (openMenu()) return closeMenu();
     find("#filter").value = "";
     FIELD_KEYS.Enter();
   },
@@ -492,7 +456,7 @@ function closeMenu() {
 }
 
 const PANEL_KEYS = { Escape: closeMenu };
-const HELP_KEYS = Object.fromEntries(["Escape", "?"].map((key) => [key, () => find("#help").hidePopover()]));
+const HELP_KEYS = { "?": () => find("#help").hidePopover() }; // the browser closes it by Escape
 
 /** The keys that do something while an element has the focus: { key: action }. */
 function keysAt(element) {
@@ -538,7 +502,6 @@ document.addEventListener("submit", (event) => {
   enqueue(applySettings);
 });
 addEventListener("popstate", () => enqueue(() => showView(location.href, null)));
-addEventListener("focus", lookForNewTable);
 document.addEventListener("visibilitychange", lookForNewTable);
 setInterval(lookForNewTable, LOOK_FOR_NEW_TABLE_EVERY);
 

@@ -10,36 +10,16 @@ const WIDE = "(min-width: 1800px)"; // here the list has room for further column
 /** What is wrong with what the user typed or chose: a sentence for the user. */
 export class InputError extends Error {}
 
-const fieldsOf = (form) => [...form.querySelectorAll(FIELDS)];
-const stateOf = (field) => (field.type === "checkbox" ? field.checked : field.value);
-export const fieldStates = (form) => new Map(form && fieldsOf(form).map((field) => [field.id, stateOf(field)]));
-
 /**
- * Give a form's fields the values that they have in a newer form, except those that the user changed
- * after oldStates were read, and the input that is typed into, if any: even a new min or max would
- * make a date field forget the digits that have been typed.
+ * Put the fields of a newer form in place of a form's, except those that the user changed after oldValues
+ * were read, and focused, if any: another field would forget the digits that have been typed into it.
  */
-export function updateFields(form, newForm, oldStates, typedInto) {
-  for (const newField of fieldsOf(newForm)) {
+export function updateFields(form, newForm, oldValues, focused) {
+  const values = formValues(form);
+  for (const newField of newForm.querySelectorAll(FIELDS)) {
     const field = form.elements[newField.id];
-    if (stateOf(field) !== oldStates.get(field.id)) continue;
-    if (field.type === "checkbox") field.checked = newField.checked;
-    else if (field.options) copySelect(newField, field);
-    else if (field !== typedInto) copyInput(newField, field);
+    if (field !== focused && values[field.name] === oldValues[field.name]) field.replaceWith(newField);
   }
-}
-
-function copyInput(from, to) {
-  [to.min, to.max, to.value] = [from.min, from.max, from.value];
-  to.ariaInvalid = null;
-}
-
-/** Give a select element the options and the value of another. */
-function copySelect(from, to) {
-  const { value, options } = from;
-  const namesOf = (select) => Array.from(select.options, ({ text }) => text).join();
-  if (namesOf(to) !== namesOf(from)) to.replaceChildren(...options);
-  to.value = value; // Chromium has chosen one of the new options by itself
 }
 
 /** Whether a field's text can be asked for. While a year is typed into a date, it starts with a 0. */
@@ -51,7 +31,8 @@ function isUsable({ type, value, validity }) {
 export function formValues(form) {
   const texts = new URLSearchParams(new FormData(form));
   const textOf = ({ name, value, dataset }) => (value === dataset.default ? "" : texts.getAll(name).join());
-  return Object.fromEntries(fieldsOf(form).filter(isUsable).map((field) => [field.name, textOf(field)]));
+  const fields = [...form.querySelectorAll(FIELDS)].filter(isUsable);
+  return Object.fromEntries(fields.map((field) => [field.name, textOf(field)]));
 }
 
 /**
@@ -82,7 +63,7 @@ export function rememberedAddress(form) {
   const address = new URL("/", location.href);
   const extra = [...form.querySelectorAll("[data-on-wide-windows]")].map(({ value }) => value);
   const settings = { columns: matchMedia(WIDE).matches ? extra.join() : "", ...recall().settings };
-  for (const name of REMEMBERED) if (settings[name]) address.searchParams.set(name, String(settings[name]));
+  for (const name of REMEMBERED) if (settings[name]) address.searchParams.set(name, settings[name]);
   return address;
 }
 

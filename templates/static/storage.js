@@ -3,39 +3,24 @@
 
 const KEY = "lookup-table";
 
-let unsaved = null; // the JSON that the storage did not take; it lasts as long as the page
-
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-const texts = (value) => (Array.isArray(value) ? value.filter((text) => typeof text === "string") : []);
-const textsByName = (value) => (
-  Object.fromEntries(Object.entries(isObject(value) ? value : {}).filter(([, text]) => typeof text === "string"))
-);
-
-/** What of a value, which may be anything, can be remembered. */
-export function asMemory(value) {
-  const { stars, hidden, notes, settings } = isObject(value) ? value : {};
-  return { stars: texts(stars), hidden: texts(hidden), notes: textsByName(notes), settings: isObject(settings) ? settings : {} };
-}
-
 /** What is remembered. */
 export function recall() {
+  const nothing = { stars: [], hidden: [], notes: {}, settings: {} };
   try {
-    return asMemory(JSON.parse(unsaved ?? localStorage.getItem(KEY)));
+    return { ...nothing, ...JSON.parse(localStorage.getItem(KEY)) };
   } catch {
-    return asMemory(null);
+    return nothing; // it is no JSON, or the browser forbids to read it
   }
 }
 
-/** Let change, a function, change what is remembered. Returns whether that outlasts the page. */
+/** Let change, a function, change what is remembered. Returns whether the browser's storage took it. */
 export function remember(change) {
   const memory = recall();
   change(memory);
-  const json = JSON.stringify(memory);
   try {
-    localStorage.setItem(KEY, json);
-    unsaved = null;
+    localStorage.setItem(KEY, JSON.stringify(memory));
+    return true;
   } catch {
-    unsaved = json; // the storage is full, or the browser forbids it
+    return false; // the storage is full, or the browser forbids it
   }
-  return unsaved === null;
 }

@@ -8,28 +8,27 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fakes.polygon import FakePolygon
+from playwright.sync_api import expect, sync_playwright
 from tools.make_screenshot import find_chromium, launch_chromium
 
 from helpers.gui import running_gui
-from helpers.markets import SAMPLE_MARKET
+from helpers.lists import query_json
+from helpers.markets import SAMPLE_DAY, SAMPLE_MARKET
 from helpers.scripts import KEY
 
-try:
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:
-    sync_playwright = None
-else:
-    expect.set_options(timeout=15_000)
+expect.set_options(timeout=15_000)
 
 VIEWPORT = {"width": 1280, "height": 800}
+DAY_BEFORE = "2024-10-17"
+DAY = f"/?date={SAMPLE_DAY}"  # an address with parameters: the page opens no row by itself
 
 
 class Visitor:
-    """A person with a browser on the GUI.
+    """A person with a browser on the GUI. What returns the visitor can be followed by the next act.
 
-    requests    the addresses that the browser asked for
+    requests    what the browser asked for
     refusals    the paths that were answered with a status of 400 or more
-    complaints  what must not happen: messages on the console, dialogs, requests to other servers
+    complaints  what must not happen: messages on the console, requests to other servers
     """
 
     def __init__(self, context, url):
@@ -37,7 +36,6 @@ class Visitor:
         self.context, self.page = context, context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
         self.page.on("request", self.see_request)
         self.page.on("response", self.see_response)
 
@@ -47,7 +45,7 @@ class Visitor:
             self.complaints.append(message.text)
 
     def see_request(self, request):
-        self.requests.append(request.url)
+        self.requests.append(request)
         if not request.url.startswith((f"{self.url}/", "data:", "blob:")):
             self.complaints.append(f"asked for {request.url}")
 
@@ -62,7 +60,8 @@ class Visitor:
 
     def tickers_asked_for(self, path):
         """The tickers of the requests for path, such as /api/bars, so far."""
-        return [parameters(url)["ticker"] for url in self.requests if urlsplit(url).path == path]
+        asked = [request.url for request in self.requests]
+        return [parameters(url)["ticker"] for url in asked if urlsplit(url).path == path]
 
     def open(self, path="/"):
         self.page.goto(self.url + path)
@@ -78,6 +77,7 @@ class Visitor:
     def press(self, *keys):
         for key in keys:
             self.page.keyboard.press(key)
+        return self
 
     def evaluate(self, script, argument=None):
         return self.page.evaluate(script, argument)
@@ -95,14 +95,14 @@ class Visitor:
 
     def expect_tickers(self, tickers):
         self.expect("#anomalies tr[data-ticker] td:first-child").to_have_text(tickers)
+        return self
 
     def query(self):
         return parameters(self.page.url)
 
     def chosen(self):
-        return self.page.locator('tr[aria-selected="true"]').evaluate_all(
-            "rows => rows.map((row) => row.dataset.ticker)"
-        )
+        rows = self.page.locator('tr[aria-selected="true"]')
+        return rows.evaluate_all("rows => rows.map((row) => row.dataset.ticker)")
 
     def expect_chart(self, chart_id):
         """Wait until a chart shows the ticker and day of the detail, no longer those before."""
@@ -120,16 +120,15 @@ class Visitor:
         script = f"""async ([id, value]) => {{
             const {{ charts }} = await import("/static/charts.js");
             const {{ chart, series, element }} = charts.get(id);
+            await new Promise(requestAnimationFrame); // what waits is drawn
             return {expression};
         }}"""
         return self.evaluate(script, [f"{chart_id}-box", value])
 
     def points(self, chart_id, series):
         """The points of a chart's series, once the chart shows the ticker and day of the detail."""
-        self.expect_chart(chart_id)
-        return self.in_chart(
-            chart_id, "series[value].data().map((point) => ({ ...point }))", series
-        )
+        expression = "series[value].data().map((point) => ({ ...point }))"
+        return self.expect_chart(chart_id).in_chart(chart_id, expression, series)
 
     def values(self, chart_id, series):
         """The values of the points that have one."""
@@ -137,10 +136,8 @@ class Visitor:
 
     def bars_message(self):
         """The sentence that is shown instead of the candles; waits until there is one."""
-        message = self.page.locator("#day-chart-box .message")
-        expect(message).to_be_visible()
-        expect(message.locator("button.retry")).to_be_visible()
-        return message.locator(".sentence").inner_text()
+        self.expect("#day-chart-box button.retry").to_be_visible()
+        return self.page.locator("#day-chart-box .sentence").inner_text()
 
 
 def parameters(address):
@@ -148,20 +145,10 @@ def parameters(address):
     return {name: text for name, (text,) in parse_qs(urlsplit(address).query).items()}
 
 
-def missing():
-    """A sentence that says what these tests need and lack, or None."""
-    if sync_playwright is None:
-        return "playwright is missing: pip install -r tests/requirements.txt"
-    install = "apt-get install chromium-headless-shell"
-    return None if find_chromium() else f"Chromium is missing: {install}"
-
-
 @pytest.fixture(scope="module")
 def browser():
-    if missing() and os.environ.get("CI"):
-        pytest.fail(missing())
-    elif missing():
-        pytest.skip(missing())
+    if not find_chromium() and not os.environ.get("CI"):
+        pytest.skip("Chromium is missing: apt-get install chromium-headless-shell")
     with sync_playwright() as playwright:
         chromium = launch_chromium(playwright)
         yield chromium
@@ -193,6 +180,17 @@ def served(browser, sample_table, running_polygon):
 
 
 @pytest.fixture
+def found(sample_table):
+    """A function: the tickers that the querier finds, in its order, those containing letters."""
+
+    def tickers(date=SAMPLE_DAY, *options, containing=""):
+        anomalies = query_json(sample_table, date, *options)
+        return [row["ticker"] for row in anomalies if containing in row["ticker"].upper()]
+
+    return tickers
+
+
+@pytest.fixture
 def visitors(browser):
     """A function that makes visitors with a browser context each. None may complain in the end."""
     all_of_them = []
@@ -205,7 +203,6 @@ def visitors(browser):
     yield visitor
     for one in all_of_them:
         one.context.close()
-    for one in all_of_them:
         assert (one.complaints, one.refusals) == ([], [])
 
 

@@ -6,6 +6,7 @@ import pty
 import struct
 import subprocess
 import termios
+from contextlib import suppress
 
 
 def run_on_terminal(words, columns=80):
@@ -22,13 +23,8 @@ def run_on_terminal(words, columns=80):
 def read_terminal(descriptor):
     """All that is written to the terminal whose other end is descriptor, until it is closed."""
     shown = b""
-    try:
-        while True:
-            piece = os.read(descriptor, 65536)
-            if not piece:
-                break
+    # Linux tells by an OSError that the other end is closed.
+    with open(descriptor, "rb", buffering=0) as terminal, suppress(OSError):
+        while piece := terminal.read(65536):
             shown += piece
-    except OSError:  # how Linux tells that the other end is closed
-        pass
-    os.close(descriptor)
     return shown.decode()
