@@ -35,6 +35,7 @@ from math import floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import BoundedSemaphore
+from time import time
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -100,10 +101,13 @@ querier = load_script("query-lookup-table.py")
 TABLE_KINDS = (querier.LookupTable,)  # no plain pickle, which would have to be read whole
 
 
-def version_of(table):
-    """A text that changes whenever the table's file is replaced."""
-    state = os.fstat(table.file.fileno())
-    return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
+@cache
+def load_builder():
+    """build-lookup-table.py as a module. Loaded when it is needed first: that takes long."""
+    try:
+        return load_script("build-lookup-table.py")
+    except SystemExit as error:  # one of its packages is missing
+        abort(503, str(error))
 
 
 # Numbers, as people read them.
@@ -222,10 +226,6 @@ def mark_reason(mark):
 # The exchange's clock.
 
 
-def utc_now():
-    return datetime.now(timezone.utc)
-
-
 def new_york_time(date, hour):
     """The datetime in UTC of an hour of that day in New York: 9.5 is 9:30, 24 the day's end."""
     midnight = datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
@@ -335,6 +335,12 @@ def address_of(options, route="scanner", **changes):
 
 
 # What the views show. All that a view shows is read from one open table.
+
+
+def version_of(table):
+    """A text that changes whenever the table's file is replaced."""
+    state = os.fstat(table.file.fileno())
+    return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
 
 
 def neighbours(items, item):
@@ -470,39 +476,31 @@ def read_history_and_index(table, ticker, date):
 # Minute bars and headlines, from Polygon.
 
 
-@cache
-def load_builder():
-    """build-lookup-table.py, which knows how Polygon is asked. Loaded when that is needed first."""
-    try:
-        return load_script("build-lookup-table.py")
-    except SystemExit as error:  # one of its packages is missing
-        abort(503, str(error))
-
-
-class PolygonBars:
-    """Minute bars and headlines from the Polygon API at api_url."""
+class Polygon:
+    """The Polygon API at api_url. It remembers the answers that cannot change."""
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
         self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.fetch_once = lru_cache(128)(self.fetch)  # an error is not remembered
+        self.remembered_json = lru_cache(128)(self.fetch_json)  # an error is not remembered
 
-    def answer(self, date, question, *arguments):
-        """What question(client, *arguments) returns: minute_bars or headlines of a date.
+    def answer(self, date, fetch, *arguments):
+        """What fetch(client, *arguments) returns: fetch is fetch_minute_bars or fetch_headlines.
 
-        It is remembered if it cannot change, because the day is over. Raises HTTPException.
+        It is remembered if the date is over, because then it cannot change. Raises HTTPException.
         """
-        fetch = self.fetch_once if new_york_time(date, 24) < utc_now() else self.fetch
-        return json.loads(fetch(question, *arguments))
+        is_over = new_york_time(date, 24).timestamp() < time()
+        fetch_json = self.remembered_json if is_over else self.fetch_json
+        return json.loads(fetch_json(fetch, *arguments))
 
-    def fetch(self, question, *arguments):
-        """The answer as JSON, which takes less memory than its dicts."""
+    def fetch_json(self, fetch, *arguments):
+        """What fetch returns, as JSON, which takes less memory than its dicts."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             abort(503, BUSY)
         try:
             client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
-            return json.dumps(question(client, *arguments))
+            return json.dumps(fetch(client, *arguments))
         except builder.PolygonError as error:
             wait = {"retry_after": error.retry_after} if error.retry_after else {}
             abort(error.status, str(error), **wait)
@@ -510,7 +508,7 @@ class PolygonBars:
             self.calls_left.release()
 
 
-def minute_bars(client, ticker, date):
+def fetch_minute_bars(client, ticker, date):
     """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises the builder's errors.
 
     timestamp is in milliseconds UTC. vwap and transactions may be None.
@@ -542,7 +540,7 @@ def is_bar(bar):
     )
 
 
-def headlines(client, ticker, start, end):
+def fetch_headlines(client, ticker, start, end):
     """The first MOST_HEADLINES on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
 
     They are dicts of title, publisher, published_utc and url, of which the last three may be None.
@@ -558,17 +556,17 @@ def headlines(client, ticker, start, end):
 def as_headline(article):
     """The headline of Polygon's article, a dict that may hold anything. Each value may be None."""
     publisher = article.get("publisher")
-    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    utc_time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     return {
-        "title": one_line(article.get("title")),
-        "publisher": one_line(publisher.get("name")) if isinstance(publisher, dict) else None,
-        "published_utc": one_line(article.get("published_utc"), time),
-        "url": one_line(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
+        "title": text_or_none(article.get("title")),
+        "publisher": text_or_none(publisher.get("name")) if isinstance(publisher, dict) else None,
+        "published_utc": text_or_none(article.get("published_utc"), utc_time),
+        "url": text_or_none(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
     }
 
 
-def one_line(value, pattern="(?s).*"):
-    """value on one line, cut to MOST_LETTERS; None if it is empty or no text like pattern."""
+def text_or_none(value, pattern="(?s).*"):
+    """value on one line, cut to MOST_LETTERS; None if it is no text, empty, or unlike pattern."""
     if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
         return None
     text = "".join(letter if letter.isprintable() else " " for letter in value)
@@ -757,7 +755,7 @@ def api_bars():
         "date": date,
         "session": {"open": opening, "close": closing},
         "previous_close": close if is_number(close) else None,
-        "bars": current_app.config["POLYGON"].answer(date, minute_bars, ticker, date),
+        "bars": current_app.config["POLYGON"].answer(date, fetch_minute_bars, ticker, date),
     }
 
 
@@ -770,7 +768,7 @@ def api_headlines():
     ticker, date, previous, _ = row_before()
     start = market_hours(previous)[1] if previous else new_york_time(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york_time(date, 20)))
-    found = current_app.config["POLYGON"].answer(date, headlines, ticker, start, end)
+    found = current_app.config["POLYGON"].answer(date, fetch_headlines, ticker, start, end)
     return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
@@ -931,7 +929,7 @@ def serve(options):
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
     name = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
-    app = create_app(options.table, PolygonBars(options.api_url.rstrip("/")), hosts)
+    app = create_app(options.table, Polygon(options.api_url), hosts)
     for logger in ("waitress", "RESTClient", "urllib3"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     # No request needs a body: refuse large ones before waitress writes them to a file.
