@@ -51,17 +51,13 @@ except ImportError as error:
     raise SystemExit(f"{error.name} {' '.join(reason.split())}: {hint}") from None
 
 HERE = Path(__file__).resolve().parent
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
-IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
 THREADS = 16  # of the server
 # One thread reads all tables: two at once would be no faster and take twice the memory.
 TABLE_READER = ThreadPoolExecutor(1)
 HISTORY_ROWS = 40  # that /api/history returns by default
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-# These addresses spend the user's requests to Polygon, so they want a header that only the page's
-# own scripts can send: a browser does not let another site's page add it.
-SPENDS_THE_KEY = {"/api/bars", "/api/headlines"}
 
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 # What a minute bar is made of, and what Polygon calls it.
@@ -594,27 +590,28 @@ def from_table(read):
     return read_and_wait
 
 
-def is_from_other_site(unsaid="none"):
-    """Whether another site made the browser send this. unsaid counts if it does not say who did."""
-    return request.headers.get("Sec-Fetch-Site", unsaid) not in ("same-origin", "none")
+def is_from_other_site():
+    """Whether another site made the browser send the request; None if the browser does not say."""
+    site = request.headers.get("Sec-Fetch-Site")
+    return None if site is None else site not in ("same-origin", "none")
 
 
-def render_view(template, table, options, day):
-    """The HTML of a template for a day, which is what read_day_view returns."""
-    date = options.date
-    # By plain http to another computer, browsers do not send Sec-Fetch-Site. Then only the Referer,
-    # which leaves this server for itself alone, shows that an own view led here.
-    is_led_here = (request.referrer or "").startswith(request.host_url)
+def render_view(template, table, options, shown):
+    """The HTML of a template that shows what read_day_view returned."""
+    opened_by_other_site = is_from_other_site()
+    if opened_by_other_site is None:  # by plain http to another computer, browsers do not say
+        # The Referer shows whether a view of this server led here.
+        opened_by_other_site = not (request.referrer or "").startswith(request.host_url)
     html = render_template(
         template,
-        **day,
+        **shown,
         options=options,
-        weekday=datetime.fromisoformat(date).strftime("%A"),
-        days_around=neighbours(sorted({*table.dates, date}), date),
+        weekday=datetime.fromisoformat(options.date).strftime("%A"),
+        days_around=neighbours(sorted({*table.dates, options.date}), options.date),
         dates=table.dates,
         window=table.window,
         table_version=version_of(table),
-        opened_by_other_site=is_from_other_site("none" if is_led_here else "unknown"),
+        opened_by_other_site=opened_by_other_site,
     )
     return html.encode()
 
@@ -625,21 +622,21 @@ def scanner(table):
     options = requested_options(table)
     needs_after = bool({*options.columns, options.sort} & {*querier.AFTER_FIELDS})
     try:
-        day, status = read_day_view(table, options, needs_after), 200
+        shown, status = read_day_view(table, options, needs_after), 200
     except querier.NoDataError as error:
         nearest = querier.nearest_date(table.dates, options.date)
-        day, status = {"problem": error, "nearest": nearest}, 404
-    return render_view("scanner.html", table, options, day), status
+        shown, status = {"problem": error, "nearest": nearest}, 404
+    return render_view("scanner.html", table, options, shown), status
 
 
 @from_table
 def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
     options = requested_options(table, "ticker", "date")
-    day = read_day_view(table, options, options.sort in querier.AFTER_FIELDS)
-    if "problem" in day:
-        raise day["problem"]
-    return render_view("chart.html", table, options, day)
+    shown = read_day_view(table, options, options.sort in querier.AFTER_FIELDS)
+    if "problem" in shown:
+        raise shown["problem"]
+    return render_view("chart.html", table, options, shown)
 
 
 @from_table
@@ -807,21 +804,29 @@ ROUTES = {
 # Guards, and the answer to what goes wrong.
 
 
-def refuse_unwanted_request():
-    """Before each request: refuse what a foreign site may have made.
+def refuse_foreign_host():
+    """Before each request: refuse it if it does not name one of the app's hosts.
 
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
-    scripts could then read the answers. So a request must name one of the app's hosts. If these
-    include one of the WILDCARDS, any IP address will do: a site decides where its name leads, but
-    not where an IP address leads. (Flask's TRUSTED_HOSTS knows neither IPv6 nor "any address".)
-    A site can also make a browser send requests to /api, whose answers it cannot read.
+    scripts could then read the answers. If the server listens on all addresses, it may be asked by
+    any IP address: a site decides where its name leads, but not where an IP address leads. (Flask's
+    TRUSTED_HOSTS knows neither IPv6 nor "any address".)
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
-    if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
+    is_ip_address = re.fullmatch(r"[\d.]+|\[[\da-f:.]+\]", host)
+    if host not in hosts and not (is_ip_address and WILDCARDS & hosts):
         abort(400, "this server has no such host name: --allow-host NAME would give it one")
-    path, is_own_script = request.path, request.headers.get("X-Lookup-Table-Page") == "1"
-    spends_the_key = path in SPENDS_THE_KEY and not is_own_script
-    if spends_the_key or (path.startswith("/api/") and is_from_other_site()):
+
+
+def refuse_other_sites():
+    """Before each request below /api: refuse it if another site made the browser send it.
+
+    Bars and headlines spend the user's requests to Polygon. They want a header that only the page's
+    own scripts can send: a browser does not let another site's page add it.
+    """
+    is_own_script = request.headers.get("X-Lookup-Table-Page") == "1"
+    spends_the_key = request.path in ("/api/bars", "/api/headlines") and not is_own_script
+    if spends_the_key or (request.path.startswith("/api/") and is_from_other_site()):
         abort(403, "only this server's own views may ask for this")
 
 
@@ -870,13 +875,14 @@ def error_response(error):
 def create_app(table_path, polygon, hosts=LOOPBACK):
     """The Flask app that shows the table at table_path; bars and headlines come from polygon.
 
-    It answers requests for hosts only: names and addresses in lower case, without a port.
+    It answers requests for hosts only, a set of names and addresses in lower case, without ports.
     """
     app = Flask(__name__, root_path=HERE, static_folder="templates/static")
     app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
     for address, view in ROUTES.items():
         app.add_url_rule(address, view_func=view)
-    app.before_request(refuse_unwanted_request)
+    app.before_request(refuse_foreign_host)
+    app.before_request(refuse_other_sites)
     app.after_request(send_from_file)
     app.after_request(add_security_headers)
     for kind in (querier.TableError, querier.NoDataError, HTTPException):
