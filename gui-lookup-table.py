@@ -56,7 +56,6 @@ WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IP
 THREADS = 16  # of the server
 # One thread reads all tables: two at once would be no faster and take twice the memory.
 TABLE_READER = ThreadPoolExecutor(1)
-HISTORY_ROWS = 40  # that /api/history returns by default
 PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
 
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
@@ -682,17 +681,17 @@ def api_anomalies(table):
 
 @from_table
 def api_history(table):
-    """A ticker's rows around a date, oldest first; rows is their largest number, or "all".
+    """A ticker's rows around a date, oldest first; 400, 404.
 
-    Each is what the querier's row_of returns, with "anomaly": whether the row is one. A quarter of
-    them are after the date: fewer if the history ends earlier, more if too few rows are before.
-    400, 404.
+    They are 40, unless the parameter rows is another number, or "all". A quarter of them are after
+    the date: fewer if the history ends earlier, more if too few rows are before. Each row is what
+    the querier's row_of returns, with "anomaly": whether it is one.
     """
     options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
     length = most_rows = len(history["date"])
     if request.args.get("rows") != "all":
-        most_rows = parameter("rows", HISTORY_ROWS, querier.whole_number(1, 999_999_999))
+        most_rows = parameter("rows", 40, querier.whole_number(1, 999_999_999))
     later = min(length - i - 1, most_rows // 4)
     first = max(0, i + 1 + later - most_rows)
     anomalies = set(querier.indexes_of_anomalies(history, options.threshold))
@@ -889,11 +888,10 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
         app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    helpers = (bar_percent, cells, direction, format_change, format_figure, format_price)
-    helpers += (mark_name, mark_reason, or_dash)
+    helpers = (address_of, bar_percent, cells, direction, format_change, format_figure)
+    helpers += (format_price, mark_name, mark_reason, or_dash)
     app.jinja_env.globals.update({helper.__name__: helper for helper in helpers})
     app.jinja_env.globals.update(
-        address=address_of,
         chart_library_version=find_chart_library() and CHART_LIBRARY_SHA256[:8],
         list_columns=LIST_COLUMNS,
         optional_columns=OPTIONAL_COLUMNS,
@@ -903,27 +901,24 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     return app
 
 
-class CannotServeError(Exception):
-    """Why the server cannot start, in one sentence for the user."""
-
-
 def listening_socket(host, port):
-    """A socket that listens at host and port. Raises CannotServeError."""
+    """A socket that listens at host and port. If that fails, it says why and ends the script."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, TypeError, ValueError) as error:  # the last two: no host can have this name
         # In brackets, Python repeats the address.
         reason = (getattr(error, "strerror", None) or "no such host").partition(" (")[0]
-    raise CannotServeError(f"cannot listen on {host}, port {port}: {reason}")
+        print(querier.printable(f"cannot listen on {host}, port {port}: {reason}"), file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def serve(options):
-    """Show a table until a signal ends it: the status. Raises TableError, CannotServeError."""
+    """Show a table until a signal ends it. Returns the exit status. Raises TableError."""
     status = 130  # after Ctrl-C
 
     def terminate(*_):
-        nonlocal status
+        nonlocal status  # server.run() catches SystemExit and KeyboardInterrupt, and returns
         status = 143
         sys.exit(status)
 
@@ -943,7 +938,7 @@ def serve(options):
     server = create_server(app, sockets=[listening], ident=None, **limits)
     port = listening.getsockname()[1]
     print(f"http://{'localhost' if options.host in LOOPBACK else name}:{port}", flush=True)
-    server.run()  # until Ctrl-C or SIGTERM, whose exceptions it does not pass on
+    server.run()
     return status
 
 
@@ -985,7 +980,7 @@ def main(argv=None):
         if sys.stdout is None:
             raise OSError(0, "stdout is closed")
         return serve(options)
-    except (querier.TableError, CannotServeError) as error:
+    except querier.TableError as error:
         print(querier.printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
