@@ -52,21 +52,17 @@ except ImportError as error:
 
 HERE = Path(__file__).resolve().parent
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
-WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
-THREADS = 16  # of the server
 # One thread reads all tables: two at once would be no faster and take twice the memory.
 TABLE_READER = ThreadPoolExecutor(1)
-PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
 
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 # What a minute bar is made of, and what Polygon calls it.
 BAR_FIELDS = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
 BAR_FIELDS |= {"vwap": "vw", "transactions": "n"}
-NEW_YORK = ZoneInfo("America/New_York")
 LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
 MOST_HEADLINES = 50
 MOST_LETTERS = 500  # of a headline
-CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
+CALLS_AT_ONCE = 8  # to Polygon; the server's other 8 threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
@@ -223,7 +219,7 @@ def mark_reason(mark):
 
 def new_york_time(date, hour):
     """The datetime in UTC of an hour of that day in New York: 9.5 is 9:30, 24 the day's end."""
-    midnight = datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
+    midnight = datetime.fromisoformat(date).replace(tzinfo=ZoneInfo("America/New_York"))
     return (midnight + timedelta(hours=hour)).astimezone(timezone.utc)
 
 
@@ -416,7 +412,7 @@ def select_and_sort(anomalies, options):
 def read_day_view(table, options, needs_after):
     """What a view shows of the day and the ticker that options ask for, by name.
 
-    If the day has no row of the ticker, problem is the NoDataError. Raises one for a missing day.
+    Raises NoDataError if the table lacks the day. If the day lacks the ticker, problem says so.
     """
     day = read_day(table, options.date, needs_after)
     anomalies, tickers = find_anomalies(table, day, options), day.page["ticker"]
@@ -455,8 +451,8 @@ def read_ticker_view(table, day, options):
         "own_days_around": neighbours(dates, options.date),
         # The day itself need not be an anomaly.
         "anomalies_around": neighbours(sorted({*anomalies, options.date}), options.date),
-        # It is not certain how other sites write tickers such as BACpL, ACHR.WS and AACT.U.
-        "is_known_elsewhere": re.fullmatch(PLAIN_TICKER, options.ticker),
+        # Other sites have AAPL and BRK.B, but may write BACpL, ACHR.WS and AACT.U in another way.
+        "is_known_elsewhere": re.fullmatch(r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]", options.ticker),
     }
 
 
@@ -612,7 +608,7 @@ def render_view(template, table, options, shown):
         table_version=version_of(table),
         opened_by_other_site=opened_by_other_site,
     )
-    return html.encode()
+    return html.encode()  # a text with dashes would take two bytes a letter
 
 
 @from_table
@@ -644,10 +640,9 @@ def anomalies_csv(table):
     options = requested_options(table)
     day = read_day(table, options.date, needs_after=True)
     rows = select_and_sort(find_anomalies(table, day, options), options)
-    rows = map(querier.csv_and_json_row, rows)
-    csv = "".join(querier.csv_lines(querier.ANOMALY_FIELDS, rows))
+    lines = querier.csv_lines(querier.ANOMALY_FIELDS, map(querier.csv_and_json_row, rows))
     headers = {"Content-Disposition": f'attachment; filename="anomalies-{options.date}.csv"'}
-    return Response(csv, 200, headers, mimetype="text/csv")
+    return Response("".join(lines), 200, headers, mimetype="text/csv")
 
 
 @from_table
@@ -668,6 +663,7 @@ def api_anomalies(table):
     options = requested_options(table)
     day = read_day(table, options.date)
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
+    # As JSON, the answer takes less memory than its dicts until it is sent.
     return current_app.json.response(
         date=options.date,
         threshold=options.threshold,
@@ -813,7 +809,7 @@ def refuse_foreign_host():
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
     is_ip_address = re.fullmatch(r"[\d.]+|\[[\da-f:.]+\]", host)
-    if host not in hosts and not (is_ip_address and WILDCARDS & hosts):
+    if host not in hosts and not (is_ip_address and hosts & {"0.0.0.0", "[::]"}):
         abort(400, "this server has no such host name: --allow-host NAME would give it one")
 
 
@@ -928,16 +924,16 @@ def serve(options):
     listening = listening_socket(options.host, options.port)
     # Its connections take this size over. Else each thread may copy megabytes of a list to send.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
-    name = f"[{options.host}]" if ":" in options.host else options.host
-    hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    hosts = {name.lower() for name in (*LOOPBACK, host, *options.allow_host)}
     app = create_app(options.table, Polygon(options.api_url), hosts)
     for logger in ("waitress", "RESTClient", "urllib3"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     # No request needs a body: refuse large ones before waitress writes them to a file.
-    limits = {"threads": THREADS, "max_request_body_size": 2**16}
+    limits = {"threads": 16, "max_request_body_size": 2**16}
     server = create_server(app, sockets=[listening], ident=None, **limits)
     port = listening.getsockname()[1]
-    print(f"http://{'localhost' if options.host in LOOPBACK else name}:{port}", flush=True)
+    print(f"http://{'localhost' if options.host in LOOPBACK else host}:{port}", flush=True)
     server.run()
     return status
 
