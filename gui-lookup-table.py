@@ -41,7 +41,7 @@ from zoneinfo import ZoneInfo
 
 try:
     import flask
-    from flask import Flask, Response, abort, current_app, render_template, request
+    from flask import Blueprint, Flask, Response, abort, current_app, render_template, request
     from waitress.server import create_server
     from werkzeug.exceptions import HTTPException, NotFound, ServiceUnavailable
     from werkzeug.wsgi import wrap_file
@@ -59,10 +59,6 @@ API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 # What a minute bar is made of, and what Polygon calls it.
 BAR_FIELDS = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
 BAR_FIELDS |= {"vwap": "vw", "transactions": "n"}
-LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
-MOST_HEADLINES = 50
-MOST_LETTERS = 500  # of a headline
-CALLS_AT_ONCE = 8  # to Polygon; the server's other 8 threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
@@ -189,9 +185,8 @@ def cells(row, columns):
 
 
 def bar_percent(times_normal):
-    """The length of the bar behind "times normal": logarithmic, 100 from 1,000 times on."""
-    is_above = is_number(times_normal) and times_normal > 1
-    return min(100, round(log10(times_normal) * 100 / 3)) if is_above else 0
+    """The length of the bar behind "times normal": logarithmic, 100 from 1,000 on, 0 for nan."""
+    return min(100, round(log10(times_normal) * 100 / 3)) if times_normal > 1 else 0
 
 
 # What the querier's marks mean. Its marks_of decides which of them a row has.
@@ -322,7 +317,7 @@ def address_of(options, route="scanner", **changes):
         for name, value, default in zip(PARAMETERS, options, defaults)
         if value != default
     }
-    return flask.url_for(route, **parameters)
+    return flask.url_for(f"routes.{route}", **parameters)
 
 
 # What the views show. All that a view shows is read from one open table.
@@ -472,7 +467,7 @@ class Polygon:
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
-        self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
+        self.calls_left = BoundedSemaphore(8)  # the server's other threads answer other requests
         self.remembered_json = lru_cache(128)(self.fetch_json)  # an error is not remembered
 
     def answer(self, date, fetch, *arguments):
@@ -523,21 +518,21 @@ def fetch_minute_bars(client, ticker, date):
 
 
 def is_bar(bar):
-    """Whether bar is a dict of finite numbers, as far as a minute bar needs them."""
+    """Whether bar is a dict of finite numbers. Only vwap and transactions may be missing."""
     return isinstance(bar, dict) and all(
-        type(bar.get(name)) in (int, float) and abs(bar[name]) < LARGEST_NUMBER
+        type(bar.get(name)) in (int, float) and abs(bar[name]) < 1e18  # larger than any real one
         for name in BAR_FIELDS.values()
         if name not in ("vw", "n") or bar.get(name) is not None
     )
 
 
 def fetch_headlines(client, ticker, start, end):
-    """The first MOST_HEADLINES on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
+    """The first 50 headlines on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
 
     They are dicts of title, publisher, published_utc and url, of which the last three may be None.
     The oldest comes first. Raises the builder's PolygonError.
     """
-    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": MOST_HEADLINES}
+    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": 50}
     response = client.list_ticker_news(ticker, order="asc", sort="published_utc", raw=True, **asked)
     articles = load_builder().results_of(response)
     found = [as_headline(article) for article in articles if isinstance(article, dict)]
@@ -557,14 +552,17 @@ def as_headline(article):
 
 
 def text_or_none(value, pattern="(?s).*"):
-    """value on one line, cut to MOST_LETTERS; None if it is no text, empty, or unlike pattern."""
+    """value on one line, cut to 500 letters; None if it is no text, empty, or unlike pattern."""
     if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
         return None
     text = "".join(letter if letter.isprintable() else " " for letter in value)
-    return " ".join(text.split())[:MOST_LETTERS] or None
+    return " ".join(text.split())[:500] or None
 
 
 # The routes.
+
+
+routes = Blueprint("routes", __name__)
 
 
 def from_table(read):
@@ -611,6 +609,7 @@ def render_view(template, table, options, shown):
     return html.encode()  # a text with dashes would take two bytes a letter
 
 
+@routes.get("/")
 @from_table
 def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
@@ -624,6 +623,7 @@ def scanner(table):
     return render_view("scanner.html", table, options, shown), status
 
 
+@routes.get("/chart")
 @from_table
 def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
@@ -634,6 +634,7 @@ def chart(table):
     return render_view("chart.html", table, options, shown)
 
 
+@routes.get("/anomalies.csv")
 @from_table
 def anomalies_csv(table):
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
@@ -645,18 +646,21 @@ def anomalies_csv(table):
     return Response("".join(lines), 200, headers, mimetype="text/csv")
 
 
+@routes.get("/api/days")
 @from_table
 def api_days(table):
     """The table's dates."""
     return {"days": table.dates}
 
 
+@routes.get("/api/table")
 @from_table
 def api_table(table):
     """The table's version, a text that changes with the file, and its last date."""
     return {"version": version_of(table), "last": table.dates[-1]}
 
 
+@routes.get("/api/anomalies")
 @from_table
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
@@ -675,6 +679,7 @@ def api_anomalies(table):
     )
 
 
+@routes.get("/api/history")
 @from_table
 def api_history(table):
     """A ticker's rows around a date, oldest first; 400, 404.
@@ -699,6 +704,7 @@ def api_history(table):
     return {**asked, "rows": rows}
 
 
+@routes.get("/api/after")
 @from_table
 def api_after(table):
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404.
@@ -731,13 +737,14 @@ def api_after(table):
 
 @from_table
 def row_before(table):
-    """The request's ticker and date, and the date and close of the ticker's row before, or None."""
+    """A request's ticker and date, and its row before: that one's date and close, or None, None."""
     options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
     before = (history["date"][i - 1], history["close_price"][i - 1]) if i else (None, None)
     return options.ticker, options.date, *before
 
 
+@routes.get("/api/bars")
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and from Polygon 429, 502, 503, 504."""
     ticker, date, _, close = row_before()
@@ -746,11 +753,12 @@ def api_bars():
         "ticker": ticker,
         "date": date,
         "session": {"open": opening, "close": closing},
-        "previous_close": close if is_number(close) else None,
+        "previous_close": close,
         "bars": current_app.config["POLYGON"].answer(date, fetch_minute_bars, ticker, date),
     }
 
 
+@routes.get("/api/headlines")
 def api_headlines():
     """A ticker's headlines up to 20:00 of a date in New York.
 
@@ -764,36 +772,10 @@ def api_headlines():
     return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
-@cache
-def find_chart_library():
-    """The path of lightweight-charts.js in the Python package litecharts.
-
-    None if the package is not installed, or if its file is not the official build of version 5.1.0.
-    """
-    package = importlib.util.find_spec("litecharts")  # this does not import it
-    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
-    content = path.read_bytes() if path and path.is_file() else b""
-    return path if sha256(content).hexdigest() == CHART_LIBRARY_SHA256 else None
-
-
+@routes.get("/lightweight-charts.js")
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
     return flask.send_file(find_chart_library() or abort(404), max_age=365 * 86_400)
-
-
-ROUTES = {
-    "/": scanner,
-    "/chart": chart,
-    "/anomalies.csv": anomalies_csv,
-    "/api/days": api_days,
-    "/api/table": api_table,
-    "/api/anomalies": api_anomalies,
-    "/api/history": api_history,
-    "/api/after": api_after,
-    "/api/bars": api_bars,
-    "/api/headlines": api_headlines,
-    "/lightweight-charts.js": lightweight_charts_js,
-}
 
 
 # Guards, and the answer to what goes wrong.
@@ -851,10 +833,9 @@ def error_response(error):
 
     The status is 503 for a TableError, 404 for a NoDataError; an HTTPException brings its own.
     """
-    if isinstance(error, querier.TableError):
-        error = ServiceUnavailable(str(error))
-    elif isinstance(error, querier.NoDataError):
-        error = NotFound(str(error))
+    if not isinstance(error, HTTPException):
+        kind = ServiceUnavailable if isinstance(error, querier.TableError) else NotFound
+        error = kind(str(error))
     headers = {name: text for name, text in error.get_headers() if name in ("Allow", "Retry-After")}
     answer = {"error": error.description}
     if "Retry-After" in headers:
@@ -867,6 +848,18 @@ def error_response(error):
 # The app, the server and the command line.
 
 
+@cache
+def find_chart_library():
+    """The path of lightweight-charts.js in the Python package litecharts.
+
+    None if the package is not installed, or if its file is not the official build of version 5.1.0.
+    """
+    package = importlib.util.find_spec("litecharts")  # this does not import it
+    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
+    content = path.read_bytes() if path and path.is_file() else b""
+    return path if sha256(content).hexdigest() == CHART_LIBRARY_SHA256 else None
+
+
 def create_app(table_path, polygon, hosts=LOOPBACK):
     """The Flask app that shows the table at table_path; bars and headlines come from polygon.
 
@@ -874,8 +867,7 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     """
     app = Flask(__name__, root_path=HERE, static_folder="templates/static")
     app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
-    for address, view in ROUTES.items():
-        app.add_url_rule(address, view_func=view)
+    app.register_blueprint(routes)
     app.before_request(refuse_foreign_host)
     app.before_request(refuse_other_sites)
     app.after_request(send_from_file)
