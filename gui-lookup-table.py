@@ -63,7 +63,7 @@ BUSY = "Polygon has not answered the requests before this one: try again in a mo
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
 CHART_LIBRARY_SHA256 = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
-# The link in a chart, which the chart library's licence wants, inserts a style.
+# 'unsafe-inline' is for a link in each chart: the library's licence wants it, and it has a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -90,7 +90,7 @@ TABLE_KINDS = (querier.LookupTable,)  # no plain pickle, which would have to be 
 
 @cache
 def load_builder():
-    """build-lookup-table.py as a module. Loaded when it is needed first: that takes long."""
+    """build-lookup-table.py as a module. That takes long, so it is loaded when first needed."""
     try:
         return load_script("build-lookup-table.py")
     except SystemExit as error:  # one of its packages is missing
@@ -277,12 +277,9 @@ PARAMETERS = {
     "columns": ((), several(one_of([column.field for column in OPTIONAL_COLUMNS]))),
 }
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
-
-
-class Options(namedtuple("Options", PARAMETERS, defaults=DEFAULTS)):
-    """What an address asks for, one value for each of PARAMETERS."""
-
-    needs_marks = needs_type = True  # for the querier's anomaly_of
+# What an address asks for: a value for each of PARAMETERS.
+Options = namedtuple("Options", PARAMETERS, defaults=DEFAULTS)
+Options.needs_marks = Options.needs_type = True  # the querier's anomaly_of asks for these
 
 
 def parameter(name, default, parse):
@@ -500,10 +497,9 @@ def fetch_minute_bars(client, ticker, date):
     timestamp is in milliseconds UTC. vwap and transactions may be None.
     """
     builder = load_builder()
-    part = quote(ticker, safe="")  # of the path
-    bars = builder.results_of(
-        client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
-    )
+    asked = {"adjusted": False, "limit": 50_000, "raw": True}
+    response = client.list_aggs(quote(ticker, safe=""), 1, "minute", date, date, **asked)
+    bars = builder.results_of(response)
     if not all(map(is_bar, bars)):
         raise builder.PolygonError(builder.BAD_ANSWER)
     start, end = (new_york_time(date, hour).timestamp() * 1000 for hour in (0, 24))
@@ -595,7 +591,7 @@ def render_view(template, table, options, shown):
     if opened_by_other_site is None:  # by plain http to another computer, browsers do not say
         # The Referer shows whether a view of this server led here.
         opened_by_other_site = not (request.referrer or "").startswith(request.host_url)
-    html = render_template(
+    return render_template(
         template,
         **shown,
         options=options,
@@ -605,8 +601,7 @@ def render_view(template, table, options, shown):
         window=table.window,
         table_version=version_of(table),
         opened_by_other_site=opened_by_other_site,
-    )
-    return html.encode()  # a text with dashes would take two bytes a letter
+    ).encode()  # a text with dashes would take two bytes a letter
 
 
 @routes.get("/")
@@ -614,7 +609,7 @@ def render_view(template, table, options, shown):
 def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
     options = requested_options(table)
-    needs_after = bool({*options.columns, options.sort} & {*querier.AFTER_FIELDS})
+    needs_after = {*options.columns, options.sort} & {*querier.AFTER_FIELDS}
     try:
         shown, status = read_day_view(table, options, needs_after), 200
     except querier.NoDataError as error:
@@ -837,12 +832,10 @@ def error_response(error):
         kind = ServiceUnavailable if isinstance(error, querier.TableError) else NotFound
         error = kind(str(error))
     headers = {name: text for name, text in error.get_headers() if name in ("Allow", "Retry-After")}
-    answer = {"error": error.description}
-    if "Retry-After" in headers:
-        answer["retry_after"] = error.retry_after
-    if request.path.startswith("/api/"):
-        return answer, error.code, headers
-    return render_template("error.html", error=error), error.code, headers
+    if not request.path.startswith("/api/"):
+        return render_template("error.html", error=error), error.code, headers
+    wait = {"retry_after": error.retry_after} if "Retry-After" in headers else {}
+    return {"error": error.description, **wait}, error.code, headers
 
 
 # The app, the server and the command line.
@@ -914,13 +907,12 @@ def serve(options):
     with querier.open_table(options.table, TABLE_KINDS):
         pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
-    # Its connections take this size over. Else each thread may copy megabytes of a list to send.
+    # Its connections have this size too. With a larger one, each thread may copy megabytes to send.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
     host = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {name.lower() for name in (*LOOPBACK, host, *options.allow_host)}
     app = create_app(options.table, Polygon(options.api_url), hosts)
-    for logger in ("waitress", "RESTClient", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)
     # No request needs a body: refuse large ones before waitress writes them to a file.
     limits = {"threads": 16, "max_request_body_size": 2**16}
     server = create_server(app, sockets=[listening], ident=None, **limits)
