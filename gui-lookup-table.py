@@ -226,10 +226,10 @@ def market_hours(date):
     holiday falls on the Saturday. Source: https://www.nyse.com/markets/hours-calendars.
     """
     day, friday = datetime.fromisoformat(date), 4  # weekday() is 0 on a Monday
-    closes_early = (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
-    if day.month == 11:  # Thanksgiving is the fourth Thursday
-        closes_early = day.weekday() == friday and 23 <= day.day <= 29
-    return new_york_time(date, 9.5), new_york_time(date, 13 if closes_early else 16)
+    is_eve = date[5:] in ("07-03", "12-24") and day.weekday() < friday
+    # Thanksgiving is the fourth Thursday of November.
+    is_day_after = day.month == 11 and day.weekday() == friday and 23 <= day.day <= 29
+    return new_york_time(date, 9.5), new_york_time(date, 13 if is_eve or is_day_after else 16)
 
 
 # What an address asks for.
