@@ -464,7 +464,7 @@ class Polygon:
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
-        self.calls_left = BoundedSemaphore(8)  # the server's other threads answer other requests
+        self.calls_left = BoundedSemaphore(8)  # of serve's 16 threads; the others go on answering
         self.remembered_json = lru_cache(128)(self.fetch_json)  # an error is not remembered
 
     def answer(self, date, fetch, *arguments):
@@ -907,7 +907,7 @@ def serve(options):
     with querier.open_table(options.table, TABLE_KINDS):
         pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
-    # Its connections have this size too. With a larger one, each thread may copy megabytes to send.
+    # Its connections inherit this limit. Without it, each may hold megabytes of a list to send.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
     host = f"[{options.host}]" if ":" in options.host else options.host
     hosts = {name.lower() for name in (*LOOPBACK, host, *options.allow_host)}
