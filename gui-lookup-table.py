@@ -35,12 +35,13 @@ from math import floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import BoundedSemaphore
+from time import time
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 try:
     import flask
-    from flask import Flask, Response, abort, current_app, render_template, request
+    from flask import Blueprint, Flask, Response, abort, current_app, render_template, request
     from waitress.server import create_server
     from werkzeug.exceptions import HTTPException, NotFound, ServiceUnavailable
     from werkzeug.wsgi import wrap_file
@@ -50,32 +51,19 @@ except ImportError as error:
     raise SystemExit(f"{error.name} {' '.join(reason.split())}: {hint}") from None
 
 HERE = Path(__file__).resolve().parent
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-WILDCARDS = {"0.0.0.0", "[::]"}  # to listen on all IPv4 addresses, or on all IPv6 addresses
-IP_ADDRESS = r"[\d.]+|\[[\da-f:.]+\]"
-THREADS = 16  # of the server
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 # One thread reads all tables: two at once would be no faster and take twice the memory.
 TABLE_READER = ThreadPoolExecutor(1)
-HISTORY_ROWS = 40  # that /api/history returns by default
-PLAIN_TICKER = r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]"  # BRK.B is a share class
-# These addresses spend the user's requests to Polygon, so they want a header that only the page's
-# own scripts can send: a browser does not let another site's page add it.
-SPENDS_THE_KEY = {"/api/bars", "/api/headlines"}
 
 API_URL = "https://api.polygon.io"  # as in build-lookup-table.py
 # What a minute bar is made of, and what Polygon calls it.
 BAR_FIELDS = {"timestamp": "t", "open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"}
 BAR_FIELDS |= {"vwap": "vw", "transactions": "n"}
-NEW_YORK = ZoneInfo("America/New_York")
-LARGEST_NUMBER = 10.0**18  # in an answer; no price, volume or time is larger
-MOST_HEADLINES = 50
-MOST_LETTERS = 500  # of a headline
-CALLS_AT_ONCE = 8  # to Polygon; the other threads can answer other requests
 BUSY = "Polygon has not answered the requests before this one: try again in a moment"
 
 # The SHA-256 of lightweight-charts.js 5.1.0, which the package litecharts 0.2.0 has from npm.
 CHART_LIBRARY_SHA256 = "756b0ba9f58930226d6b8b9d47ad310448ab85d799ea1f7c2c02304777c10b52"
-# The link in a chart, which the chart library's licence wants, inserts a style.
+# 'unsafe-inline' is for a link in each chart: the library's licence wants it, and it has a style.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -100,10 +88,13 @@ querier = load_script("query-lookup-table.py")
 TABLE_KINDS = (querier.LookupTable,)  # no plain pickle, which would have to be read whole
 
 
-def version_of(table):
-    """A text that changes whenever the table's file is replaced."""
-    state = os.fstat(table.file.fileno())
-    return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
+@cache
+def load_builder():
+    """build-lookup-table.py as a module. That takes long, so it is loaded when first needed."""
+    try:
+        return load_script("build-lookup-table.py")
+    except SystemExit as error:  # one of its packages is missing
+        abort(503, str(error))
 
 
 # Numbers, as people read them.
@@ -194,9 +185,8 @@ def cells(row, columns):
 
 
 def bar_percent(times_normal):
-    """The length of the bar behind "times normal": logarithmic, 100 from 1,000 times on."""
-    is_above = is_number(times_normal) and times_normal > 1
-    return min(100, round(log10(times_normal) * 100 / 3)) if is_above else 0
+    """The length of the bar behind "times normal": logarithmic, 100 from 1,000 on, 0 for nan."""
+    return min(100, round(log10(times_normal) * 100 / 3)) if times_normal > 1 else 0
 
 
 # What the querier's marks mean. Its marks_of decides which of them a row has.
@@ -222,13 +212,9 @@ def mark_reason(mark):
 # The exchange's clock.
 
 
-def utc_now():
-    return datetime.now(timezone.utc)
-
-
 def new_york_time(date, hour):
     """The datetime in UTC of an hour of that day in New York: 9.5 is 9:30, 24 the day's end."""
-    midnight = datetime.fromisoformat(date).replace(tzinfo=NEW_YORK)
+    midnight = datetime.fromisoformat(date).replace(tzinfo=ZoneInfo("America/New_York"))
     return (midnight + timedelta(hours=hour)).astimezone(timezone.utc)
 
 
@@ -240,10 +226,10 @@ def market_hours(date):
     holiday falls on the Saturday. Source: https://www.nyse.com/markets/hours-calendars.
     """
     day, friday = datetime.fromisoformat(date), 4  # weekday() is 0 on a Monday
-    closes_early = (day.month, day.day) in ((7, 3), (12, 24)) and day.weekday() < friday
-    if day.month == 11:  # Thanksgiving is the fourth Thursday
-        closes_early = day.weekday() == friday and 23 <= day.day <= 29
-    return new_york_time(date, 9.5), new_york_time(date, 13 if closes_early else 16)
+    is_eve = date[5:] in ("07-03", "12-24") and day.weekday() < friday
+    # Thanksgiving is the fourth Thursday of November.
+    is_day_after = day.month == 11 and day.weekday() == friday and 23 <= day.day <= 29
+    return new_york_time(date, 9.5), new_york_time(date, 13 if is_eve or is_day_after else 16)
 
 
 # What an address asks for.
@@ -291,12 +277,9 @@ PARAMETERS = {
     "columns": ((), several(one_of([column.field for column in OPTIONAL_COLUMNS]))),
 }
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
-
-
-class Options(namedtuple("Options", PARAMETERS, defaults=DEFAULTS)):
-    """What an address asks for, one value for each of PARAMETERS."""
-
-    needs_marks = needs_type = True  # for the querier's anomaly_of
+# What an address asks for: a value for each of PARAMETERS.
+Options = namedtuple("Options", PARAMETERS, defaults=DEFAULTS)
+Options.needs_marks = Options.needs_type = True  # the querier's anomaly_of asks for these
 
 
 def parameter(name, default, parse):
@@ -331,10 +314,16 @@ def address_of(options, route="scanner", **changes):
         for name, value, default in zip(PARAMETERS, options, defaults)
         if value != default
     }
-    return flask.url_for(route, **parameters)
+    return flask.url_for(f"routes.{route}", **parameters)
 
 
 # What the views show. All that a view shows is read from one open table.
+
+
+def version_of(table):
+    """A text that changes whenever the table's file is replaced."""
+    state = os.fstat(table.file.fileno())
+    return f"{state.st_mtime_ns:x}-{state.st_size:x}-{state.st_ino:x}"
 
 
 def neighbours(items, item):
@@ -415,7 +404,7 @@ def select_and_sort(anomalies, options):
 def read_day_view(table, options, needs_after):
     """What a view shows of the day and the ticker that options ask for, by name.
 
-    If the day has no row of the ticker, problem is the NoDataError. Raises one for a missing day.
+    Raises NoDataError if the table lacks the day. If the day lacks the ticker, problem says so.
     """
     day = read_day(table, options.date, needs_after)
     anomalies, tickers = find_anomalies(table, day, options), day.page["ticker"]
@@ -454,8 +443,8 @@ def read_ticker_view(table, day, options):
         "own_days_around": neighbours(dates, options.date),
         # The day itself need not be an anomaly.
         "anomalies_around": neighbours(sorted({*anomalies, options.date}), options.date),
-        # It is not certain how other sites write tickers such as BACpL, ACHR.WS and AACT.U.
-        "is_known_elsewhere": re.fullmatch(PLAIN_TICKER, options.ticker),
+        # Other sites have AAPL and BRK.B, but may write BACpL, ACHR.WS and AACT.U in another way.
+        "is_known_elsewhere": re.fullmatch(r"[A-Z]{1,5}|[A-Z]{1,4}\.[AB]", options.ticker),
     }
 
 
@@ -470,39 +459,31 @@ def read_history_and_index(table, ticker, date):
 # Minute bars and headlines, from Polygon.
 
 
-@cache
-def load_builder():
-    """build-lookup-table.py, which knows how Polygon is asked. Loaded when that is needed first."""
-    try:
-        return load_script("build-lookup-table.py")
-    except SystemExit as error:  # one of its packages is missing
-        abort(503, str(error))
-
-
-class PolygonBars:
-    """Minute bars and headlines from the Polygon API at api_url."""
+class Polygon:
+    """The Polygon API at api_url. It remembers the answers that cannot change."""
 
     def __init__(self, api_url, seconds=10):  # to connect, and to wait for more of an answer
         self.api_url, self.seconds = api_url, seconds
-        self.calls_left = BoundedSemaphore(CALLS_AT_ONCE)
-        self.fetch_once = lru_cache(128)(self.fetch)  # an error is not remembered
+        self.calls_left = BoundedSemaphore(8)  # of serve's 16 threads; the others go on answering
+        self.remembered_json = lru_cache(128)(self.fetch_json)  # an error is not remembered
 
-    def answer(self, date, question, *arguments):
-        """What question(client, *arguments) returns: minute_bars or headlines of a date.
+    def answer(self, date, fetch, *arguments):
+        """What fetch(client, *arguments) returns: fetch is fetch_minute_bars or fetch_headlines.
 
-        It is remembered if it cannot change, because the day is over. Raises HTTPException.
+        It is remembered if the date is over, because then it cannot change. Raises HTTPException.
         """
-        fetch = self.fetch_once if new_york_time(date, 24) < utc_now() else self.fetch
-        return json.loads(fetch(question, *arguments))
+        is_over = new_york_time(date, 24).timestamp() < time()
+        fetch_json = self.remembered_json if is_over else self.fetch_json
+        return json.loads(fetch_json(fetch, *arguments))
 
-    def fetch(self, question, *arguments):
-        """The answer as JSON, which takes less memory than its dicts."""
+    def fetch_json(self, fetch, *arguments):
+        """What fetch returns, as JSON, which takes less memory than its dicts."""
         builder = load_builder()
         if not self.calls_left.acquire(blocking=False):
             abort(503, BUSY)
         try:
             client = builder.polygon_client(self.api_url, connect=self.seconds, read=self.seconds)
-            return json.dumps(question(client, *arguments))
+            return json.dumps(fetch(client, *arguments))
         except builder.PolygonError as error:
             wait = {"retry_after": error.retry_after} if error.retry_after else {}
             abort(error.status, str(error), **wait)
@@ -510,16 +491,15 @@ class PolygonBars:
             self.calls_left.release()
 
 
-def minute_bars(client, ticker, date):
+def fetch_minute_bars(client, ticker, date):
     """A day's unadjusted minute bars by time, dicts of BAR_FIELDS. Raises the builder's errors.
 
     timestamp is in milliseconds UTC. vwap and transactions may be None.
     """
     builder = load_builder()
-    part = quote(ticker, safe="")  # of the path
-    bars = builder.results_of(
-        client.list_aggs(part, 1, "minute", date, date, adjusted=False, limit=50_000, raw=True)
-    )
+    asked = {"adjusted": False, "limit": 50_000, "raw": True}
+    response = client.list_aggs(quote(ticker, safe=""), 1, "minute", date, date, **asked)
+    bars = builder.results_of(response)
     if not all(map(is_bar, bars)):
         raise builder.PolygonError(builder.BAD_ANSWER)
     start, end = (new_york_time(date, hour).timestamp() * 1000 for hour in (0, 24))
@@ -534,21 +514,21 @@ def minute_bars(client, ticker, date):
 
 
 def is_bar(bar):
-    """Whether bar is a dict of finite numbers, as far as a minute bar needs them."""
+    """Whether bar is a dict of finite numbers. Only vwap and transactions may be missing."""
     return isinstance(bar, dict) and all(
-        type(bar.get(name)) in (int, float) and abs(bar[name]) < LARGEST_NUMBER
+        type(bar.get(name)) in (int, float) and abs(bar[name]) < 1e18  # larger than any real one
         for name in BAR_FIELDS.values()
         if name not in ("vw", "n") or bar.get(name) is not None
     )
 
 
-def headlines(client, ticker, start, end):
-    """The first MOST_HEADLINES on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
+def fetch_headlines(client, ticker, start, end):
+    """The first 50 headlines on a ticker from start to end, times such as 2024-10-18T20:00:00Z.
 
     They are dicts of title, publisher, published_utc and url, of which the last three may be None.
     The oldest comes first. Raises the builder's PolygonError.
     """
-    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": MOST_HEADLINES}
+    asked = {"published_utc_gte": start, "published_utc_lte": end, "limit": 50}
     response = client.list_ticker_news(ticker, order="asc", sort="published_utc", raw=True, **asked)
     articles = load_builder().results_of(response)
     found = [as_headline(article) for article in articles if isinstance(article, dict)]
@@ -558,24 +538,27 @@ def headlines(client, ticker, start, end):
 def as_headline(article):
     """The headline of Polygon's article, a dict that may hold anything. Each value may be None."""
     publisher = article.get("publisher")
-    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    utc_time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     return {
-        "title": one_line(article.get("title")),
-        "publisher": one_line(publisher.get("name")) if isinstance(publisher, dict) else None,
-        "published_utc": one_line(article.get("published_utc"), time),
-        "url": one_line(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
+        "title": text_or_none(article.get("title")),
+        "publisher": text_or_none(publisher.get("name")) if isinstance(publisher, dict) else None,
+        "published_utc": text_or_none(article.get("published_utc"), utc_time),
+        "url": text_or_none(article.get("article_url"), "(?i)https?://[!-~]{1,400}"),
     }
 
 
-def one_line(value, pattern="(?s).*"):
-    """value on one line, cut to MOST_LETTERS; None if it is empty or no text like pattern."""
+def text_or_none(value, pattern="(?s).*"):
+    """value on one line, cut to 500 letters; None if it is no text, empty, or unlike pattern."""
     if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
         return None
     text = "".join(letter if letter.isprintable() else " " for letter in value)
-    return " ".join(text.split())[:MOST_LETTERS] or None
+    return " ".join(text.split())[:500] or None
 
 
 # The routes.
+
+
+routes = Blueprint("routes", __name__)
 
 
 def from_table(read):
@@ -596,84 +579,90 @@ def from_table(read):
     return read_and_wait
 
 
-def is_from_other_site(unsaid="none"):
-    """Whether another site made the browser send this. unsaid counts if it does not say who did."""
-    return request.headers.get("Sec-Fetch-Site", unsaid) not in ("same-origin", "none")
+def is_from_other_site():
+    """Whether another site made the browser send the request; None if the browser does not say."""
+    site = request.headers.get("Sec-Fetch-Site")
+    return None if site is None else site not in ("same-origin", "none")
 
 
-def render_view(template, table, options, day):
-    """The HTML of a template for a day, which is what read_day_view returns."""
-    date = options.date
-    # By plain http to another computer, browsers do not send Sec-Fetch-Site. Then only the Referer,
-    # which leaves this server for itself alone, shows that an own view led here.
-    is_led_here = (request.referrer or "").startswith(request.host_url)
-    html = render_template(
+def render_view(template, table, options, shown):
+    """The HTML of a template that shows what read_day_view returned."""
+    opened_by_other_site = is_from_other_site()
+    if opened_by_other_site is None:  # by plain http to another computer, browsers do not say
+        # The Referer shows whether a view of this server led here.
+        opened_by_other_site = not (request.referrer or "").startswith(request.host_url)
+    return render_template(
         template,
-        **day,
+        **shown,
         options=options,
-        weekday=datetime.fromisoformat(date).strftime("%A"),
-        days_around=neighbours(sorted({*table.dates, date}), date),
+        weekday=datetime.fromisoformat(options.date).strftime("%A"),
+        days_around=neighbours(sorted({*table.dates, options.date}), options.date),
         dates=table.dates,
         window=table.window,
         table_version=version_of(table),
-        opened_by_other_site=is_from_other_site("none" if is_led_here else "unknown"),
-    )
-    return html.encode()
+        opened_by_other_site=opened_by_other_site,
+    ).encode()  # a text with dashes would take two bytes a letter
 
 
+@routes.get("/")
 @from_table
 def scanner(table):
     """The view of a day; 400, or 404 if the table does not have the date."""
     options = requested_options(table)
-    needs_after = bool({*options.columns, options.sort} & {*querier.AFTER_FIELDS})
+    needs_after = {*options.columns, options.sort} & {*querier.AFTER_FIELDS}
     try:
-        day, status = read_day_view(table, options, needs_after), 200
+        shown, status = read_day_view(table, options, needs_after), 200
     except querier.NoDataError as error:
         nearest = querier.nearest_date(table.dates, options.date)
-        day, status = {"problem": error, "nearest": nearest}, 404
-    return render_view("scanner.html", table, options, day), status
+        shown, status = {"problem": error, "nearest": nearest}, 404
+    return render_view("scanner.html", table, options, shown), status
 
 
+@routes.get("/chart")
 @from_table
 def chart(table):
     """The view of a ticker's day alone; 400, or 404 if the table does not have it."""
     options = requested_options(table, "ticker", "date")
-    day = read_day_view(table, options, options.sort in querier.AFTER_FIELDS)
-    if "problem" in day:
-        raise day["problem"]
-    return render_view("chart.html", table, options, day)
+    shown = read_day_view(table, options, options.sort in querier.AFTER_FIELDS)
+    if "problem" in shown:
+        raise shown["problem"]
+    return render_view("chart.html", table, options, shown)
 
 
+@routes.get("/anomalies.csv")
 @from_table
 def anomalies_csv(table):
     """A day's list as the querier writes it; 400, or 404 if the table does not have the date."""
     options = requested_options(table)
     day = read_day(table, options.date, needs_after=True)
     rows = select_and_sort(find_anomalies(table, day, options), options)
-    rows = map(querier.csv_and_json_row, rows)
-    csv = "".join(querier.csv_lines(querier.ANOMALY_FIELDS, rows))
+    lines = querier.csv_lines(querier.ANOMALY_FIELDS, map(querier.csv_and_json_row, rows))
     headers = {"Content-Disposition": f'attachment; filename="anomalies-{options.date}.csv"'}
-    return Response(csv, 200, headers, mimetype="text/csv")
+    return Response("".join(lines), 200, headers, mimetype="text/csv")
 
 
+@routes.get("/api/days")
 @from_table
 def api_days(table):
     """The table's dates."""
     return {"days": table.dates}
 
 
+@routes.get("/api/table")
 @from_table
 def api_table(table):
     """The table's version, a text that changes with the file, and its last date."""
     return {"version": version_of(table), "last": table.dates[-1]}
 
 
+@routes.get("/api/anomalies")
 @from_table
 def api_anomalies(table):
     """A day's anomalies with the querier's fields, without what came after; 400, 404."""
     options = requested_options(table)
     day = read_day(table, options.date)
     fields = [*querier.ROW_FIELDS, *querier.FACT_FIELDS, "marks", "type", "name"]
+    # As JSON, the answer takes less memory than its dicts until it is sent.
     return current_app.json.response(
         date=options.date,
         threshold=options.threshold,
@@ -685,19 +674,20 @@ def api_anomalies(table):
     )
 
 
+@routes.get("/api/history")
 @from_table
 def api_history(table):
-    """A ticker's rows around a date, oldest first; rows is their largest number, or "all".
+    """A ticker's rows around a date, oldest first; 400, 404.
 
-    Each is what the querier's row_of returns, with "anomaly": whether the row is one. A quarter of
-    them are after the date: fewer if the history ends earlier, more if too few rows are before.
-    400, 404.
+    They are 40, unless the parameter rows is another number, or "all". A quarter of them are after
+    the date: fewer if the history ends earlier, more if too few rows are before. Each row is what
+    the querier's row_of returns, with "anomaly": whether it is one.
     """
     options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
     length = most_rows = len(history["date"])
     if request.args.get("rows") != "all":
-        most_rows = parameter("rows", HISTORY_ROWS, querier.whole_number(1, 999_999_999))
+        most_rows = parameter("rows", 40, querier.whole_number(1, 999_999_999))
     later = min(length - i - 1, most_rows // 4)
     first = max(0, i + 1 + later - most_rows)
     anomalies = set(querier.indexes_of_anomalies(history, options.threshold))
@@ -709,6 +699,7 @@ def api_history(table):
     return {**asked, "rows": rows}
 
 
+@routes.get("/api/after")
 @from_table
 def api_after(table):
     """What came after a ticker's day, for the ticker and the median ticker; 400, 404.
@@ -741,13 +732,14 @@ def api_after(table):
 
 @from_table
 def row_before(table):
-    """The request's ticker and date, and the date and close of the ticker's row before, or None."""
+    """A request's ticker and date, and its row before: that one's date and close, or None, None."""
     options = requested_options(table, "ticker", "date")
     history, i = read_history_and_index(table, options.ticker, options.date)
     before = (history["date"][i - 1], history["close_price"][i - 1]) if i else (None, None)
     return options.ticker, options.date, *before
 
 
+@routes.get("/api/bars")
 def api_bars():
     """A ticker's minute bars of a date; 400, 404, and from Polygon 429, 502, 503, 504."""
     ticker, date, _, close = row_before()
@@ -756,11 +748,12 @@ def api_bars():
         "ticker": ticker,
         "date": date,
         "session": {"open": opening, "close": closing},
-        "previous_close": close if is_number(close) else None,
-        "bars": current_app.config["POLYGON"].answer(date, minute_bars, ticker, date),
+        "previous_close": close,
+        "bars": current_app.config["POLYGON"].answer(date, fetch_minute_bars, ticker, date),
     }
 
 
+@routes.get("/api/headlines")
 def api_headlines():
     """A ticker's headlines up to 20:00 of a date in New York.
 
@@ -770,60 +763,42 @@ def api_headlines():
     ticker, date, previous, _ = row_before()
     start = market_hours(previous)[1] if previous else new_york_time(date, 0)
     start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (start, new_york_time(date, 20)))
-    found = current_app.config["POLYGON"].answer(date, headlines, ticker, start, end)
+    found = current_app.config["POLYGON"].answer(date, fetch_headlines, ticker, start, end)
     return {"ticker": ticker, "date": date, "from": start, "to": end, "headlines": found}
 
 
-@cache
-def find_chart_library():
-    """The path of lightweight-charts.js in the Python package litecharts.
-
-    None if the package is not installed, or if its file is not the official build of version 5.1.0.
-    """
-    package = importlib.util.find_spec("litecharts")  # this does not import it
-    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
-    content = path.read_bytes() if path and path.is_file() else b""
-    return path if sha256(content).hexdigest() == CHART_LIBRARY_SHA256 else None
-
-
+@routes.get("/lightweight-charts.js")
 def lightweight_charts_js():
     """The library that draws the charts; 404 if find_chart_library does not find it."""
     return flask.send_file(find_chart_library() or abort(404), max_age=365 * 86_400)
 
 
-ROUTES = {
-    "/": scanner,
-    "/chart": chart,
-    "/anomalies.csv": anomalies_csv,
-    "/api/days": api_days,
-    "/api/table": api_table,
-    "/api/anomalies": api_anomalies,
-    "/api/history": api_history,
-    "/api/after": api_after,
-    "/api/bars": api_bars,
-    "/api/headlines": api_headlines,
-    "/lightweight-charts.js": lightweight_charts_js,
-}
-
-
 # Guards, and the answer to what goes wrong.
 
 
-def refuse_unwanted_request():
-    """Before each request: refuse what a foreign site may have made.
+def refuse_foreign_host():
+    """Before each request: refuse it if it does not name one of the app's hosts.
 
     This prevents DNS rebinding: a site can make its own host name lead to this server, and its
-    scripts could then read the answers. So a request must name one of the app's hosts. If these
-    include one of the WILDCARDS, any IP address will do: a site decides where its name leads, but
-    not where an IP address leads. (Flask's TRUSTED_HOSTS knows neither IPv6 nor "any address".)
-    A site can also make a browser send requests to /api, whose answers it cannot read.
+    scripts could then read the answers. If the server listens on all addresses, it may be asked by
+    any IP address: a site decides where its name leads, but not where an IP address leads. (Flask's
+    TRUSTED_HOSTS knows neither IPv6 nor "any address".)
     """
     host, hosts = re.sub(r":\d+$", "", request.host.lower()), current_app.config["HOSTS"]
-    if host not in hosts and not (WILDCARDS & {*hosts} and re.fullmatch(IP_ADDRESS, host)):
+    is_ip_address = re.fullmatch(r"[\d.]+|\[[\da-f:.]+\]", host)
+    if host not in hosts and not (is_ip_address and hosts & {"0.0.0.0", "[::]"}):
         abort(400, "this server has no such host name: --allow-host NAME would give it one")
-    path, is_own_script = request.path, request.headers.get("X-Lookup-Table-Page") == "1"
-    spends_the_key = path in SPENDS_THE_KEY and not is_own_script
-    if spends_the_key or (path.startswith("/api/") and is_from_other_site()):
+
+
+def refuse_other_sites():
+    """Before each request below /api: refuse it if another site made the browser send it.
+
+    Bars and headlines spend the user's requests to Polygon. They want a header that only the page's
+    own scripts can send: a browser does not let another site's page add it.
+    """
+    is_own_script = request.headers.get("X-Lookup-Table-Page") == "1"
+    spends_the_key = request.path in ("/api/bars", "/api/headlines") and not is_own_script
+    if spends_the_key or (request.path.startswith("/api/") and is_from_other_site()):
         abort(403, "only this server's own views may ask for this")
 
 
@@ -853,43 +828,51 @@ def error_response(error):
 
     The status is 503 for a TableError, 404 for a NoDataError; an HTTPException brings its own.
     """
-    if isinstance(error, querier.TableError):
-        error = ServiceUnavailable(str(error))
-    elif isinstance(error, querier.NoDataError):
-        error = NotFound(str(error))
+    if not isinstance(error, HTTPException):
+        kind = ServiceUnavailable if isinstance(error, querier.TableError) else NotFound
+        error = kind(str(error))
     headers = {name: text for name, text in error.get_headers() if name in ("Allow", "Retry-After")}
-    answer = {"error": error.description}
-    if "Retry-After" in headers:
-        answer["retry_after"] = error.retry_after
-    if request.path.startswith("/api/"):
-        return answer, error.code, headers
-    return render_template("error.html", error=error), error.code, headers
+    if not request.path.startswith("/api/"):
+        return render_template("error.html", error=error), error.code, headers
+    wait = {"retry_after": error.retry_after} if "Retry-After" in headers else {}
+    return {"error": error.description, **wait}, error.code, headers
 
 
 # The app, the server and the command line.
 
 
+@cache
+def find_chart_library():
+    """The path of lightweight-charts.js in the Python package litecharts.
+
+    None if the package is not installed, or if its file is not the official build of version 5.1.0.
+    """
+    package = importlib.util.find_spec("litecharts")  # this does not import it
+    path = package and Path(package.origin).parent / "js" / "lightweight-charts.js"
+    content = path.read_bytes() if path and path.is_file() else b""
+    return path if sha256(content).hexdigest() == CHART_LIBRARY_SHA256 else None
+
+
 def create_app(table_path, polygon, hosts=LOOPBACK):
     """The Flask app that shows the table at table_path; bars and headlines come from polygon.
 
-    It answers requests for hosts only: names and addresses in lower case, without a port.
+    It answers requests for hosts only, a set of names and addresses in lower case, without ports.
     """
     app = Flask(__name__, root_path=HERE, static_folder="templates/static")
     app.config.from_mapping(TABLE_PATH=table_path, POLYGON=polygon, HOSTS=hosts)
-    for address, view in ROUTES.items():
-        app.add_url_rule(address, view_func=view)
-    app.before_request(refuse_unwanted_request)
+    app.register_blueprint(routes)
+    app.before_request(refuse_foreign_host)
+    app.before_request(refuse_other_sites)
     app.after_request(send_from_file)
     app.after_request(add_security_headers)
     for kind in (querier.TableError, querier.NoDataError, HTTPException):
         app.register_error_handler(kind, error_response)
     app.json.sort_keys = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    helpers = (bar_percent, cells, direction, format_change, format_figure, format_price)
-    helpers += (mark_name, mark_reason, or_dash)
+    helpers = (address_of, bar_percent, cells, direction, format_change, format_figure)
+    helpers += (format_price, mark_name, mark_reason, or_dash)
     app.jinja_env.globals.update({helper.__name__: helper for helper in helpers})
     app.jinja_env.globals.update(
-        address=address_of,
         chart_library_version=find_chart_library() and CHART_LIBRARY_SHA256[:8],
         list_columns=LIST_COLUMNS,
         optional_columns=OPTIONAL_COLUMNS,
@@ -899,27 +882,24 @@ def create_app(table_path, polygon, hosts=LOOPBACK):
     return app
 
 
-class CannotServeError(Exception):
-    """Why the server cannot start, in one sentence for the user."""
-
-
 def listening_socket(host, port):
-    """A socket that listens at host and port. Raises CannotServeError."""
+    """A socket that listens at host and port. If that fails, it says why and ends the script."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, TypeError, ValueError) as error:  # the last two: no host can have this name
         # In brackets, Python repeats the address.
         reason = (getattr(error, "strerror", None) or "no such host").partition(" (")[0]
-    raise CannotServeError(f"cannot listen on {host}, port {port}: {reason}")
+        print(querier.printable(f"cannot listen on {host}, port {port}: {reason}"), file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def serve(options):
-    """Show a table until a signal ends it: the status. Raises TableError, CannotServeError."""
+    """Show a table until a signal ends it. Returns the exit status. Raises TableError."""
     status = 130  # after Ctrl-C
 
     def terminate(*_):
-        nonlocal status
+        nonlocal status  # server.run() catches SystemExit and KeyboardInterrupt, and returns
         status = 143
         sys.exit(status)
 
@@ -927,19 +907,18 @@ def serve(options):
     with querier.open_table(options.table, TABLE_KINDS):
         pass  # this reports a bad table at start-up, not on the first request
     listening = listening_socket(options.host, options.port)
-    # Its connections take this size over. Else each thread may copy megabytes of a list to send.
+    # Its connections inherit this limit. Without it, each may hold megabytes of a list to send.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
-    name = f"[{options.host}]" if ":" in options.host else options.host
-    hosts = {host.lower() for host in (*LOOPBACK, name, *options.allow_host)}
-    app = create_app(options.table, PolygonBars(options.api_url.rstrip("/")), hosts)
-    for logger in ("waitress", "RESTClient", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    hosts = {name.lower() for name in (*LOOPBACK, host, *options.allow_host)}
+    app = create_app(options.table, Polygon(options.api_url), hosts)
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)
     # No request needs a body: refuse large ones before waitress writes them to a file.
-    limits = {"threads": THREADS, "max_request_body_size": 2**16}
+    limits = {"threads": 16, "max_request_body_size": 2**16}
     server = create_server(app, sockets=[listening], ident=None, **limits)
     port = listening.getsockname()[1]
-    print(f"http://{'localhost' if options.host in LOOPBACK else name}:{port}", flush=True)
-    server.run()  # until Ctrl-C or SIGTERM, whose exceptions it does not pass on
+    print(f"http://{'localhost' if options.host in LOOPBACK else host}:{port}", flush=True)
+    server.run()
     return status
 
 
@@ -981,7 +960,7 @@ def main(argv=None):
         if sys.stdout is None:
             raise OSError(0, "stdout is closed")
         return serve(options)
-    except (querier.TableError, CannotServeError) as error:
+    except querier.TableError as error:
         print(querier.printable(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -67,7 +67,7 @@ def client_of(sample_table):
     """A function: the page's test client, for Polygon's API at a URL."""
 
     def client_of(url, **options):
-        app = gui.create_app(sample_table, gui.PolygonBars(url, **options))
+        app = gui.create_app(sample_table, gui.Polygon(url, **options))
         client = app.test_client()
         client.environ_base.update(PAGE)
         return client
@@ -337,7 +337,7 @@ def test_a_past_days_answers_are_fetched_once_but_errors_are_not_kept(client_of,
 def test_a_day_that_is_not_over_is_fetched_again(client_of, polygon, monkeypatch):
     # 2024-10-19 00:00 in New York is 04:00 UTC.
     now = datetime(2024, 10, 19, 3, 59, tzinfo=timezone.utc)
-    monkeypatch.setattr(gui, "utc_now", lambda: now)
+    monkeypatch.setattr(gui, "time", now.timestamp)
     client = client_of(polygon.url)
     for address in (VTAK, VTAK, NEWS, NEWS):
         assert client.get(address).status_code == 200
@@ -362,7 +362,7 @@ def test_an_odd_ticker_is_one_part_of_polygons_path(polygon, tmp_path):
     tickers = ["A/../B", "X?y#z", "A%2FB", "A&B=C", "A+B C", "Ünï☃"]
     write_file(tmp_path / "odd/2024-01-12.csv", flat_text([(t, 1, 1) for t in tickers]))
     table = build_table(tmp_path / "odd", tmp_path / "odd.pkl")
-    client = gui.create_app(table, gui.PolygonBars(polygon.url)).test_client()
+    client = gui.create_app(table, gui.Polygon(polygon.url)).test_client()
     for ticker in tickers:
         client.get(f"/api/bars?date=2024-01-12&ticker={quote(ticker)}", environ_base=PAGE)
         assert unquote(polygon.requests[-1].path.split("/")[4]) == ticker
