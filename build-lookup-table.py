@@ -526,15 +526,13 @@ def record_column(trades, earlier_rows):
     row has fewer trades, so have all rows between it and its own stop: row i takes over this stop.
     Every count ends at before_first, the row before the ticker's first one.
     """
-    row = np.arange(len(trades))
+    row = unfinished = np.arange(len(trades))
     before_first = row - earlier_rows - 1
     stop = row - 1
-    unfinished = np.flatnonzero(stop > before_first)
     while len(unfinished):
-        has_fewer = trades[stop[unfinished]] < trades[unfinished]
-        unfinished = unfinished[has_fewer]
-        stop[unfinished] = stop[stop[unfinished]]
         unfinished = unfinished[stop[unfinished] > before_first[unfinished]]
+        unfinished = unfinished[trades[stop[unfinished]] < trades[unfinished]]
+        stop[unfinished] = stop[stop[unfinished]]
     return row - stop - 1
 
 
@@ -543,8 +541,8 @@ def long_z_column(trades, earlier_rows):
 
     Mean and sample standard deviation are those of x in the ticker's LONG_WINDOW rows before it, or
     in all of them while there are at least FEWEST_LONG. It is nan with fewer rows, and where these
-    rows' trades are all equal. Running sums make it; rows whose deviation is so small that these
-    are not exact enough are computed one by one.
+    rows' trades are all equal. Running sums make it. Where the deviation is too small for them, it
+    is computed row by row.
     """
     row = np.arange(len(trades))
     count = np.minimum(earlier_rows, LONG_WINDOW)
@@ -557,14 +555,11 @@ def long_z_column(trades, earlier_rows):
         mean = total / count
         variance = (total_of_squares - total * mean) / (count - 1)
         long_z = (logs - mean) / np.sqrt(variance)
-    # The index of the first row of each stretch of equal trades of a ticker.
-    begins = (trades != np.roll(trades, 1)) | (earlier_rows == 0)
-    equal_since = np.maximum.accumulate(np.where(begins, row, 0))
-    is_known = (count >= FEWEST_LONG) & (np.roll(equal_since, 1) > first)
-    long_z[~is_known] = math.nan
-    for i in np.flatnonzero(is_known & ~(variance > NEAR_FLAT**2)).tolist():
+    long_z[count < FEWEST_LONG] = math.nan
+    for i in np.flatnonzero((count >= FEWEST_LONG) & ~(variance > NEAR_FLAT**2)):
         before = logs[first[i] : i]
-        long_z[i] = (logs[i] - before.mean()) / before.std(ddof=1)
+        is_flat = before.min() == before.max()
+        long_z[i] = math.nan if is_flat else (logs[i] - before.mean()) / before.std(ddof=1)
     return long_z
 
 
@@ -577,25 +572,30 @@ def add_facts(market, window):
     index_of_day = np.zeros(LAST_DAY + 1, "uint16")  # among the table's days
     index_of_day[market.days] = np.arange(len(market.days))
 
-    def add_to(batch):
+    def facts_of(batch):
         tickers, rows = batch
-        of_rows = {name: column[rows] for name, column in columns.items()}
+        trades, closes, opens = (columns[name][rows] for name in ("trades", "close_price", "gap"))
         lengths = np.diff(starts[tickers.start : tickers.stop + 1])
         earlier_rows = np.arange(rows.start, rows.stop) - np.repeat(starts[tickers], lengths)
-        trades, closes, opens = (of_rows[name] for name in ("trades", "close_price", "gap"))
-        of_rows["price_diff"][:] = price_changes(closes, closes, earlier_rows)
         gap = price_changes(opens, closes, earlier_rows)
-        of_rows["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
-        of_rows["avg_trades"][:], of_rows["std_trades"][:] = baselines(trades, earlier_rows, window)
-        of_rows["record"][:] = record_column(trades, earlier_rows)
-        of_rows["earlier_rows"][:] = earlier_rows
-        of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
-        indexes = index_of_day[of_rows["day"]]
+        avg_trades, std_trades = baselines(trades, earlier_rows, window)
+        indexes = index_of_day[columns["day"][rows]]
         reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
-        of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
+        return {
+            "price_diff": price_changes(closes, closes, earlier_rows),
+            "avg_trades": avg_trades,
+            "std_trades": std_trades,
+            "gap": np.where(np.isfinite(gap), gap, math.nan),
+            "record": record_column(trades, earlier_rows),
+            "earlier_rows": earlier_rows,
+            "baseline_days": np.where(earlier_rows >= window, reach, 0),
+            "long_z": long_z_column(trades, earlier_rows),
+        }
 
-    for _ in in_threads(add_to, market.batches()):
-        pass
+    batches = market.batches()
+    for (_, rows), facts in zip(batches, in_threads(facts_of, batches)):
+        for name, values in facts.items():
+            columns[name][rows] = values
 
 
 @contextmanager
