@@ -45,8 +45,10 @@ import struct
 import sys
 import time
 import zlib
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,7 +449,7 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, collected = [], {}
+    all_tickers, collected = [], defaultdict(bytearray)
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
         log(f"Processing {path.name}")
@@ -455,7 +457,7 @@ def read_market(paths, warnings):
         if len(tickers):
             all_tickers.append(tickers)
         for name, column in columns.items():
-            collected.setdefault(name, bytearray()).extend(column.data)
+            collected[name].extend(column.data)  # takes less memory than a list of arrays
     if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).unify_dictionaries().chunks
@@ -475,7 +477,7 @@ def read_market(paths, warnings):
             f"date, first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
         )
         number, order = number[is_last], order[is_last]
-    # Each collected column is dropped as soon as it is sorted, to save memory.
+    # Each collected column is dropped as soon as it is sorted. Its dtype is that of any file.
     columns = {
         name: np.frombuffer(collected.pop(name), column.dtype)[order]
         for name, column in columns.items()
@@ -730,14 +732,12 @@ def write_pickle(file, market, window):
 def pickled_rows(columns, row):
     """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
 
-    The rows are a numpy array. date is the number of a slot in the memo.
+    The result is an array of bytes, a line a row. date is the number of a slot in the memo.
     """
-    offsets = [dots.start() for dots in re.finditer(rb"\.+", row)]
-    names, formats = list(ROW_NUMBERS)[: len(offsets)], list(ROW_NUMBERS.values())[: len(offsets)]
-    numbers = {"names": names, "formats": formats, "offsets": offsets, "itemsize": len(row)}
-    rows = np.frombuffer(bytearray(row * len(columns["date"])), numbers)
-    for name in names:
-        rows[name] = columns[name]
+    rows = np.frombuffer(bytearray(row * len(columns["date"])), "uint8").reshape(-1, len(row))
+    # A row without a baseline has dots for the first of ROW_NUMBERS only.
+    for dots, (name, dtype) in zip(re.finditer(rb"\.+", row), ROW_NUMBERS.items()):
+        rows[:, dots.start() : dots.end()].view(dtype)[:, 0] = columns[name]
     return rows
 
 
@@ -961,8 +961,9 @@ def results_of(response):
 
 # The download of missing days and of the lists of tickers and splits.
 NEW_YORK = "America/New_York"
-FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
-FLAT_FILE_HEADER += ["window_start", "transactions"]
+# The columns of a flat file, in order, and their names in Polygon's answers.
+ANSWER_NAMES = {"ticker": "T", "volume": "v", "open": "o", "close": "c", "high": "h", "low": "l"}
+ANSWER_NAMES |= {"window_start": "t", "transactions": "n"}
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
@@ -1004,11 +1005,10 @@ def days_to_download(data_dir, first, until):
     trading = calendar.sessions.to_numpy().astype("datetime64[D]").astype(int).tolist()
     days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day <= until}
     for day, path in files.items():
+        days.pop(day, None)
         corrected = new_york_timestamp(day + 1, 10)
         if path.stat().st_mtime < corrected <= now.timestamp() and day <= until:
             days[day] = path
-        else:
-            days.pop(day, None)
     return dict(sorted(days.items(), reverse=True))
 
 
@@ -1017,21 +1017,21 @@ def fetch_day(client, day):
     import pandas as pd
 
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
+    start, end = (new_york_timestamp(each, 0) * 1000 for each in (day, day + 1))  # milliseconds
     answers = [row if isinstance(row, dict) else {} for row in results]
-    rows = pd.DataFrame(answers, columns=[*"Tvochlnt"], dtype=object)
-    tickers = rows.pop("T")
+    rows = pd.DataFrame(answers, columns=ANSWER_NAMES.values(), dtype=object)
+    rows.columns = list(ANSWER_NAMES)
+    tickers = rows.pop("ticker")
     rows = rows.apply(pd.to_numeric, errors="coerce")
     sound = tickers.map(lambda ticker: isinstance(ticker, str) and is_ticker(ticker)).astype(bool)
-    sound &= rows.pop("t").fillna(start).between(start, end, "left")
-    sound &= is_sound("transactions", rows["n"]) & (rows["v"] >= 0)
-    for price in "ochl":
+    sound &= rows["window_start"].fillna(start).between(start, end, "left")
+    sound &= is_sound("transactions", rows["transactions"]) & (rows["volume"] >= 0)
+    for price in ("open", "close", "high", "low"):
         sound &= rows[price].between(0, MOST_DOLLARS)
     if results and not sound.any():
         raise PolygonError(BAD_ANSWER)
-    rows.insert(0, "T", tickers)
-    rows.insert(6, "window_start", start * 10**6)
-    rows.columns = FLAT_FILE_HEADER
+    rows.insert(0, "ticker", tickers)
+    rows["window_start"] = start * 10**6
     return rows[sound].sort_values("ticker"), [results[i] for i in np.flatnonzero(~sound)]
 
 
@@ -1101,12 +1101,14 @@ def download_days(options, warnings):
 def all_results(ask, **options):
     """Yields the results on all pages of a list; ask is the client's method. PolygonError."""
     params = None
-    while params != {}:
+    while True:
         response = ask(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
         next_url = json.loads(response.data).get("next_url") or ""
         params = dict(parse_qsl(urlsplit(next_url).query))
+        if not params:
+            return
 
 
 def download_lists(data_dir, api_url, warnings):
@@ -1122,22 +1124,22 @@ def download_lists(data_dir, api_url, warnings):
     first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    # Of a ticker's lines the first counts, so the active ones are asked for first.
-    listed = [{"market": "stocks", "active": active} for active in (True, False)]
-    splits = [{"execution_date_gte": date_text(first_day)}]
-    for name, too_old, method, questions in [
-        ("tickers.csv", month_ago, "list_tickers", listed),
-        ("splits.csv", newest, "list_splits", splits),
-    ]:
-        path, (columns, keys, _) = data_dir / REFERENCE / name, LISTS[name]
+    for name, (columns, keys, _) in LISTS.items():
+        path = data_dir / REFERENCE / name
         if path.exists():
             is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
+            too_old = newest if name == "splits.csv" else month_ago
             if is_users_own or path.stat().st_mtime >= too_old:
                 continue
         say(f"Downloading {path}, which may take minutes with a free key")
         try:
-            ask = getattr(patient_client(api_url), method)
-            results = [row for question in questions for row in all_results(ask, **question)]
+            client = patient_client(api_url)
+            if name == "splits.csv":
+                since = date_text(first_day)
+                results = list(all_results(client.list_splits, execution_date_gte=since))
+            else:  # of a ticker's lines the first counts, so the active ones are asked for first
+                stocks = partial(all_results, client.list_tickers, market="stocks")
+                results = [*stocks(active=True), *stocks(active=False)]
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
             continue
@@ -1168,9 +1170,10 @@ def build(options):
     add_facts(market, options.window)
     listed, splits = (read_list(options.data_dir, name, warnings) for name in LISTS)
     say("Lookup table built successfully.")
-    with ExitStack() as stack:
-        if options.json:  # it replaces the old one after the table has done so
-            json_file = stack.enter_context(replacing(outputs[1]))
+    # The JSON is written first and replaces the old one last: if one fails, both old files stay.
+    json_output = replacing(outputs[1]) if options.json else nullcontext()
+    with json_output as json_file:
+        if json_file:
             write_json(json_file, market)
             json_file.flush()
         with replacing(options.output) as file:
