@@ -83,7 +83,8 @@ NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-# The least and the greatest value of each column of numbers, and what a user reads of them.
+# The least and the greatest value of each needed column of numbers, in the order of COLUMN_TYPES,
+# and what a user reads of them.
 BOUNDS = {
     "window_start": (FIRST_DAY * NS_PER_DAY, LAST_DAY * NS_PER_DAY, "nanoseconds, 1990 to 2099"),
     "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
@@ -201,11 +202,8 @@ def find_flat_files(data_dir, warnings):
     sentence for each older one.
     """
     names = glob.glob("**/*.*", root_dir=data_dir, recursive=True)
-    paths = [
-        data_dir / name
-        for name in names
-        if name.lower().endswith((".csv", ".csv.gz")) and Path(name).parts[0] != REFERENCE
-    ]
+    names = [name for name in names if name.lower().endswith((".csv", ".csv.gz"))]
+    paths = [data_dir / name for name in names if Path(name).parts[0] != REFERENCE]
     times = {path: path.stat().st_mtime_ns for path in paths if not path.is_dir()}
     chosen = {}  # the file of each day; a file without a day in its name stands alone
     for path in sorted(times, key=lambda path: (-times[path], path.name.lower(), path)):
@@ -305,8 +303,7 @@ def parse_carefully(raw, header, path, warnings):
             raise BuildError(f"{path}, line {last} is cut off: download the file again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
-        count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
-        warnings.append(f"{path}: {count} left out, first line {first}: {error}")
+        warnings.append(f"{path}: {len(bad_lines)} lines left out, first line {first}: {error}")
     tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
     return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
 
@@ -343,15 +340,15 @@ def read_flat_file(path):
     or a dollar_volume that is missing is nan. warnings is a list of sentences. If the file's name
     and a row disagree on the day, the name is right.
     """
-    (raw, header), warnings = read_bytes_and_header(path), []
+    warnings = []
+    raw, header = read_bytes_and_header(path)
     parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
     elif np.ptp(window_starts) and len(np.unique(window_starts)) > len(np.unique(days)):
-        several = "several window_starts on one day: take the daily ones (day_aggs_v1)"
-        raise BuildError(f"{path} looks like a file of minutes, with {several}")
+        raise BuildError(f"{path} is a file of minutes: take the daily ones (day_aggs_v1)")
     named_day = day_in_name(path)
     if named_day and (days != named_day).any():
         other_days = days[days != named_day]
@@ -418,12 +415,10 @@ def clean_split(ticker, date, *numbers):
 
 
 # What a list must hold, how many of these columns are the key, and what makes sense of a line.
-SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
 LISTS = {
     "tickers.csv": (["ticker", "name", "type"], 1, clean_listed),
-    "splits.csv": (SPLIT_COLUMNS, 2, clean_split),
+    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split),
 }
-SOURCE = "source"  # a column that only downloaded lists have
 
 
 class Market(NamedTuple):
@@ -434,7 +429,7 @@ class Market(NamedTuple):
 
     tickers: list  # in the order in which the files first name them; a ticker's number is its index
     starts: np.ndarray  # the index of each ticker's first row; at the end, the number of all rows
-    days: list  # the day numbers that occur, in order
+    days: np.ndarray  # the day numbers that occur, in order
     columns: dict  # {name: array with a value for each row}
 
     def batches(self):
@@ -483,7 +478,7 @@ def read_market(paths, warnings):
         for name, column in columns.items()
     }
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
-    days = np.flatnonzero(np.bincount(day)).tolist()
+    days = np.flatnonzero(np.bincount(day))
     return Market(tickers, starts, days, columns)
 
 
@@ -571,8 +566,6 @@ def add_facts(market, window):
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
         columns[name] = np.empty(starts[-1], DAY_PAGE_COLUMNS[name])
-    index_of_day = np.zeros(LAST_DAY + 1, "uint16")  # among the table's days
-    index_of_day[market.days] = np.arange(len(market.days))
 
     def facts_of(batch):
         tickers, rows = batch
@@ -581,7 +574,7 @@ def add_facts(market, window):
         earlier_rows = np.arange(rows.start, rows.stop) - np.repeat(starts[tickers], lengths)
         gap = price_changes(opens, closes, earlier_rows)
         avg_trades, std_trades = baselines(trades, earlier_rows, window)
-        indexes = index_of_day[columns["day"][rows]]
+        indexes = np.searchsorted(market.days, columns["day"][rows])
         reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
         return {
             "price_diff": price_changes(closes, closes, earlier_rows),
@@ -654,17 +647,11 @@ def write_and_get_extent(file, *pieces):
 def write_lookup_table(file, market, window, listed, splits):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
-        ┌───────────────────────────────────────────────────────────────┐
-        │ 1  a pickle: {ticker: {date: stats}}                          │ write_pickle
-        ├───────────────────────────────────────────────────────────────┤
-        │ 2  a day page for each date: its rows, column by column       │ write_day_pages
-        ├───────────────────────────────────────────────────────────────┤
-        │ 3  facts of each ticker; the directory; the splits            │ write_directory, _splits
-        ├───────────────────────────────────────────────────────────────┤
-        │ 4  the index: INDEX_HEADER, and an INDEX_DAY for each date    │ write_lookup_table
-        ├───────────────────────────────────────────────────────────────┤
-        │ FOOTER: the extent of the index, MAGIC                        │
-        └───────────────────────────────────────────────────────────────┘
+        1  a pickle: {ticker: {date: stats}}                           write_pickle
+        2  a day page for each date: its rows, column by column        write_day_pages
+        3  facts of each ticker; the directory; the splits             write_directory, write_splits
+        4  the index: INDEX_HEADER, and an INDEX_DAY for each date     write_lookup_table
+           FOOTER: the extent of the index, MAGIC
 
     A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
@@ -706,13 +693,11 @@ def write_pickle(file, market, window):
     for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
         prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
-    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
-    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
 
     def pickle_batch(batch):
         """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
         columns = {name: column[batch[1]] for name, column in market.columns.items()}
-        columns["date"] = slots[columns["day"]]
+        columns["date"] = np.searchsorted(market.days, columns["day"]) + len(FIELDS)
         return pickled_rows(columns, ROW_WITHOUT_BASELINE), pickled_rows(columns, ROW)
 
     extents, batches = [], market.batches()
@@ -832,13 +817,12 @@ def write_splits(file, market, splits):
 
 def write_json(file, market):
     """Write the table as JSON into a binary file, one line a ticker; nan and inf become null."""
-    date_of_day = {day: date_text(day) for day in market.days}
+    date_of_day = {day: date_text(day) for day in market.days.tolist()}
     separator = "{"
-    for number, ticker in enumerate(market.tickers):
-        rows = slice(market.starts[number], market.starts[number + 1])
-        columns = [market.columns[field][rows] for field in FIELDS]
+    for ticker, start, end in zip(market.tickers, market.starts, market.starts[1:]):
+        columns = [market.columns[field][start:end] for field in FIELDS]
         columns = [np.where(np.isfinite(c), c.astype(object), None).tolist() for c in columns]
-        dates = map(date_of_day.get, market.columns["day"][rows].tolist())
+        dates = map(date_of_day.get, market.columns["day"][start:end].tolist())
         stats = (dict(zip(FIELDS, row)) for row in zip(*columns))
         line = f"{separator}\n{json.dumps(ticker)}: {json.dumps(dict(zip(dates, stats)))}"
         file.write(line.encode())
@@ -896,8 +880,7 @@ def polygon_client(api_url, connect, read, retries=0):
         advice = "run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
         raise PolygonError(f"Polygon needs your key: {advice}", 503)
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
-        odd = "has quotes, spaces or other characters that no key has"
-        raise PolygonError(f"your Polygon key {odd}: set it anew")
+        raise PolygonError("your Polygon key has quotes, spaces or the like: set it anew")
     try:
         import requests
         import truststore
@@ -936,13 +919,11 @@ def refusal(answer):
     if answer.status_code == 429:
         seconds = answer.headers.get("Retry-After", "")
         wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
-        limit = "Polygon's limit of requests a minute is reached: wait a minute and try again"
-        return PolygonError(limit, 429, wait)
+        return PolygonError("Polygon's limit of requests is reached: wait a minute", 429, wait)
     if answer.status_code >= 500:
         return PolygonError(SERVER_ERROR)
     if answer.status_code not in (401, 403):
-        address = f"Polygon's API is not at this address ({answer.status_code}): see --api-url"
-        return PolygonError(address)
+        return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
     return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
 
 
@@ -965,6 +946,7 @@ NEW_YORK = "America/New_York"
 ANSWER_NAMES = {"ticker": "T", "volume": "v", "open": "o", "close": "c", "high": "h", "low": "l"}
 ANSWER_NAMES |= {"window_start": "t", "transactions": "n"}
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
+SOURCE = "source"  # a column that only downloaded lists have
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
 
@@ -990,8 +972,7 @@ def days_to_download(data_dir, first, until):
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = until or today - 1
-    files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
-    files.pop(None, None)
+    files = {day: path for path in find_flat_files(data_dir, []) if (day := day_in_name(path))}
     if not first and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
@@ -1052,8 +1033,7 @@ def patient_client(api_url):
         connect=2,
         read=2,
         other=0,  # such as a certificate that is not trusted
-        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 60 seconds
-        backoff_max=60,  # the limit counts each minute anew
+        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 64 seconds
         retry_after_max=3600,
         status_forcelist=[429, 500, 502, 503, 504],
         raise_on_status=False,
@@ -1093,8 +1073,7 @@ def download_days(options, warnings):
             write_csv(paths[day], rows)
         log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
     if left_out:
-        reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
-        warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
+        warnings.append(f"{len(left_out):,} downloaded rows left out, first {left_out[0][:200]}")
     return failed
 
 
@@ -1149,8 +1128,7 @@ def download_lists(data_dir, api_url, warnings):
 
 def build(options):
     """Build the table. Raises BuildError, PolygonError, and OSError of stdout or an input."""
-    warnings = []
-    failed_days = 0
+    warnings, failed_days = [], 0
     if options.download is not None:
         failed_days = download_days(options, warnings)
         download_lists(options.data_dir, options.api_url, warnings)
@@ -1159,9 +1137,8 @@ def build(options):
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
     inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
-    outputs = [options.output]
-    if options.json:
-        outputs.append(Path(os.path.splitext(options.output)[0] + ".json"))
+    json_path = Path(os.path.splitext(options.output)[0] + ".json")
+    outputs = [json_path, options.output] if options.json else [options.output]
     check_outputs(outputs, inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
@@ -1171,7 +1148,7 @@ def build(options):
     listed, splits = (read_list(options.data_dir, name, warnings) for name in LISTS)
     say("Lookup table built successfully.")
     # The JSON is written first and replaces the old one last: if one fails, both old files stay.
-    json_output = replacing(outputs[1]) if options.json else nullcontext()
+    json_output = replacing(json_path) if options.json else nullcontext()
     with json_output as json_file:
         if json_file:
             write_json(json_file, market)
@@ -1179,7 +1156,7 @@ def build(options):
         with replacing(options.output) as file:
             write_lookup_table(file, market, options.window, listed, splits)
             size = file.tell()
-    for output in reversed(outputs):
+    for output in outputs:
         say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
         say(f"warning: {warning}", sys.stderr)
@@ -1238,24 +1215,22 @@ def main(argv=None):
     except BuildError as error:
         say(error, sys.stderr)
         return error.status
-    except PolygonError as error:
-        say(f"download stopped: {error}", sys.stderr)
-        return 1
-    except ImportError as error:  # of a package that only some builds need
-        say(f"{error}: pip install -r requirements.txt", sys.stderr)
-        return 1
-    except MemoryError:
-        say("not enough memory: build a table of fewer days", sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except PolygonError as error:
+        say(f"download stopped: {error}", sys.stderr)
+    except ImportError as error:  # of a package that only some builds need
+        say(f"{error}: pip install -r requirements.txt", sys.stderr)
+    except MemoryError:
+        say("not enough memory: build a table of fewer days", sys.stderr)
     except OSError as error:
         if error.filename is None:  # of stdout: a file's error names the file
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
         if not isinstance(error, BrokenPipeError):
             say(f"{error.filename or 'output not written'}: {error.strerror}", sys.stderr)
-        return 1
-    return 0
+    else:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":
