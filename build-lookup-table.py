@@ -369,7 +369,7 @@ def read_flat_file(path):
 
 
 def read_list(data_dir, name, warnings):
-    """{key: values} of the list called name in data_dir/reference, two tuples of texts a line.
+    """{key: values} of the list called name in data_dir/reference. Both are tuples of texts.
 
     It is empty if there is no such file. The first line of a key counts. A file or a line that
     cannot be used is left out, and the list warnings gets a sentence.
@@ -400,12 +400,12 @@ def read_list(data_dir, name, warnings):
     return found
 
 
-def clean_listed(ticker, *texts):
+def clean_ticker_line(ticker, *texts):
     """The fields of a line of tickers.csv, of which the table can hold any printable text."""
     return ticker, *(printable(" ".join(text.split())) for text in texts)
 
 
-def clean_split(ticker, date, *numbers):
+def clean_split_line(ticker, date, *numbers):
     """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
     day_number(date)
     numbers = [float(number) for number in numbers]
@@ -414,10 +414,10 @@ def clean_split(ticker, date, *numbers):
     return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
 
 
-# What a list must hold, how many of these columns are the key, and what makes sense of a line.
+# The columns of each list, how many of them are its key, and the function that cleans a line.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed),
-    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split),
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_ticker_line),
+    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split_line),
 }
 
 
@@ -433,9 +433,9 @@ class Market(NamedTuple):
     columns: dict  # {name: array with a value for each row}
 
     def batches(self):
-        """[(slice of tickers, slice of their rows), ...], of some BATCH_ROWS rows each."""
+        """[(slice of tickers, slice of their rows), ...], of about BATCH_ROWS rows each."""
         edges = np.searchsorted(self.starts, range(0, self.starts[-1], BATCH_ROWS))
-        bounds = list(dict.fromkeys([*edges.tolist(), len(self.tickers)]))
+        bounds = np.unique([*edges, len(self.tickers)]).tolist()
         return [
             (slice(first, end), slice(self.starts[first], self.starts[end]))
             for first, end in pairwise(bounds)
@@ -546,11 +546,16 @@ def long_z_column(trades, earlier_rows):
     first = row - count
     logs = np.log1p(trades)
     logs -= logs.mean()  # keeps the running sums small, and so exact
-    sums, squares = (np.concatenate([[0.0], np.cumsum(c)]) for c in (logs, logs * logs))
-    total, total_of_squares = (running[row] - running[first] for running in (sums, squares))
+
+    def sum_before(values):
+        """For each row, the sum of values in the count rows before it."""
+        running = np.concatenate([[0.0], np.cumsum(values)])
+        return running[row] - running[first]
+
+    total = sum_before(logs)
     with np.errstate(all="ignore"):
         mean = total / count
-        variance = (total_of_squares - total * mean) / (count - 1)
+        variance = (sum_before(logs * logs) - total * mean) / (count - 1)
         long_z = (logs - mean) / np.sqrt(variance)
     long_z[count < FEWEST_LONG] = math.nan
     for i in np.flatnonzero((count >= FEWEST_LONG) & ~(variance > NEAR_FLAT**2)):
@@ -561,7 +566,7 @@ def long_z_column(trades, earlier_rows):
 
 
 def add_facts(market, window):
-    """Add to market's columns what DAY_PAGE_COLUMNS has more; gap replaces open_price."""
+    """Add those of DAY_PAGE_COLUMNS that market does not have yet; gap replaces open_price."""
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
@@ -603,10 +608,10 @@ def replacing(path):
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+        for leftover in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
             with suppress(OSError):
-                if left.stat().st_mtime < time.time() - 86_400:
-                    left.unlink()
+                if leftover.stat().st_mtime < time.time() - 86_400:
+                    leftover.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
@@ -837,14 +842,14 @@ TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes 
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
 NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-# A part of the text of a refusal, and what the user reads. The last one is part of all.
+# A part of the text of a refusal, and what the user reads. The last one is a part of every text.
 REFUSALS = {
     "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY",
     "today's data": NOT_YET,
     "timeframe": TOO_OLD,
     "": "your Polygon plan does not include this",
 }
-# An error of requests, and what the user reads. The last one is the kind of all.
+# A class of requests' errors, and what the user reads. The last one is the base of all of them.
 CONNECTION_ERRORS = {
     "ProxyError": NO_PROXY,
     "InvalidProxyURL": NO_PROXY,
@@ -903,9 +908,9 @@ def polygon_client(api_url, connect, read, retries=0):
         try:
             answer = session.request(method, url, params=fields, headers=headers, **options)
         except requests.RequestException as error:  # its own text may hold the key
-            kinds = {kind.__name__ for kind in type(error).__mro__}
-            sentence = next(text for kind, text in CONNECTION_ERRORS.items() if kind in kinds)
-            raise PolygonError(sentence, 504 if "Timeout" in kinds else 502) from None
+            bases = {base.__name__ for base in type(error).__mro__}
+            sentence = next(text for name, text in CONNECTION_ERRORS.items() if name in bases)
+            raise PolygonError(sentence, 504 if "Timeout" in bases else 502) from None
         if answer.status_code != 200:
             raise refusal(answer)
         return SimpleNamespace(status=200, data=answer.content)
@@ -916,15 +921,15 @@ def polygon_client(api_url, connect, read, retries=0):
 
 def refusal(answer):
     """The PolygonError for an answer of requests whose status is not 200."""
+    if answer.status_code in (401, 403):
+        return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
     if answer.status_code == 429:
         seconds = answer.headers.get("Retry-After", "")
         wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
         return PolygonError("Polygon's limit of requests is reached: wait a minute", 429, wait)
     if answer.status_code >= 500:
         return PolygonError(SERVER_ERROR)
-    if answer.status_code not in (401, 403):
-        return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
-    return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
+    return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
 
 
 def results_of(response):
@@ -1077,11 +1082,11 @@ def download_days(options, warnings):
     return failed
 
 
-def all_results(ask, **options):
-    """Yields the results on all pages of a list; ask is the client's method. PolygonError."""
+def all_results(method, **options):
+    """Yields the results on all pages of a list of the client's method. Raises PolygonError."""
     params = None
     while True:
-        response = ask(**options, limit=1000, params=params, raw=True)
+        response = method(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
         next_url = json.loads(response.data).get("next_url") or ""
