@@ -257,18 +257,17 @@ def parse_with_pyarrow(raw):
     """
     if b'"' in raw:
         return None
+    in_one_piece = arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1)
+    without_quotes = arrow_csv.ParseOptions(quote_char=False)
+    as_typed = arrow_csv.ConvertOptions(
+        column_types=COLUMN_TYPES,
+        include_columns=list(COLUMN_TYPES),
+        include_missing_columns=True,  # open and volume
+        null_values=[],  # an empty field needs parse_carefully
+    )
     try:
-        rows = arrow_csv.read_csv(
-            pyarrow.BufferReader(raw),
-            arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1),
-            arrow_csv.ParseOptions(quote_char=False),
-            arrow_csv.ConvertOptions(
-                column_types=COLUMN_TYPES,
-                include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # open and volume
-                null_values=[],  # an empty field needs parse_carefully
-            ),
-        )
+        file = pyarrow.BufferReader(raw)
+        rows = arrow_csv.read_csv(file, in_one_piece, without_quotes, as_typed)
     except pyarrow.ArrowInvalid:
         return None
     if not len(rows):
@@ -376,13 +375,11 @@ def read_list(data_dir, name, warnings):
     """
     path, (columns, keys, clean) = data_dir / REFERENCE / name, LISTS[name]
     texts = dict.fromkeys(columns, pyarrow.string())
+    as_texts = arrow_csv.ConvertOptions(column_types=texts, include_columns=columns)
+    with_newlines = arrow_csv.ParseOptions(newlines_in_values=True)
     found, bad_lines = {}, 0
     try:
-        lines = arrow_csv.read_csv(
-            path,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(column_types=texts, include_columns=columns),
-        ).to_pylist()
+        lines = arrow_csv.read_csv(path, None, with_newlines, as_texts).to_pylist()
     except FileNotFoundError:
         return {}
     except (OSError, pyarrow.ArrowException) as error:
@@ -391,10 +388,9 @@ def read_list(data_dir, name, warnings):
     for line in lines:
         try:
             fields = clean(*line.values())
+            found.setdefault(fields[:keys], fields[keys:])
         except ValueError:
             bad_lines += 1
-        else:
-            found.setdefault(fields[:keys], fields[keys:])
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
@@ -701,7 +697,8 @@ def write_pickle(file, market, window):
 
     def pickle_batch(batch):
         """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
-        columns = {name: column[batch[1]] for name, column in market.columns.items()}
+        _, rows = batch
+        columns = {name: column[rows] for name, column in market.columns.items()}
         columns["date"] = np.searchsorted(market.days, columns["day"]) + len(FIELDS)
         return pickled_rows(columns, ROW_WITHOUT_BASELINE), pickled_rows(columns, ROW)
 
