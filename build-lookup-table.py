@@ -283,6 +283,30 @@ def parse_with_pyarrow(raw):
     return (tickers, *numbers) if are_tickers and are_numbers_sound else None
 
 
+def as_number(text):
+    """The number that text says, or nan."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def parse_line(line, header):
+    """A line's values in COLUMN_TYPES; optional ones may be nan. Raises ValueError, csv.Error."""
+    fields = next(csv.reader([line], strict=True))
+    if len(fields) != len(header):
+        raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
+    row = dict(zip(header, fields))
+    if not is_ticker(row["ticker"]):
+        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
+        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
+    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
+    for name, (_, _, expected) in BOUNDS.items():
+        if not is_sound(name, numbers[name]):
+            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
+    return row["ticker"], *numbers.values()
+
+
 def parse_carefully(raw, header, path, warnings):
     """What parse_with_pyarrow returns, read line by line.
 
@@ -305,30 +329,6 @@ def parse_carefully(raw, header, path, warnings):
         warnings.append(f"{path}: {len(bad_lines)} lines left out, first line {first}: {error}")
     tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
     return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
-
-
-def parse_line(line, header):
-    """A line's values in COLUMN_TYPES; optional ones may be nan. Raises ValueError, csv.Error."""
-    fields = next(csv.reader([line], strict=True))
-    if len(fields) != len(header):
-        raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
-    row = dict(zip(header, fields))
-    if not is_ticker(row["ticker"]):
-        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
-        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
-    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
-    for name, (_, _, expected) in BOUNDS.items():
-        if not is_sound(name, numbers[name]):
-            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
-    return row["ticker"], *numbers.values()
-
-
-def as_number(text):
-    """The number that text says, or nan."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def read_flat_file(path):
@@ -368,6 +368,27 @@ def read_flat_file(path):
     return tickers, columns, warnings
 
 
+def clean_ticker_line(ticker, *texts):
+    """The fields of a line of tickers.csv, of which the table can hold any printable text."""
+    return ticker, *(printable(" ".join(text.split())) for text in texts)
+
+
+def clean_split_line(ticker, date, *numbers):
+    """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
+    day_number(date)
+    numbers = [float(number) for number in numbers]
+    if not all(0 < number < MOST_TRADES for number in numbers):
+        raise ValueError
+    return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
+
+
+# The columns of each list, how many of them are its key, and the function that cleans a line.
+LISTS = {
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_ticker_line),
+    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split_line),
+}
+
+
 def read_list(data_dir, name, warnings):
     """{key: values} of the list called name in data_dir/reference. Both are tuples of texts.
 
@@ -395,27 +416,6 @@ def read_list(data_dir, name, warnings):
     if bad_lines:
         warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
     return found
-
-
-def clean_ticker_line(ticker, *texts):
-    """The fields of a line of tickers.csv, of which the table can hold any printable text."""
-    return ticker, *(printable(" ".join(text.split())) for text in texts)
-
-
-def clean_split_line(ticker, date, *numbers):
-    """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
-    day_number(date)
-    numbers = [float(number) for number in numbers]
-    if not all(0 < number < MOST_TRADES for number in numbers):
-        raise ValueError
-    return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
-
-
-# The columns of each list, how many of them are its key, and the function that cleans a line.
-LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], 1, clean_ticker_line),
-    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split_line),
-}
 
 
 class Market(NamedTuple):
@@ -669,6 +669,18 @@ def write_lookup_table(file, market, window, listed, splits):
     file.write(FOOTER.pack(index, MAGIC))
 
 
+def pickled_rows(columns, row):
+    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
+
+    The result is an array of bytes, a line a row. date is the number of a slot in the memo.
+    """
+    rows = np.frombuffer(bytearray(row * len(columns["date"])), "uint8").reshape(-1, len(row))
+    # A row without a baseline has dots for the first of ROW_NUMBERS only.
+    for dots, (name, dtype) in zip(re.finditer(rb"\.+", row), ROW_NUMBERS.items()):
+        rows[:, dots.start() : dots.end()].view(dtype)[:, 0] = columns[name]
+    return rows
+
+
 def write_pickle(file, market, window):
     """Write part 1, the pickle, and return the packed EXTENT of each ticker's rows in it.
 
@@ -717,16 +729,30 @@ def write_pickle(file, market, window):
     return extents
 
 
-def pickled_rows(columns, row):
-    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
+def rows_by_day(market):
+    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
+    next_row = market.starts[:-1].copy()
+    for day in market.days:
+        # The tickers that have rows left, and of these the ones whose next row is of this day.
+        numbers = np.flatnonzero(next_row < market.starts[1:])
+        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
+        yield numbers, next_row[numbers]
+        next_row[numbers] += 1
 
-    The result is an array of bytes, a line a row. date is the number of a slot in the memo.
+
+def day_counts(page):
+    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
+
+    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
+    four decimals, is above Z_THRESHOLD.
     """
-    rows = np.frombuffer(bytearray(row * len(columns["date"])), "uint8").reshape(-1, len(row))
-    # A row without a baseline has dots for the first of ROW_NUMBERS only.
-    for dots, (name, dtype) in zip(re.finditer(rb"\.+", row), ROW_NUMBERS.items()):
-        rows[:, dots.start() : dots.end()].view(dtype)[:, 0] = columns[name]
-    return rows
+    trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
+    varies = std_trades > 0
+    z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
+    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
+    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
+    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
+    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
 def write_day_pages(file, market):
@@ -757,32 +783,6 @@ def write_day_pages(file, market):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
     return index_days
-
-
-def rows_by_day(market):
-    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
-    next_row = market.starts[:-1].copy()
-    for day in market.days:
-        # The tickers that have rows left, and of these the ones whose next row is of this day.
-        numbers = np.flatnonzero(next_row < market.starts[1:])
-        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
-        yield numbers, next_row[numbers]
-        next_row[numbers] += 1
-
-
-def day_counts(page):
-    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
-
-    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
-    four decimals, is above Z_THRESHOLD.
-    """
-    trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
-    varies = std_trades > 0
-    z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
-    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
-    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
-    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
 def write_directory(file, market, row_extents, listed):
@@ -870,6 +870,19 @@ class PolygonError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
+def refusal(answer):
+    """The PolygonError for an answer of requests whose status is not 200."""
+    if answer.status_code in (401, 403):
+        return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
+    if answer.status_code == 429:
+        seconds = answer.headers.get("Retry-After", "")
+        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
+        return PolygonError("Polygon's limit of requests is reached: wait a minute", 429, wait)
+    if answer.status_code >= 500:
+        return PolygonError(SERVER_ERROR)
+    return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
+
+
 def polygon_client(api_url, connect, read, retries=0):
     """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
@@ -914,19 +927,6 @@ def polygon_client(api_url, connect, read, retries=0):
 
     client.client = SimpleNamespace(request=request)
     return client
-
-
-def refusal(answer):
-    """The PolygonError for an answer of requests whose status is not 200."""
-    if answer.status_code in (401, 403):
-        return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
-    if answer.status_code == 429:
-        seconds = answer.headers.get("Retry-After", "")
-        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
-        return PolygonError("Polygon's limit of requests is reached: wait a minute", 429, wait)
-    if answer.status_code >= 500:
-        return PolygonError(SERVER_ERROR)
-    return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
 
 
 def results_of(response):
@@ -996,7 +996,7 @@ def days_to_download(data_dir, first, until):
 
 
 def fetch_day(client, day):
-    """(rows, others): a day's flat file as a DataFrame, and bad rows. Raises PolygonError."""
+    """(rows, bad_rows): a day's flat file as a DataFrame, and a list. Raises PolygonError."""
     import pandas as pd
 
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
@@ -1058,7 +1058,7 @@ def download_days(options, warnings):
     for day in with_progress(paths, "Downloading", len(paths)):
         date = date_text(day)
         try:
-            rows, others = fetch_day(client, day)
+            rows, bad_rows = fetch_day(client, day)
         except PolygonError as error:
             if str(error) == TOO_OLD:  # so are all earlier days, which come after it
                 count = sum(other <= day for other in paths)
@@ -1069,7 +1069,7 @@ def download_days(options, warnings):
             tqdm.write(f"{date} not downloaded: {error}", file=sys.stderr)
             failed += 1
             continue
-        left_out += [f"{date}: {row}" for row in others]
+        left_out += [f"{date}: {row}" for row in bad_rows]
         if len(rows):
             write_csv(paths[day], rows)
         log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
