@@ -554,8 +554,9 @@ def long_z_column(trades, earlier_rows):
         mean = total / count
         variance = (sum_before(logs * logs) - total * mean) / (count - 1)
         long_z = (logs - mean) / np.sqrt(variance)
-    long_z[count < FEWEST_LONG] = math.nan
-    for i in np.flatnonzero((count >= FEWEST_LONG) & ~(variance > NEAR_FLAT**2)):
+    has_enough = count >= FEWEST_LONG
+    long_z[~has_enough] = math.nan
+    for i in np.flatnonzero(has_enough & ~(variance > NEAR_FLAT**2)):
         before = logs[first[i] : i]
         is_flat = before.min() == before.max()
         long_z[i] = math.nan if is_flat else (logs[i] - before.mean()) / before.std(ddof=1)
@@ -852,7 +853,8 @@ CONNECTION_ERRORS = {
     "ProxyError": NO_PROXY,
     "InvalidProxyURL": NO_PROXY,
     "InvalidSchema": NO_PROXY,  # SOCKS
-    "SSLError": "Polygon's certificate is not trusted: name your network's own in SSL_CERT_FILE",
+    "SSLError": "Polygon's certificate is not trusted: if your network has certificates of its "
+    "own, name their file in SSL_CERT_FILE",
     "ContentDecodingError": BAD_ANSWER,
     "Timeout": "Polygon did not answer in time: try again later",
     "RequestException": "Polygon cannot be reached: check your connection to the internet",
@@ -1054,7 +1056,7 @@ def download_days(options, warnings):
         say("Nothing to download: no day is missing.")
         return 0
     say(f"Downloading days: {len(paths)}, {date_text(min(paths))} to {date_text(max(paths))}")
-    client, failed, left_out = patient_client(options.api_url), 0, []
+    client, failed, bad = patient_client(options.api_url), 0, []
     for day in with_progress(paths, "Downloading", len(paths)):
         date = date_text(day)
         try:
@@ -1069,12 +1071,12 @@ def download_days(options, warnings):
             tqdm.write(f"{date} not downloaded: {error}", file=sys.stderr)
             failed += 1
             continue
-        left_out += [f"{date}: {row}" for row in bad_rows]
+        bad += [f"{date}: {row}" for row in bad_rows]
         if len(rows):
             write_csv(paths[day], rows)
         log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
-    if left_out:
-        warnings.append(f"{len(left_out):,} downloaded rows left out, first {left_out[0][:200]}")
+    if bad:
+        warnings.append(f"{len(bad):,} downloaded rows left out as not valid, first {bad[0][:200]}")
     return failed
 
 
