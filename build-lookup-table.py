@@ -45,8 +45,10 @@ import struct
 import sys
 import time
 import zlib
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,7 +83,8 @@ NS_PER_DAY = 86_400 * 10**9
 FIRST_DAY, LAST_DAY = 7_305, 47_481
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
-# The least and the greatest value of each column of numbers, and what a user reads of them.
+# The least and the greatest value of each needed column of numbers, in the order of COLUMN_TYPES,
+# and what a user reads of them.
 BOUNDS = {
     "window_start": (FIRST_DAY * NS_PER_DAY, LAST_DAY * NS_PER_DAY, "nanoseconds, 1990 to 2099"),
     "transactions": (0, MOST_TRADES, f"a whole number up to {MOST_TRADES}"),
@@ -199,11 +202,8 @@ def find_flat_files(data_dir, warnings):
     sentence for each older one.
     """
     names = glob.glob("**/*.*", root_dir=data_dir, recursive=True)
-    paths = [
-        data_dir / name
-        for name in names
-        if name.lower().endswith((".csv", ".csv.gz")) and Path(name).parts[0] != REFERENCE
-    ]
+    names = [name for name in names if name.lower().endswith((".csv", ".csv.gz"))]
+    paths = [data_dir / name for name in names if Path(name).parts[0] != REFERENCE]
     times = {path: path.stat().st_mtime_ns for path in paths if not path.is_dir()}
     chosen = {}  # the file of each day; a file without a day in its name stands alone
     for path in sorted(times, key=lambda path: (-times[path], path.name.lower(), path)):
@@ -257,18 +257,17 @@ def parse_with_pyarrow(raw):
     """
     if b'"' in raw:
         return None
+    in_one_piece = arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1)
+    without_quotes = arrow_csv.ParseOptions(quote_char=False)
+    as_typed = arrow_csv.ConvertOptions(
+        column_types=COLUMN_TYPES,
+        include_columns=list(COLUMN_TYPES),
+        include_missing_columns=True,  # open and volume
+        null_values=[],  # an empty field needs parse_carefully
+    )
     try:
-        rows = arrow_csv.read_csv(
-            pyarrow.BufferReader(raw),
-            arrow_csv.ReadOptions(use_threads=False, block_size=len(raw) + 1),
-            arrow_csv.ParseOptions(quote_char=False),
-            arrow_csv.ConvertOptions(
-                column_types=COLUMN_TYPES,
-                include_columns=list(COLUMN_TYPES),
-                include_missing_columns=True,  # open and volume
-                null_values=[],  # an empty field needs parse_carefully
-            ),
-        )
+        file = pyarrow.BufferReader(raw)
+        rows = arrow_csv.read_csv(file, in_one_piece, without_quotes, as_typed)
     except pyarrow.ArrowInvalid:
         return None
     if not len(rows):
@@ -282,6 +281,30 @@ def parse_with_pyarrow(raw):
     are_tickers = are_tickers and letters.to_pybytes().decode().isprintable()
     are_numbers_sound = all(is_sound(*pair).all() for pair in zip(BOUNDS, numbers))
     return (tickers, *numbers) if are_tickers and are_numbers_sound else None
+
+
+def as_number(text):
+    """The number that text says, or nan."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def parse_line(line, header):
+    """A line's values in COLUMN_TYPES; optional ones may be nan. Raises ValueError, csv.Error."""
+    fields = next(csv.reader([line], strict=True))
+    if len(fields) != len(header):
+        raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
+    row = dict(zip(header, fields))
+    if not is_ticker(row["ticker"]):
+        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
+        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
+    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
+    for name, (_, _, expected) in BOUNDS.items():
+        if not is_sound(name, numbers[name]):
+            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
+    return row["ticker"], *numbers.values()
 
 
 def parse_carefully(raw, header, path, warnings):
@@ -303,34 +326,9 @@ def parse_carefully(raw, header, path, warnings):
             raise BuildError(f"{path}, line {last} is cut off: download the file again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
-        count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
-        warnings.append(f"{path}: {count} left out, first line {first}: {error}")
+        warnings.append(f"{path}: {len(bad_lines)} lines left out, first line {first}: {error}")
     tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
     return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
-
-
-def parse_line(line, header):
-    """A line's values in COLUMN_TYPES; optional ones may be nan. Raises ValueError, csv.Error."""
-    fields = next(csv.reader([line], strict=True))
-    if len(fields) != len(header):
-        raise ValueError(f"{len(fields)} fields, but the header has {len(header)}")
-    row = dict(zip(header, fields))
-    if not is_ticker(row["ticker"]):
-        expected = f"1 to {LONGEST_TICKER} bytes that can be printed"
-        raise ValueError(f"ticker is {row['ticker'][:60]!a}, not {expected}")
-    numbers = {name: as_number(row.get(name, "")) for name in COLUMN_TYPES if name != "ticker"}
-    for name, (_, _, expected) in BOUNDS.items():
-        if not is_sound(name, numbers[name]):
-            raise ValueError(f"{name} is {row[name][:60]!a}, not {expected}")
-    return row["ticker"], *numbers.values()
-
-
-def as_number(text):
-    """The number that text says, or nan."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def read_flat_file(path):
@@ -341,15 +339,16 @@ def read_flat_file(path):
     or a dollar_volume that is missing is nan. warnings is a list of sentences. If the file's name
     and a row disagree on the day, the name is right.
     """
-    (raw, header), warnings = read_bytes_and_header(path), []
+    warnings = []
+    raw, header = read_bytes_and_header(path)
     parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
     if not len(tickers):
         warnings.append(f"{path}: no rows below the header, skipped")
+    # The range, ptp, is 0 for most files: a quicker look than the one for unique numbers.
     elif np.ptp(window_starts) and len(np.unique(window_starts)) > len(np.unique(days)):
-        several = "several window_starts on one day: take the daily ones (day_aggs_v1)"
-        raise BuildError(f"{path} looks like a file of minutes, with {several}")
+        raise BuildError(f"{path} is a file of minutes: take the daily ones (day_aggs_v1)")
     named_day = day_in_name(path)
     if named_day and (days != named_day).any():
         other_days = days[days != named_day]
@@ -369,44 +368,12 @@ def read_flat_file(path):
     return tickers, columns, warnings
 
 
-def read_list(data_dir, name, warnings):
-    """{key: values} of the list called name in data_dir/reference, two tuples of texts a line.
-
-    It is empty if there is no such file. The first line of a key counts. A file or a line that
-    cannot be used is left out, and the list warnings gets a sentence.
-    """
-    path, (columns, keys, clean) = data_dir / REFERENCE / name, LISTS[name]
-    texts = dict.fromkeys(columns, pyarrow.string())
-    found, bad_lines = {}, 0
-    try:
-        lines = arrow_csv.read_csv(
-            path,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(column_types=texts, include_columns=columns),
-        ).to_pylist()
-    except FileNotFoundError:
-        return {}
-    except (OSError, pyarrow.ArrowException) as error:
-        warnings.append(f"{path} is not used: {error}")
-        return {}
-    for line in lines:
-        try:
-            fields = clean(*line.values())
-        except ValueError:
-            bad_lines += 1
-        else:
-            found.setdefault(fields[:keys], fields[keys:])
-    if bad_lines:
-        warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
-    return found
-
-
-def clean_listed(ticker, *texts):
+def clean_ticker_line(ticker, *texts):
     """The fields of a line of tickers.csv, of which the table can hold any printable text."""
     return ticker, *(printable(" ".join(text.split())) for text in texts)
 
 
-def clean_split(ticker, date, *numbers):
+def clean_split_line(ticker, date, *numbers):
     """The fields of a line of splits.csv, with numbers such as 20 or 1.5. Raises ValueError."""
     day_number(date)
     numbers = [float(number) for number in numbers]
@@ -415,13 +382,40 @@ def clean_split(ticker, date, *numbers):
     return ticker, date, *(np.format_float_positional(number, trim="-") for number in numbers)
 
 
-# What a list must hold, how many of these columns are the key, and what makes sense of a line.
-SPLIT_COLUMNS = ["ticker", "execution_date", "split_from", "split_to"]
+# The columns of each list, how many of them are its key, and the function that cleans a line.
 LISTS = {
-    "tickers.csv": (["ticker", "name", "type"], 1, clean_listed),
-    "splits.csv": (SPLIT_COLUMNS, 2, clean_split),
+    "tickers.csv": (["ticker", "name", "type"], 1, clean_ticker_line),
+    "splits.csv": (["ticker", "execution_date", "split_from", "split_to"], 2, clean_split_line),
 }
-SOURCE = "source"  # a column that only downloaded lists have
+
+
+def read_list(data_dir, name, warnings):
+    """{key: values} of the list called name in data_dir/reference. Both are tuples of texts.
+
+    It is empty if there is no such file. The first line of a key counts. A file or a line that
+    cannot be used is left out, and the list warnings gets a sentence.
+    """
+    path, (columns, keys, clean) = data_dir / REFERENCE / name, LISTS[name]
+    texts = dict.fromkeys(columns, pyarrow.string())
+    as_texts = arrow_csv.ConvertOptions(column_types=texts, include_columns=columns)
+    with_newlines = arrow_csv.ParseOptions(newlines_in_values=True)
+    found, bad_lines = {}, 0
+    try:
+        lines = arrow_csv.read_csv(path, None, with_newlines, as_texts).to_pylist()
+    except FileNotFoundError:
+        return {}
+    except (OSError, pyarrow.ArrowException) as error:
+        warnings.append(f"{path} is not used: {error}")
+        return {}
+    for line in lines:
+        try:
+            fields = clean(*line.values())
+            found.setdefault(fields[:keys], fields[keys:])
+        except ValueError:
+            bad_lines += 1
+    if bad_lines:
+        warnings.append(f"{path}: lines left out because they make no sense: {bad_lines}")
+    return found
 
 
 class Market(NamedTuple):
@@ -432,13 +426,13 @@ class Market(NamedTuple):
 
     tickers: list  # in the order in which the files first name them; a ticker's number is its index
     starts: np.ndarray  # the index of each ticker's first row; at the end, the number of all rows
-    days: list  # the day numbers that occur, in order
+    days: np.ndarray  # the day numbers that occur, in order
     columns: dict  # {name: array with a value for each row}
 
     def batches(self):
-        """[(slice of tickers, slice of their rows), ...], of some BATCH_ROWS rows each."""
+        """[(slice of tickers, slice of their rows), ...], of about BATCH_ROWS rows each."""
         edges = np.searchsorted(self.starts, range(0, self.starts[-1], BATCH_ROWS))
-        bounds = list(dict.fromkeys([*edges.tolist(), len(self.tickers)]))
+        bounds = np.unique([*edges, len(self.tickers)]).tolist()
         return [
             (slice(first, end), slice(self.starts[first], self.starts[end]))
             for first, end in pairwise(bounds)
@@ -447,7 +441,7 @@ class Market(NamedTuple):
 
 def read_market(paths, warnings):
     """The Market of the flat files at paths. warnings gets sentences. Raises BuildError."""
-    all_tickers, collected = [], {}
+    all_tickers, collected = [], defaultdict(bytearray)
     files = with_progress(in_threads(read_flat_file, paths), "Reading", len(paths))
     for (tickers, columns, file_warnings), path in zip(files, paths):
         log(f"Processing {path.name}")
@@ -455,7 +449,7 @@ def read_market(paths, warnings):
         if len(tickers):
             all_tickers.append(tickers)
         for name, column in columns.items():
-            collected.setdefault(name, bytearray()).extend(column.data)
+            collected[name].extend(column.data)  # takes less memory than a list of arrays
     if not all_tickers:
         raise BuildError(f"no rows in any of {len(paths)} flat files, such as {paths[0]}")
     encoded = pyarrow.chunked_array(all_tickers).unify_dictionaries().chunks
@@ -475,13 +469,13 @@ def read_market(paths, warnings):
             f"date, first {tickers[number[first]]} on {date_text(day[first])}: the last one is used"
         )
         number, order = number[is_last], order[is_last]
-    # Each collected column is dropped as soon as it is sorted, to save memory.
+    # Each collected column is dropped as soon as it is sorted. Its dtype is that of any file.
     columns = {
         name: np.frombuffer(collected.pop(name), column.dtype)[order]
         for name, column in columns.items()
     }
     starts = np.searchsorted(number, np.arange(len(tickers) + 1))
-    days = np.flatnonzero(np.bincount(day)).tolist()
+    days = np.flatnonzero(np.bincount(day))
     return Market(tickers, starts, days, columns)
 
 
@@ -526,15 +520,13 @@ def record_column(trades, earlier_rows):
     row has fewer trades, so have all rows between it and its own stop: row i takes over this stop.
     Every count ends at before_first, the row before the ticker's first one.
     """
-    row = np.arange(len(trades))
+    row = unfinished = np.arange(len(trades))
     before_first = row - earlier_rows - 1
     stop = row - 1
-    unfinished = np.flatnonzero(stop > before_first)
     while len(unfinished):
-        has_fewer = trades[stop[unfinished]] < trades[unfinished]
-        unfinished = unfinished[has_fewer]
-        stop[unfinished] = stop[stop[unfinished]]
         unfinished = unfinished[stop[unfinished] > before_first[unfinished]]
+        unfinished = unfinished[trades[stop[unfinished]] < trades[unfinished]]
+        stop[unfinished] = stop[stop[unfinished]]
     return row - stop - 1
 
 
@@ -543,59 +535,65 @@ def long_z_column(trades, earlier_rows):
 
     Mean and sample standard deviation are those of x in the ticker's LONG_WINDOW rows before it, or
     in all of them while there are at least FEWEST_LONG. It is nan with fewer rows, and where these
-    rows' trades are all equal. Running sums make it; rows whose deviation is so small that these
-    are not exact enough are computed one by one.
+    rows' trades are all equal. Running sums make it. Where the deviation is too small for them, it
+    is computed row by row.
     """
     row = np.arange(len(trades))
     count = np.minimum(earlier_rows, LONG_WINDOW)
     first = row - count
     logs = np.log1p(trades)
     logs -= logs.mean()  # keeps the running sums small, and so exact
-    sums, squares = (np.concatenate([[0.0], np.cumsum(c)]) for c in (logs, logs * logs))
-    total, total_of_squares = (running[row] - running[first] for running in (sums, squares))
+
+    def sum_before(values):
+        """For each row, the sum of values in the count rows before it."""
+        running = np.concatenate([[0.0], np.cumsum(values)])
+        return running[row] - running[first]
+
+    total = sum_before(logs)
     with np.errstate(all="ignore"):
         mean = total / count
-        variance = (total_of_squares - total * mean) / (count - 1)
+        variance = (sum_before(logs * logs) - total * mean) / (count - 1)
         long_z = (logs - mean) / np.sqrt(variance)
-    # The index of the first row of each stretch of equal trades of a ticker.
-    begins = (trades != np.roll(trades, 1)) | (earlier_rows == 0)
-    equal_since = np.maximum.accumulate(np.where(begins, row, 0))
-    is_known = (count >= FEWEST_LONG) & (np.roll(equal_since, 1) > first)
-    long_z[~is_known] = math.nan
-    for i in np.flatnonzero(is_known & ~(variance > NEAR_FLAT**2)).tolist():
+    has_enough = count >= FEWEST_LONG
+    long_z[~has_enough] = math.nan
+    for i in np.flatnonzero(has_enough & ~(variance > NEAR_FLAT**2)):
         before = logs[first[i] : i]
-        long_z[i] = (logs[i] - before.mean()) / before.std(ddof=1)
+        is_flat = before.min() == before.max()
+        long_z[i] = math.nan if is_flat else (logs[i] - before.mean()) / before.std(ddof=1)
     return long_z
 
 
 def add_facts(market, window):
-    """Add to market's columns what DAY_PAGE_COLUMNS has more; gap replaces open_price."""
+    """Add those of DAY_PAGE_COLUMNS that market does not have yet; gap replaces open_price."""
     columns, starts = market.columns, market.starts
     columns["gap"] = columns.pop("open_price")  # overwritten batch by batch, to save memory
     for name in DAY_PAGE_COLUMNS.keys() - columns.keys():
         columns[name] = np.empty(starts[-1], DAY_PAGE_COLUMNS[name])
-    index_of_day = np.zeros(LAST_DAY + 1, "uint16")  # among the table's days
-    index_of_day[market.days] = np.arange(len(market.days))
 
-    def add_to(batch):
+    def facts_of(batch):
         tickers, rows = batch
-        of_rows = {name: column[rows] for name, column in columns.items()}
+        trades, closes, opens = (columns[name][rows] for name in ("trades", "close_price", "gap"))
         lengths = np.diff(starts[tickers.start : tickers.stop + 1])
         earlier_rows = np.arange(rows.start, rows.stop) - np.repeat(starts[tickers], lengths)
-        trades, closes, opens = (of_rows[name] for name in ("trades", "close_price", "gap"))
-        of_rows["price_diff"][:] = price_changes(closes, closes, earlier_rows)
         gap = price_changes(opens, closes, earlier_rows)
-        of_rows["gap"][:] = np.where(np.isfinite(gap), gap, math.nan)
-        of_rows["avg_trades"][:], of_rows["std_trades"][:] = baselines(trades, earlier_rows, window)
-        of_rows["record"][:] = record_column(trades, earlier_rows)
-        of_rows["earlier_rows"][:] = earlier_rows
-        of_rows["long_z"][:] = long_z_column(trades, earlier_rows)
-        indexes = index_of_day[of_rows["day"]]
+        avg_trades, std_trades = baselines(trades, earlier_rows, window)
+        indexes = np.searchsorted(market.days, columns["day"][rows])
         reach = indexes - np.roll(indexes, window)  # without meaning where there is no baseline
-        of_rows["baseline_days"][:] = np.where(earlier_rows >= window, reach, 0)
+        return {
+            "price_diff": price_changes(closes, closes, earlier_rows),
+            "avg_trades": avg_trades,
+            "std_trades": std_trades,
+            "gap": np.where(np.isfinite(gap), gap, math.nan),
+            "record": record_column(trades, earlier_rows),
+            "earlier_rows": earlier_rows,
+            "baseline_days": np.where(earlier_rows >= window, reach, 0),
+            "long_z": long_z_column(trades, earlier_rows),
+        }
 
-    for _ in in_threads(add_to, market.batches()):
-        pass
+    batches = market.batches()
+    for (_, rows), facts in zip(batches, in_threads(facts_of, batches)):
+        for name, values in facts.items():
+            columns[name][rows] = values
 
 
 @contextmanager
@@ -608,10 +606,10 @@ def replacing(path):
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
+        for leftover in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.tmp"):
             with suppress(OSError):
-                if left.stat().st_mtime < time.time() - 86_400:
-                    left.unlink()
+                if leftover.stat().st_mtime < time.time() - 86_400:
+                    leftover.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
             file.flush()
@@ -652,17 +650,11 @@ def write_and_get_extent(file, *pieces):
 def write_lookup_table(file, market, window, listed, splits):
     """Write the table into a binary file: four parts and a footer, one after the other.
 
-        ┌───────────────────────────────────────────────────────────────┐
-        │ 1  a pickle: {ticker: {date: stats}}                          │ write_pickle
-        ├───────────────────────────────────────────────────────────────┤
-        │ 2  a day page for each date: its rows, column by column       │ write_day_pages
-        ├───────────────────────────────────────────────────────────────┤
-        │ 3  facts of each ticker; the directory; the splits            │ write_directory, _splits
-        ├───────────────────────────────────────────────────────────────┤
-        │ 4  the index: INDEX_HEADER, and an INDEX_DAY for each date    │ write_lookup_table
-        ├───────────────────────────────────────────────────────────────┤
-        │ FOOTER: the extent of the index, MAGIC                        │
-        └───────────────────────────────────────────────────────────────┘
+        1  a pickle: {ticker: {date: stats}}                           write_pickle
+        2  a day page for each date: its rows, column by column        write_day_pages
+        3  facts of each ticker; the directory; the splits             write_directory, write_splits
+        4  the index: INDEX_HEADER, and an INDEX_DAY for each date     write_lookup_table
+           FOOTER: the extent of the index, MAGIC
 
     A reader begins at the end: it reads the footer, the index, and then the day page or the ticker
     that it needs. An extent is offset in the file, length and CRC-32. All numbers outside the
@@ -676,6 +668,18 @@ def write_lookup_table(file, market, window, listed, splits):
     header = INDEX_HEADER.pack(window, len(market.tickers), directory, splits)
     index = write_and_get_extent(file, header, *index_days)
     file.write(FOOTER.pack(index, MAGIC))
+
+
+def pickled_rows(columns, row):
+    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
+
+    The result is an array of bytes, a line a row. date is the number of a slot in the memo.
+    """
+    rows = np.frombuffer(bytearray(row * len(columns["date"])), "uint8").reshape(-1, len(row))
+    # A row without a baseline has dots for the first of ROW_NUMBERS only.
+    for dots, (name, dtype) in zip(re.finditer(rb"\.+", row), ROW_NUMBERS.items()):
+        rows[:, dots.start() : dots.end()].view(dtype)[:, 0] = columns[name]
+    return rows
 
 
 def write_pickle(file, market, window):
@@ -704,13 +708,12 @@ def write_pickle(file, market, window):
     for slot, text in enumerate(FIELDS + [date_text(day) for day in market.days]):
         prologue += pickled_text(text) + pickle.LONG_BINPUT + struct.pack("<I", slot) + pickle.POP
     file.write(prologue + pickle.EMPTY_DICT + pickle.MARK)
-    slots = np.zeros(LAST_DAY + 1, "uint32")  # the dates' slots in the pickle's memo
-    slots[market.days] = np.arange(len(market.days)) + len(FIELDS)
 
     def pickle_batch(batch):
         """The batch's rows twice: without a baseline, and with one. Each needs only one of them."""
-        columns = {name: column[batch[1]] for name, column in market.columns.items()}
-        columns["date"] = slots[columns["day"]]
+        _, rows = batch
+        columns = {name: column[rows] for name, column in market.columns.items()}
+        columns["date"] = np.searchsorted(market.days, columns["day"]) + len(FIELDS)
         return pickled_rows(columns, ROW_WITHOUT_BASELINE), pickled_rows(columns, ROW)
 
     extents, batches = [], market.batches()
@@ -727,18 +730,30 @@ def write_pickle(file, market, window):
     return extents
 
 
-def pickled_rows(columns, row):
-    """columns, {name: array}, as pickled rows like row, with their numbers in place of its dots.
+def rows_by_day(market):
+    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
+    next_row = market.starts[:-1].copy()
+    for day in market.days:
+        # The tickers that have rows left, and of these the ones whose next row is of this day.
+        numbers = np.flatnonzero(next_row < market.starts[1:])
+        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
+        yield numbers, next_row[numbers]
+        next_row[numbers] += 1
 
-    The rows are a numpy array. date is the number of a slot in the memo.
+
+def day_counts(page):
+    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
+
+    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
+    four decimals, is above Z_THRESHOLD.
     """
-    offsets = [dots.start() for dots in re.finditer(rb"\.+", row)]
-    names, formats = list(ROW_NUMBERS)[: len(offsets)], list(ROW_NUMBERS.values())[: len(offsets)]
-    numbers = {"names": names, "formats": formats, "offsets": offsets, "itemsize": len(row)}
-    rows = np.frombuffer(bytearray(row * len(columns["date"])), numbers)
-    for name in names:
-        rows[name] = columns[name]
-    return rows
+    trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
+    varies = std_trades > 0
+    z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
+    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
+    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
+    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
+    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
 def write_day_pages(file, market):
@@ -769,32 +784,6 @@ def write_day_pages(file, market):
         extent = write_and_get_extent(file, *pieces)
         index_days.append(INDEX_DAY.pack(date_text(day).encode(), extent, *counts))
     return index_days
-
-
-def rows_by_day(market):
-    """Yields for each day the numbers of its tickers, and the indexes of their rows of this day."""
-    next_row = market.starts[:-1].copy()
-    for day in market.days:
-        # The tickers that have rows left, and of these the ones whose next row is of this day.
-        numbers = np.flatnonzero(next_row < market.starts[1:])
-        numbers = numbers[market.columns["day"][next_row[numbers]] == day]
-        yield numbers, next_row[numbers]
-        next_row[numbers] += 1
-
-
-def day_counts(page):
-    """(rows, with_deviation, anomalies, with_long_z, high_long_z) of a day page.
-
-    with_deviation counts rows with a deviation above 0, high_long_z those whose long_z, rounded to
-    four decimals, is above Z_THRESHOLD.
-    """
-    trades, avg_trades, std_trades = (page[name] for name in ("trades", "avg_trades", "std_trades"))
-    varies = std_trades > 0
-    z_scores = (trades[varies] - avg_trades[varies]) / std_trades[varies]
-    anomalies = np.count_nonzero(z_scores > Z_THRESHOLD * (1 + TOLERANCE))
-    long_z = page["long_z"][~np.isnan(page["long_z"])].astype("float64")
-    high = np.count_nonzero(np.round(long_z, 4) > Z_THRESHOLD)
-    return len(trades), len(z_scores), anomalies, len(long_z), high
 
 
 def write_directory(file, market, row_extents, listed):
@@ -832,13 +821,12 @@ def write_splits(file, market, splits):
 
 def write_json(file, market):
     """Write the table as JSON into a binary file, one line a ticker; nan and inf become null."""
-    date_of_day = {day: date_text(day) for day in market.days}
+    date_of_day = {day: date_text(day) for day in market.days.tolist()}
     separator = "{"
-    for number, ticker in enumerate(market.tickers):
-        rows = slice(market.starts[number], market.starts[number + 1])
-        columns = [market.columns[field][rows] for field in FIELDS]
+    for ticker, start, end in zip(market.tickers, market.starts, market.starts[1:]):
+        columns = [market.columns[field][start:end] for field in FIELDS]
         columns = [np.where(np.isfinite(c), c.astype(object), None).tolist() for c in columns]
-        dates = map(date_of_day.get, market.columns["day"][rows].tolist())
+        dates = map(date_of_day.get, market.columns["day"][start:end].tolist())
         stats = (dict(zip(FIELDS, row)) for row in zip(*columns))
         line = f"{separator}\n{json.dumps(ticker)}: {json.dumps(dict(zip(dates, stats)))}"
         file.write(line.encode())
@@ -853,14 +841,14 @@ TOO_OLD = "your Polygon plan does not reach back to this day: the free one goes 
 SERVER_ERROR = "Polygon's server is in trouble: try again later"
 BAD_ANSWER = "Polygon's answer makes no sense: try again later"
 NO_PROXY = "Polygon cannot be reached through your proxy: check HTTPS_PROXY"
-# A part of the text of a refusal, and what the user reads. The last one is part of all.
+# A part of the text of a refusal, and what the user reads. The last one is a part of every text.
 REFUSALS = {
     "API Key": "Polygon does not accept your key: check POLYGON_API_KEY or MASSIVE_API_KEY",
     "today's data": NOT_YET,
     "timeframe": TOO_OLD,
     "": "your Polygon plan does not include this",
 }
-# An error of requests, and what the user reads. The last one is the kind of all.
+# A class of requests' errors, and what the user reads. The last one is the base of all of them.
 CONNECTION_ERRORS = {
     "ProxyError": NO_PROXY,
     "InvalidProxyURL": NO_PROXY,
@@ -884,6 +872,19 @@ class PolygonError(Exception):
         self.status, self.retry_after = status, retry_after
 
 
+def refusal(answer):
+    """The PolygonError for an answer of requests whose status is not 200."""
+    if answer.status_code in (401, 403):
+        return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
+    if answer.status_code == 429:
+        seconds = answer.headers.get("Retry-After", "")
+        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
+        return PolygonError("Polygon's limit of requests is reached: wait a minute", 429, wait)
+    if answer.status_code >= 500:
+        return PolygonError(SERVER_ERROR)
+    return PolygonError(f"no Polygon API at this address ({answer.status_code}): see --api-url")
+
+
 def polygon_client(api_url, connect, read, retries=0):
     """Polygon's client for the API at api_url. Its requests raise PolygonError, as this does.
 
@@ -896,8 +897,7 @@ def polygon_client(api_url, connect, read, retries=0):
         advice = "run export POLYGON_API_KEY=YOUR_KEY, then start this script again"
         raise PolygonError(f"Polygon needs your key: {advice}", 503)
     if not re.fullmatch(r"[\w.~+/=-]+", key, re.ASCII):
-        odd = "has quotes, spaces or other characters that no key has"
-        raise PolygonError(f"your Polygon key {odd}: set it anew")
+        raise PolygonError("your Polygon key has quotes, spaces or the like: set it anew")
     try:
         import requests
         import truststore
@@ -920,30 +920,15 @@ def polygon_client(api_url, connect, read, retries=0):
         try:
             answer = session.request(method, url, params=fields, headers=headers, **options)
         except requests.RequestException as error:  # its own text may hold the key
-            kinds = {kind.__name__ for kind in type(error).__mro__}
-            sentence = next(text for kind, text in CONNECTION_ERRORS.items() if kind in kinds)
-            raise PolygonError(sentence, 504 if "Timeout" in kinds else 502) from None
+            bases = {base.__name__ for base in type(error).__mro__}
+            sentence = next(text for name, text in CONNECTION_ERRORS.items() if name in bases)
+            raise PolygonError(sentence, 504 if "Timeout" in bases else 502) from None
         if answer.status_code != 200:
             raise refusal(answer)
         return SimpleNamespace(status=200, data=answer.content)
 
     client.client = SimpleNamespace(request=request)
     return client
-
-
-def refusal(answer):
-    """The PolygonError for an answer of requests whose status is not 200."""
-    if answer.status_code == 429:
-        seconds = answer.headers.get("Retry-After", "")
-        wait = min(int(seconds), 3600) if re.fullmatch("[0-9]{1,9}", seconds) else 60
-        limit = "Polygon's limit of requests a minute is reached: wait a minute and try again"
-        return PolygonError(limit, 429, wait)
-    if answer.status_code >= 500:
-        return PolygonError(SERVER_ERROR)
-    if answer.status_code not in (401, 403):
-        address = f"Polygon's API is not at this address ({answer.status_code}): see --api-url"
-        return PolygonError(address)
-    return PolygonError(next(REFUSALS[part] for part in REFUSALS if part in answer.text))
 
 
 def results_of(response):
@@ -961,9 +946,11 @@ def results_of(response):
 
 # The download of missing days and of the lists of tickers and splits.
 NEW_YORK = "America/New_York"
-FLAT_FILE_HEADER = ["ticker", "volume", "open", "close", "high", "low"]
-FLAT_FILE_HEADER += ["window_start", "transactions"]
+# The columns of a flat file, in order, and their names in Polygon's answers.
+ANSWER_NAMES = {"ticker": "T", "volume": "v", "open": "o", "close": "c", "high": "h", "low": "l"}
+ANSWER_NAMES |= {"window_start": "t", "transactions": "n"}
 MOST_DOLLARS = 10**9  # of a price: some answers for 2020 hold prices of 1e12
+SOURCE = "source"  # a column that only downloaded lists have
 DAYS_BETWEEN_TICKERS = 30  # the list of tickers is downloaded anew when it is older
 
 
@@ -989,8 +976,7 @@ def days_to_download(data_dir, first, until):
     today = day_number(f"{now:%Y-%m-%d}")
     last_ended = today if now.hour >= 16 else today - 1
     until = until or today - 1
-    files = {day_in_name(path): path for path in find_flat_files(data_dir, [])}
-    files.pop(None, None)
+    files = {day: path for path in find_flat_files(data_dir, []) if (day := day_in_name(path))}
     if not first and not files:
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
@@ -1004,34 +990,32 @@ def days_to_download(data_dir, first, until):
     trading = calendar.sessions.to_numpy().astype("datetime64[D]").astype(int).tolist()
     days = {day: data_dir / f"{date_text(day)}.csv.gz" for day in trading if day <= until}
     for day, path in files.items():
+        days.pop(day, None)
         corrected = new_york_timestamp(day + 1, 10)
         if path.stat().st_mtime < corrected <= now.timestamp() and day <= until:
             days[day] = path
-        else:
-            days.pop(day, None)
     return dict(sorted(days.items(), reverse=True))
 
 
 def fetch_day(client, day):
-    """(rows, others): a day's flat file as a DataFrame, and bad rows. Raises PolygonError."""
+    """(rows, bad_rows): a day's flat file as a DataFrame, and a list. Raises PolygonError."""
     import pandas as pd
 
     results = results_of(client.get_grouped_daily_aggs(date_text(day), adjusted=False, raw=True))
-    start, end = new_york_timestamp(day, 0) * 1000, new_york_timestamp(day + 1, 0) * 1000
+    start, end = (new_york_timestamp(each, 0) * 1000 for each in (day, day + 1))  # milliseconds
     answers = [row if isinstance(row, dict) else {} for row in results]
-    rows = pd.DataFrame(answers, columns=[*"Tvochlnt"], dtype=object)
-    tickers = rows.pop("T")
-    rows = rows.apply(pd.to_numeric, errors="coerce")
-    sound = tickers.map(lambda ticker: isinstance(ticker, str) and is_ticker(ticker)).astype(bool)
-    sound &= rows.pop("t").fillna(start).between(start, end, "left")
-    sound &= is_sound("transactions", rows["n"]) & (rows["v"] >= 0)
-    for price in "ochl":
+    rows = pd.DataFrame(answers, columns=ANSWER_NAMES.values(), dtype=object)
+    rows.columns = list(ANSWER_NAMES)
+    for name in rows.columns.drop("ticker"):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce")
+    sound = rows["ticker"].map(lambda text: isinstance(text, str) and is_ticker(text)).astype(bool)
+    sound &= rows["window_start"].fillna(start).between(start, end, "left")
+    sound &= is_sound("transactions", rows["transactions"]) & (rows["volume"] >= 0)
+    for price in ("open", "close", "high", "low"):
         sound &= rows[price].between(0, MOST_DOLLARS)
     if results and not sound.any():
         raise PolygonError(BAD_ANSWER)
-    rows.insert(0, "T", tickers)
-    rows.insert(6, "window_start", start * 10**6)
-    rows.columns = FLAT_FILE_HEADER
+    rows["window_start"] = start * 10**6
     return rows[sound].sort_values("ticker"), [results[i] for i in np.flatnonzero(~sound)]
 
 
@@ -1052,8 +1036,7 @@ def patient_client(api_url):
         connect=2,
         read=2,
         other=0,  # such as a certificate that is not trusted
-        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 60 seconds
-        backoff_max=60,  # the limit counts each minute anew
+        backoff_factor=4,  # without a Retry-After it waits 0, 8, 16, 32 and 64 seconds
         retry_after_max=3600,
         status_forcelist=[429, 500, 502, 503, 504],
         raise_on_status=False,
@@ -1073,11 +1056,11 @@ def download_days(options, warnings):
         say("Nothing to download: no day is missing.")
         return 0
     say(f"Downloading days: {len(paths)}, {date_text(min(paths))} to {date_text(max(paths))}")
-    client, failed, left_out = patient_client(options.api_url), 0, []
+    client, failed, bad = patient_client(options.api_url), 0, []
     for day in with_progress(paths, "Downloading", len(paths)):
         date = date_text(day)
         try:
-            rows, others = fetch_day(client, day)
+            rows, bad_rows = fetch_day(client, day)
         except PolygonError as error:
             if str(error) == TOO_OLD:  # so are all earlier days, which come after it
                 count = sum(other <= day for other in paths)
@@ -1088,25 +1071,26 @@ def download_days(options, warnings):
             tqdm.write(f"{date} not downloaded: {error}", file=sys.stderr)
             failed += 1
             continue
-        left_out += [f"{date}: {row}" for row in others]
+        bad += [f"{date}: {row}" for row in bad_rows]
         if len(rows):
             write_csv(paths[day], rows)
         log(f"{date}: {len(rows):,} tickers" if len(rows) else f"{date}: no trading")
-    if left_out:
-        reason = f"because a value is missing or not valid, first {left_out[0][:200]}"
-        warnings.append(f"{len(left_out):,} downloaded rows are left out, {reason}")
+    if bad:
+        warnings.append(f"{len(bad):,} downloaded rows left out as not valid, first {bad[0][:200]}")
     return failed
 
 
-def all_results(ask, **options):
-    """Yields the results on all pages of a list; ask is the client's method. PolygonError."""
+def all_results(method, **options):
+    """Yields the results on all pages of a list of the client's method. Raises PolygonError."""
     params = None
-    while params != {}:
-        response = ask(**options, limit=1000, params=params, raw=True)
+    while True:
+        response = method(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
         next_url = json.loads(response.data).get("next_url") or ""
         params = dict(parse_qsl(urlsplit(next_url).query))
+        if not params:
+            return
 
 
 def download_lists(data_dir, api_url, warnings):
@@ -1119,25 +1103,24 @@ def download_lists(data_dir, api_url, warnings):
     import pandas as pd
 
     paths = find_flat_files(data_dir, [])
-    first_day = min(filter(None, map(day_in_name, paths)), default=FIRST_DAY)
+    first_date = date_text(min(filter(None, map(day_in_name, paths)), default=FIRST_DAY))
     newest = max((path.stat().st_mtime for path in paths), default=0)
     month_ago = time.time() - DAYS_BETWEEN_TICKERS * 86_400
-    # Of a ticker's lines the first counts, so the active ones are asked for first.
-    listed = [{"market": "stocks", "active": active} for active in (True, False)]
-    splits = [{"execution_date_gte": date_text(first_day)}]
-    for name, too_old, method, questions in [
-        ("tickers.csv", month_ago, "list_tickers", listed),
-        ("splits.csv", newest, "list_splits", splits),
-    ]:
-        path, (columns, keys, _) = data_dir / REFERENCE / name, LISTS[name]
+    for name, (columns, keys, _) in LISTS.items():
+        path = data_dir / REFERENCE / name
         if path.exists():
             is_users_own = f",{SOURCE}\n".encode() not in path.read_bytes()
+            too_old = newest if name == "splits.csv" else month_ago
             if is_users_own or path.stat().st_mtime >= too_old:
                 continue
         say(f"Downloading {path}, which may take minutes with a free key")
         try:
-            ask = getattr(patient_client(api_url), method)
-            results = [row for question in questions for row in all_results(ask, **question)]
+            client = patient_client(api_url)
+            if name == "splits.csv":
+                results = list(all_results(client.list_splits, execution_date_gte=first_date))
+            else:  # of a ticker's lines the first counts, so the active ones are asked for first
+                stocks = partial(all_results, client.list_tickers, market="stocks")
+                results = [*stocks(active=True), *stocks(active=False)]
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
             continue
@@ -1147,8 +1130,7 @@ def download_lists(data_dir, api_url, warnings):
 
 def build(options):
     """Build the table. Raises BuildError, PolygonError, and OSError of stdout or an input."""
-    warnings = []
-    failed_days = 0
+    warnings, failed_days = [], 0
     if options.download is not None:
         failed_days = download_days(options, warnings)
         download_lists(options.data_dir, options.api_url, warnings)
@@ -1157,9 +1139,8 @@ def build(options):
         advice = "copy some there, name another --data-dir, or use --download FROM"
         raise BuildError(f"no *.csv or *.csv.gz in {options.data_dir}: {advice}")
     inputs = [*paths, *(options.data_dir / REFERENCE / name for name in LISTS)]
-    outputs = [options.output]
-    if options.json:
-        outputs.append(Path(os.path.splitext(options.output)[0] + ".json"))
+    json_path = Path(os.path.splitext(options.output)[0] + ".json")
+    outputs = [json_path, options.output] if options.json else [options.output]
     check_outputs(outputs, inputs)
     say("Starting to process files...")
     market = read_market(paths, warnings)
@@ -1168,15 +1149,16 @@ def build(options):
     add_facts(market, options.window)
     listed, splits = (read_list(options.data_dir, name, warnings) for name in LISTS)
     say("Lookup table built successfully.")
-    with ExitStack() as stack:
-        if options.json:  # it replaces the old one after the table has done so
-            json_file = stack.enter_context(replacing(outputs[1]))
+    # The JSON is written first and replaces the old one last: if one fails, both old files stay.
+    json_output = replacing(json_path) if options.json else nullcontext()
+    with json_output as json_file:
+        if json_file:
             write_json(json_file, market)
             json_file.flush()
         with replacing(options.output) as file:
             write_lookup_table(file, market, options.window, listed, splits)
             size = file.tell()
-    for output in reversed(outputs):
+    for output in outputs:
         say(f"Lookup table saved to '{output}'.")
     for warning in warnings:
         say(f"warning: {warning}", sys.stderr)
@@ -1235,24 +1217,22 @@ def main(argv=None):
     except BuildError as error:
         say(error, sys.stderr)
         return error.status
-    except PolygonError as error:
-        say(f"download stopped: {error}", sys.stderr)
-        return 1
-    except ImportError as error:  # of a package that only some builds need
-        say(f"{error}: pip install -r requirements.txt", sys.stderr)
-        return 1
-    except MemoryError:
-        say("not enough memory: build a table of fewer days", sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except PolygonError as error:
+        say(f"download stopped: {error}", sys.stderr)
+    except ImportError as error:  # of a package that only some builds need
+        say(f"{error}: pip install -r requirements.txt", sys.stderr)
+    except MemoryError:
+        say("not enough memory: build a table of fewer days", sys.stderr)
     except OSError as error:
         if error.filename is None:  # of stdout: a file's error names the file
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's flush at exit is quiet
         if not isinstance(error, BrokenPipeError):
             say(f"{error.filename or 'output not written'}: {error.strerror}", sys.stderr)
-        return 1
-    return 0
+    else:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":
