@@ -79,8 +79,7 @@ COLUMN_TYPES = {
 }
 REFERENCE = "reference"  # a folder in the data folder, for lists of tickers and splits
 NS_PER_DAY = 86_400 * 10**9
-# 1990-01-01 and 2099-12-31. MOST_DAYS in query-lookup-table.py is the number of these days.
-FIRST_DAY, LAST_DAY = 7_305, 47_481
+FIRST_DAY, LAST_DAY = 7_305, 47_481  # 1990-01-01 and 2099-12-31
 MOST_TRADES = 2**31 - 1
 LONGEST_TICKER = 31  # bytes
 # The least and the greatest value of each needed column of numbers, in the order of COLUMN_TYPES,
