@@ -24,6 +24,7 @@ The script reads only the parts of the file that it needs, and unpickles none of
 write, such as the tutorial's own table, is taken for a pickle and read whole, without running it.
 """
 
+# Other modules are imported where they are needed: numpy alone takes longer than a plain query.
 import argparse
 import functools
 import os
@@ -52,6 +53,7 @@ FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
+CLASSES = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
 # The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
@@ -104,10 +106,7 @@ class NoDataError(Exception):
 
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def stdout_failed(error):
@@ -121,13 +120,6 @@ def stdout_failed(error):
         return 0
     print(f"output not written: {error.strerror}", file=sys.stderr)
     return 1
-
-
-def import_numpy():
-    """numpy, whose import takes longer than all of a day's plain query."""
-    import numpy
-
-    return numpy
 
 
 def tickers_like(ticker, tickers):
@@ -433,16 +425,6 @@ def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
     ]
 
 
-def z_score_column(page):
-    """The z-score of each row of a day page, as row_of has it: an array."""
-    np = import_numpy()
-    trades, avg_trades, std_trades = (
-        np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades")
-    )
-    with np.errstate(all="ignore"):
-        return np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
-
-
 def is_split(gap):
     """Whether an open that differs by gap percent from the previous close looks like a split.
 
@@ -493,24 +475,31 @@ class LaterChanges:
     first has a suspected split that is not listed; 0 means on none.
     """
 
-    def __init__(self, days, number_of_tickers):
-        """days are what numbered_columns returns for the day and the next ones, at most 20."""
-        np = import_numpy()
-        (own_numbers, closes, *_), *following = days
-        last_closes, split_days = np.full((2, number_of_tickers), [[nan], [0]])
-        split_ratios, self.changes = np.ones(number_of_tickers), {}
-        for day, (numbers, later_closes, suspected, ratios) in enumerate(following, 1):
-            for number, ratio in ratios:
-                split_ratios[number] *= ratio
-            last_closes[numbers] = later_closes * split_ratios[numbers]
+    def __init__(self, pages, split_ratios, number_of_tickers):
+        """pages are those of the day and the next ones, at most 20, as with_numbers returns them.
+
+        split_ratios are a list for each page: the day's listed splits, as (number of the ticker,
+        split_to / split_from).
+        """
+        import numpy as np
+
+        own, closes = pages[0]["number"], np.asarray(pages[0]["close_price"])
+        # These three have an element for each of the table's tickers, at its number.
+        last_closes = np.full(number_of_tickers, nan)
+        ratio_since, split_days = np.ones(number_of_tickers), np.zeros(number_of_tickers)
+        self.changes = {}
+        for day in range(1, len(pages)):
+            page, numbers, suspected = pages[day], pages[day]["number"], pages[day]["suspected"]
+            for number, ratio in split_ratios[day]:
+                ratio_since[number] *= ratio
+            last_closes[numbers] = page["close_price"] * ratio_since[numbers]
             split_days[suspected[split_days[suspected] == 0]] = day
             if day in HORIZONS:
-                own_last_closes = last_closes[own_numbers]
                 with np.errstate(all="ignore"):
-                    change = (own_last_closes / closes - 1) * 100
-                is_none = (closes == 0) & ~np.isnan(own_last_closes)
-                self.changes[day] = np.where(is_none, inf, change)
-        self.split_days = split_days[own_numbers]
+                    change = (last_closes[own] / closes - 1) * 100
+                has_no_change = (closes == 0) & ~np.isnan(last_closes[own])
+                self.changes[day] = np.where(has_no_change, inf, change)
+        self.split_days = split_days[own]
 
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
@@ -539,43 +528,43 @@ def read_days(table, sessions, needs_after, read_page=None):
             yield session, read_page(session), None
         return
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
-    # splits_of[session] are the listed splits as (ticker, what later closes are multiplied by). A
-    # split on a day that the table does not have counts from the next one on.
-    days, splits_of = {}, defaultdict(list)
+    pages, split_ratios = {}, [[] for _ in range(len(table.dates) + 1)]
     for (ticker, date), (split_from, split_to) in table.splits.items():
-        splits_of[bisect_left(table.dates, date)].append((ticker, split_to / split_from))
+        # A split on a day that the table does not have counts from the next one on.
+        own_ratios = split_ratios[bisect_left(table.dates, date)]
+        own_ratios.append((numbers[ticker], split_to / split_from))
     for session in sessions:
-        following = range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
-        for later in following:
-            if later not in days:
-                page = read_page(later)
-                days[later] = page, *numbered_columns(page, numbers, table.splits, splits_of[later])
-        after = LaterChanges([days[later][1:] for later in following], len(numbers))
-        yield session, days[session][0], after
-        days = {later: day for later, day in days.items() if later > session}
+        end = min(session + HORIZONS[-1] + 1, len(table.dates))
+        for later in range(session, end):
+            if later not in pages:
+                pages[later] = with_numbers(read_page(later), numbers, table.splits)
+        following = [pages[later] for later in range(session, end)]
+        yield session, pages[session], LaterChanges(following, split_ratios[session:], len(numbers))
+        pages = {later: page for later, page in pages.items() if later > session}
 
 
-def numbered_columns(page, numbers, listed, splits):
-    """(numbers of a day page's tickers, closes, numbers of those with a suspected split, ratios).
+def with_numbers(page, numbers, listed_splits):
+    """A day page with two more columns, arrays of numpy; numbers gives each ticker a number.
 
-    numbers gives each ticker a number. listed are the table's splits. splits are the day's, each as
-    (ticker, ratio); ratios have the ticker's number instead.
+    number has the numbers of the page's tickers. suspected has those of the tickers with a
+    suspected split that is not among listed_splits, and so it is shorter.
     """
-    np = import_numpy()
-    tickers = page["ticker"]
-    own_numbers = np.fromiter(map(numbers.__getitem__, tickers), int, len(tickers))
+    import numpy as np
+
+    own_numbers = np.array([numbers[ticker] for ticker in page["ticker"]], int)
     gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
-    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
     suspected = [
-        i for i in large if is_split(gaps[i]) and (tickers[i], page["date"][i]) not in listed
+        i
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
+        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
     ]
-    ratios = [(numbers[ticker], ratio) for ticker, ratio in splits if ticker in numbers]
-    return own_numbers, np.asarray(page["close_price"], float), own_numbers[suspected], ratios
+    return {**page, "number": own_numbers, "suspected": own_numbers[suspected]}
 
 
 def median(numbers):
     """The median of the finite numbers in an array; nan if there are none."""
-    np = import_numpy()
+    import numpy as np
+
     numbers = np.sort(numbers[np.isfinite(numbers)])  # np.median takes twice as long
     middle = len(numbers) // 2
     return float(numbers[middle] + numbers[~middle]) / 2 if len(numbers) else nan
@@ -640,6 +629,27 @@ def expiration_share(table, session):
     return {"kind": kind, **(share or {})}
 
 
+def classes_of_anomalies(page):
+    """(indexes of a day page's anomalies, the index of each one's class in CLASSES): arrays.
+
+    It finds the same rows as indexes_of_anomalies, in a tenth of the time once numpy is imported.
+    """
+    import numpy as np
+
+    names = "trades", "avg_trades", "std_trades", "price_diff"
+    trades, avg_trades, std_trades, price_diffs = (np.asarray(page[name]) for name in names)
+    with np.errstate(all="ignore"):
+        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
+    limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
+    anomalies = np.flatnonzero(z_scores > limits[0])
+    z_classes, price_diffs = (
+        np.searchsorted(limits, z_scores[anomalies]) - 1,
+        price_diffs[anomalies],
+    )
+    moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # as in MOVES
+    return anomalies, z_classes * len(MOVES) + moves
+
+
 def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
@@ -652,32 +662,27 @@ def find_aftermath(table, last):
     median ticker's. Without cases, better and median_excess are None. two_se is None if fewer than
     10 blocks have a case.
     """
-    np = import_numpy()
-    case = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
-    found = {horizon: [np.empty(0, case)] for horizon in HORIZONS}  # an array a day
-    limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
+    import numpy as np
+
+    row = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
+    found = {horizon: [np.empty(0, row)] for horizon in HORIZONS}  # an array a day
     for session, page, after in read_days(table, range(last + 1), needs_after=True):
-        z_scores = z_score_column(page)
-        anomalies = np.flatnonzero(z_scores > limits[0])
-        z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
-        price_diffs = np.asarray(page["price_diff"])[anomalies]
-        moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # as in MOVES
-        classes = z_classes * len(MOVES) + moves
-        for horizon in (each for each in after.changes if session + each <= last):
-            changes = after.changes[horizon]
-            middle, changes = median(changes), changes[anomalies]
-            split_days = after.split_days[anomalies]
-            is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
-            blocks = np.full(len(anomalies), session // BLOCK_DAYS)
+        anomalies, classes = classes_of_anomalies(page)
+        blocks = np.full(len(anomalies), session // BLOCK_DAYS)
+        split_days = after.split_days[anomalies]
+        for horizon, all_changes in after.changes.items():
+            if session + horizon > last:
+                break
+            middle, changes = median(all_changes), all_changes[anomalies]
             points = (changes > middle) + (changes == middle) / 2
+            is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
             excesses = np.where(is_case, changes - middle, nan)
-            found[horizon].append(np.rec.fromarrays([classes, blocks, points, excesses], case))
+            found[horizon].append(np.rec.fromarrays([classes, blocks, points, excesses], row))
     found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
-    classes = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | without_nan(aftermath_figures(found[horizon][found[horizon]["class"] == number]))
-        for number, (z_from, move) in enumerate(classes)
+        | without_nan(aftermath_figures(found[horizon][found[horizon]["class"] == i]))
+        for i, (z_from, move) in enumerate(CLASSES)
         for horizon in HORIZONS
     ]
 
@@ -693,7 +698,8 @@ def aftermath_figures(found):
     did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
     number of blocks that have a case.
     """
-    np = import_numpy()
+    import numpy as np
+
     cases = found[~np.isnan(found["excess"])]
     cases_of_block = np.bincount(cases["block"]).tolist()
     points_of_block = np.bincount(cases["block"], cases["points"]).tolist()
@@ -765,10 +771,7 @@ def list_days(table, sessions, options):
     has_baseline = False
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
-        if after:  # numpy is there, which is faster
-            indexes = (z_score_column(page) > z_limit(options.threshold)).nonzero()[0].tolist()
-        else:
-            indexes = indexes_of_anomalies(page, options.threshold)
+        indexes = indexes_of_anomalies(page, options.threshold)
         anomalies = [anomaly_of(page, i, session, table, options, after) for i in indexes]
         is_wide = options.format == "wide"
         notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
@@ -855,11 +858,9 @@ def record_sentence(page, min_record):
     If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
     If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows.
     """
-    np = import_numpy()
-    earlier_rows, record = np.asarray(page["earlier_rows"]), np.asarray(page["record"])
-    min_record = min_record or (60 if earlier_rows.max() >= 60 else 20)
-    old_enough = np.count_nonzero(earlier_rows >= min_record)
-    records = np.count_nonzero(record >= min_record)
+    min_record = min_record or (60 if max(page["earlier_rows"]) >= 60 else 20)
+    old_enough = sum(earlier_rows >= min_record for earlier_rows in page["earlier_rows"])
+    records = sum(record >= min_record for record in page["record"])
     if old_enough:
         yield (
             f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have "
@@ -870,7 +871,6 @@ def record_sentence(page, min_record):
 
 def median_sentence(page, after):
     """How the median ticker did, and how many anomalies did better; nothing if it is not known."""
-    np = import_numpy()
     days = dict(zip(HORIZONS, ("1 day", "5", "20")))
     medians = {horizon: median(changes) for horizon, changes in after.changes.items()}
     known = [horizon for horizon in medians if not isnan(medians[horizon])]
@@ -879,13 +879,11 @@ def median_sentence(page, after):
     parts = [f"{number_text(medians[horizon], '.2f')} % after {days[horizon]}" for horizon in known]
     parts += [f"not known yet after {days[h]}" for h in HORIZONS if h not in medians]
     sentence, longest = f"The median ticker's price changed by {', '.join(parts)}", known[-1]
-    changes = after.changes[longest][z_score_column(page) > z_limit(Z_THRESHOLD)]
-    middle = medians[longest]
-    changes = changes[np.isfinite(changes)]
-    if len(changes):
-        points = ((changes > middle) + (changes == middle) / 2).sum()
-        better = f"{points:,.1f}".replace(".0", "")
-        sentence += f"; {better} of {len(changes):,} anomalies did better after {days[longest]}"
+    changes, middle = after.changes[longest][indexes_of_anomalies(page)], medians[longest]
+    points = [(change > middle) + (change == middle) / 2 for change in changes if isfinite(change)]
+    if points:
+        better = f"{sum(points):,.1f}".replace(".0", "")
+        sentence += f"; {better} of {len(points):,} anomalies did better after {days[longest]}"
     yield f"{sentence}."
 
 
