@@ -36,7 +36,6 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from contextlib import contextmanager
 from itertools import chain, count, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 
@@ -159,14 +158,14 @@ def blaming_the_file(read):
 class LookupTable:
     """A table of the builder in an open binary file. Reads only the parts that it needs.
 
-    name is what messages call it. dates are the table's dates in order. A session is a trading day,
+    name is its file's. dates are the table's dates in order. A session is a trading day,
     given by its index in dates. window is the number of rows in a baseline. What reads a damaged
     part raises TableError.
     """
 
     @blaming_the_file
-    def __init__(self, file, name):
-        self.file, self.name = file, name
+    def __init__(self, file):
+        self.file, self.name = file, file.name
         file.seek(-FOOTER.size, os.SEEK_END)
         index_extent, magic = FOOTER.unpack(file.read())
         self.size = file.tell()
@@ -312,8 +311,8 @@ class PlainTable:
     window = 5  # the tutorial's
 
     @blaming_the_file
-    def __init__(self, file, name):
-        self.name, self.splits, self.directory = name, {}, {}
+    def __init__(self, file):
+        self.name, self.splits, self.directory = file.name, {}, {}
         self.table = self.unpickle(file)
         # Check the types before a key is looked up: the hash of other objects may take for ever.
         tables = [self.table, *self.table.values()]
@@ -362,29 +361,54 @@ class PlainTable:
         return self.columns_of([(ticker, date) for date in sorted(self.table[ticker])])
 
 
-@contextmanager
-def open_table(path, kinds=(LookupTable, PlainTable)):
-    """Yields the LookupTable or PlainTable in the file at path, and closes the file at the end.
-
-    Raises TableError if the file holds no table of these kinds. A table of the builder that has
-    lost its end still has its SIGNATURE, so it is not read as a plain pickle.
-    """
+def open_file(path):
+    """The file at path, open to read bytes. Raises TableError if that cannot be done."""
     # To open a named pipe could wait.
     if not (os.path.isfile(path) and os.access(path, os.R_OK)):
         problem = "is no regular file that can be read" if os.path.exists(path) else "not found"
         raise TableError(f"{path} {problem}: run build-lookup-table.py first")
-    with open(path, "rb") as file:
-        beginning = file.read(len(SIGNATURE))
-        file.seek(max(0, os.path.getsize(path) - len(MAGIC)))
-        magic = file.read()
-        file.seek(0)
-        if magic in OLDER_MAGICS:
-            raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
-        kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
-        if kind not in kinds:
-            message = "was not written by build-lookup-table.py: run it to make a table"
-            raise TableError(f"{path} {message}")
-        yield kind(file, path)
+    return open(path, "rb")
+
+
+def table_in(file, kinds=(LookupTable, PlainTable)):
+    """The LookupTable or PlainTable in an open file. Raises TableError if it has none of kinds.
+
+    A table of the builder that has lost its end still has its SIGNATURE, so it is not read as a
+    plain pickle.
+    """
+    beginning = file.read(len(SIGNATURE))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - len(MAGIC)))
+    magic = file.read()
+    file.seek(0)
+    if magic in OLDER_MAGICS:
+        raise TableError(f"{file.name} is of an older version: run build-lookup-table.py again")
+    kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
+    if kind not in kinds:
+        message = "was not written by build-lookup-table.py: run it to make a table"
+        raise TableError(f"{file.name} {message}")
+    return kind(file)
+
+
+def select_sessions(table, dates):
+    """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
+    every_date = table.dates
+    first, last = (dates[0], dates[-1]) if dates else (every_date[0], every_date[-1])
+    sessions = range(bisect_left(every_date, first), bisect_right(every_date, last))
+    if sessions:
+        return sessions
+    covers = f"the table covers {every_date[0]} to {every_date[-1]}"
+    if len(dates) == 2:
+        raise NoDataError(f"no data from {first} to {last}: {covers}")
+    nearest = nearest_date(every_date, first)
+    raise NoDataError(f"no data for {first}: {covers}; nearest trading day {nearest}")
+
+
+def nearest_date(dates, date):
+    """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
+    from datetime import date as day
+
+    wanted = day.fromisoformat(date)
+    return min(dates, key=lambda each: abs(day.fromisoformat(each) - wanted))
 
 
 def z_limit(threshold):
@@ -1116,28 +1140,6 @@ def parse_arguments(argv):
     return options
 
 
-def select_sessions(table, dates):
-    """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
-    every_date = table.dates
-    first, last = (dates[0], dates[-1]) if dates else (every_date[0], every_date[-1])
-    sessions = range(bisect_left(every_date, first), bisect_right(every_date, last))
-    if sessions:
-        return sessions
-    covers = f"the table covers {every_date[0]} to {every_date[-1]}"
-    if len(dates) == 2:
-        raise NoDataError(f"no data from {first} to {last}: {covers}")
-    nearest = nearest_date(every_date, first)
-    raise NoDataError(f"no data for {first}: {covers}; nearest trading day {nearest}")
-
-
-def nearest_date(dates, date):
-    """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
-    from datetime import date as day
-
-    wanted = day.fromisoformat(date)
-    return min(dates, key=lambda each: abs(day.fromisoformat(each) - wanted))
-
-
 def answer(table, options):
     """The text that answers options, as an iterable of pieces. Raises TableError, NoDataError."""
     of_facts = options.min_record, options.min_long_z, options.min_dollars, options.type
@@ -1176,8 +1178,8 @@ def main(argv=None):
     try:
         if sys.stdout is None:
             raise OSError(0, "stdout is closed")
-        with open_table(options.table) as table:
-            sys.stdout.writelines(answer(table, options))
+        with open_file(options.table) as file:
+            sys.stdout.writelines(answer(table_in(file), options))
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
         print(printable(error), file=sys.stderr)
