@@ -108,19 +108,6 @@ def printable(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def stdout_failed(error):
-    """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
-
-    error is the OSError. Returns the exit status.
-    """
-    # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if isinstance(error, BrokenPipeError):
-        return 0
-    print(f"output not written: {error.strerror}", file=sys.stderr)
-    return 1
-
-
 def tickers_like(ticker, tickers):
     """The ones of tickers that are ticker written another way: BRK.B for brk.b, BRK-B or BRK/B."""
 
@@ -249,7 +236,7 @@ class LookupTable:
         """
         check_ticker(ticker, self.directory, self.name)
         rows, facts = map(self.read_extent, self.directory[ticker][2:])
-        number = len(facts) // 16  # of 16 bytes a row, a gap takes 8, the others 4 each
+        number = len(facts) // 16  # each row has 16 bytes: 8 of a gap, 4 of each other fact
         others = array("f", facts[8 * number :])
         end = min(number, self.window) * SHORT_ROW.size  # the first rows have no baseline
         short_rows = ((*row, nan, nan) for row in SHORT_ROW.iter_unpack(rows[:end]))
@@ -257,6 +244,7 @@ class LookupTable:
         # The memo's first slots are for FIELDS, the next ones for the dates.
         sessions = [slot - len(FIELDS) for slot in array("I", b"".join(slots))]
         trades = array("i", b"".join(trades))
+        baseline_days = [end - start for start, end in zip(sessions, sessions[self.window :])]
         return {
             "ticker": [ticker] * number,
             "date": [self.dates[session] for session in sessions],
@@ -269,10 +257,7 @@ class LookupTable:
                 for i in range(number)
             ],
             "earlier_rows": range(number),
-            "baseline_days": [
-                sessions[i] - sessions[i - self.window] if i >= self.window else 0
-                for i in range(number)
-            ],
+            "baseline_days": [0] * (number - len(baseline_days)) + baseline_days,
             "long_z": others[:number],
             "dollar_volume": others[number:],
         }
@@ -314,14 +299,11 @@ class PlainTable:
     def __init__(self, file):
         self.name, self.splits, self.directory = file.name, {}, {}
         self.table = self.unpickle(file)
-        # Check the types before a key is looked up: the hash of other objects may take for ever.
-        tables = [self.table, *self.table.values()]
-        if not all(isinstance(each, dict) for each in tables):
-            raise ValueError("it is no dict of dicts")
-        if not all(isinstance(key, str) for key in chain(*tables)):
+        # Check the keys before one is looked up: the hash of another object may take for ever.
+        if not all(isinstance(key, str) for key in chain(self.table, *self.table.values())):
             raise ValueError("a key is no text")
-        self.dates = sorted(set(chain(*self.table.values())))
-        if not list(map(date_argument, self.dates)):
+        self.dates = list(map(date_argument, sorted(set(chain(*self.table.values())))))
+        if not self.dates:
             raise ValueError("it has no dates")
 
     def unpickle(self, file):
@@ -500,23 +482,23 @@ class LaterChanges:
     """
 
     def __init__(self, pages, split_ratios, number_of_tickers):
-        """pages are those of the day and the next ones, at most 20, as with_numbers returns them.
+        """pages are {session: day page} of the day and the next ones, at most 20, with_numbers.
 
-        split_ratios are a list for each page: the day's listed splits, as (number of the ticker,
-        split_to / split_from).
+        split_ratios[session] are the listed splits: (number of the ticker, split_to / split_from).
         """
         import numpy as np
 
-        own, closes = pages[0]["number"], np.asarray(pages[0]["close_price"])
+        (session, own_page), *following = pages.items()
+        own, closes = own_page["number"], np.asarray(own_page["close_price"])
         # These three have an element for each of the table's tickers, at its number.
         last_closes = np.full(number_of_tickers, nan)
         ratio_since, split_days = np.ones(number_of_tickers), np.zeros(number_of_tickers)
         self.changes = {}
-        for day in range(1, len(pages)):
-            page, numbers, suspected = pages[day], pages[day]["number"], pages[day]["suspected"]
-            for number, ratio in split_ratios[day]:
+        for later, page in following:
+            day, numbers, suspected = later - session, page["number"], page["suspected"]
+            for number, ratio in split_ratios[later]:
                 ratio_since[number] *= ratio
-            last_closes[numbers] = page["close_price"] * ratio_since[numbers]
+            last_closes[numbers] = ratio_since[numbers] * page["close_price"]
             split_days[suspected[split_days[suspected] == 0]] = day
             if day in HORIZONS:
                 with np.errstate(all="ignore"):
@@ -552,19 +534,17 @@ def read_days(table, sessions, needs_after, read_page=None):
             yield session, read_page(session), None
         return
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
-    pages, split_ratios = {}, [[] for _ in range(len(table.dates) + 1)]
+    split_ratios, pages = defaultdict(list), {}
     for (ticker, date), (split_from, split_to) in table.splits.items():
         # A split on a day that the table does not have counts from the next one on.
-        own_ratios = split_ratios[bisect_left(table.dates, date)]
-        own_ratios.append((numbers[ticker], split_to / split_from))
+        session = bisect_left(table.dates, date)
+        split_ratios[session].append((numbers[ticker], split_to / split_from))
     for session in sessions:
-        end = min(session + HORIZONS[-1] + 1, len(table.dates))
-        for later in range(session, end):
-            if later not in pages:
-                pages[later] = with_numbers(read_page(later), numbers, table.splits)
-        following = [pages[later] for later in range(session, end)]
-        yield session, pages[session], LaterChanges(following, split_ratios[session:], len(numbers))
-        pages = {later: page for later, page in pages.items() if later > session}
+        pages = {
+            later: pages.get(later) or with_numbers(read_page(later), numbers, table.splits)
+            for later in range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
+        }
+        yield session, pages[session], LaterChanges(pages, split_ratios, len(numbers))
 
 
 def with_numbers(page, numbers, listed_splits):
@@ -589,9 +569,8 @@ def median(numbers):
     """The median of the finite numbers in an array; nan if there are none."""
     import numpy as np
 
-    numbers = np.sort(numbers[np.isfinite(numbers)])  # np.median takes twice as long
-    middle = len(numbers) // 2
-    return float(numbers[middle] + numbers[~middle]) / 2 if len(numbers) else nan
+    numbers = numbers[np.isfinite(numbers)]
+    return float(np.median(numbers)) if len(numbers) else nan
 
 
 def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST_USUAL_DAYS):
@@ -615,7 +594,7 @@ def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST
         among: own[among],
         "share": share,
         # median() would import numpy, which the page's first answer need not wait for.
-        "usual": (shares[days // 2] + shares[~(days // 2)]) / 2,
+        "usual": (shares[(days - 1) // 2] + shares[days // 2]) / 2,
         "lower_days": sum(share > earlier_share for earlier_share in shares),
         "days": days,
     }
@@ -752,14 +731,14 @@ def select_anomalies(anomalies, options):
 
     A number that is not known is below every limit.
     """
-    limits = [(field, getattr(options, name)) for field, name in LIMITS.items()]
-    limits = [(field, limit) for field, limit in limits if limit is not None]
-    skipped = tuple(mark.rstrip("?") for mark in options.skip)  # split is for split? and split 1:20
+    limits = {field: getattr(options, name) for field, name in LIMITS.items()}
+    limits = {field: limit for field, limit in limits.items() if limit is not None}
     return [
         anomaly
         for anomaly in anomalies
-        if all(anomaly[field] is not None and anomaly[field] >= limit for field, limit in limits)
-        and not any(mark.startswith(skipped) for mark in anomaly.get("marks", ()))
+        if all(anomaly[f] is not None and anomaly[f] >= limit for f, limit in limits.items())
+        # split skips split? and split 1:20
+        and not any(mark.startswith(options.skip) for mark in anomaly.get("marks", ()))
         and (not options.type or anomaly["type"] in options.type)
     ]
 
@@ -1079,13 +1058,13 @@ def whole_number(least, most):
 
 
 def marks_argument(text):
-    """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
-    marks = {mark.rstrip("?"): mark for mark in MARKS}
-    names = [name.strip().rstrip("?") for name in text.split(",")]
+    """The MARKS that text names, separated by commas, without their question marks: a tuple."""
+    marks = [mark.rstrip("?") for mark in MARKS]
+    names = tuple(name.strip().rstrip("?") for name in text.split(","))
     for name in names:
         if name not in marks:
             raise argparse.ArgumentTypeError(f"{name[:20]!a} is none of {', '.join(marks)}")
-    return {marks[name] for name in names}
+    return names
 
 
 def parse_arguments(argv):
@@ -1168,6 +1147,19 @@ def answer(table, options):
         anomalies = chain.from_iterable(anomalies for _, anomalies, _ in listings)
         fields, rows = ANOMALY_FIELDS, map(csv_and_json_row, anomalies)
     return csv_lines(fields, rows) if options.format == "csv" else json_pieces(rows)
+
+
+def stdout_failed(error):
+    """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
+
+    error is the OSError. Returns the exit status.
+    """
+    # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print(f"output not written: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def main(argv=None):
