@@ -373,16 +373,15 @@ def table_in(file, kinds=(LookupTable, PlainTable)):
 
 def select_sessions(table, dates):
     """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
-    every_date = table.dates
-    first, last = (dates[0], dates[-1]) if dates else (every_date[0], every_date[-1])
-    sessions = range(bisect_left(every_date, first), bisect_right(every_date, last))
+    dates = dates or table.dates
+    sessions = range(bisect_left(table.dates, dates[0]), bisect_right(table.dates, dates[-1]))
     if sessions:
         return sessions
-    covers = f"the table covers {every_date[0]} to {every_date[-1]}"
+    covers = f"the table covers {table.dates[0]} to {table.dates[-1]}"
     if len(dates) == 2:
-        raise NoDataError(f"no data from {first} to {last}: {covers}")
-    nearest = nearest_date(every_date, first)
-    raise NoDataError(f"no data for {first}: {covers}; nearest trading day {nearest}")
+        raise NoDataError(f"no data from {dates[0]} to {dates[1]}: {covers}")
+    nearest = nearest_date(table.dates, dates[0])
+    raise NoDataError(f"no data for {dates[0]}: {covers}; nearest trading day {nearest}")
 
 
 def nearest_date(dates, date):
@@ -415,8 +414,8 @@ def row_of(page, i):
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
     for field, rounded in ROUNDED.items():
-        is_known = row[field] is not None and isfinite(row[field])
-        row[field] = rounded(row[field]) if is_known else None
+        number = row[field]
+        row[field] = None if number is None or not isfinite(number) else rounded(number)
     return row
 
 
@@ -459,15 +458,33 @@ def marks_of(row, session, window, splits):
     """
     earlier_rows, baseline_days = row["earlier_rows"], row["baseline_days"]
     listed = splits.get((row["ticker"], row["date"]))
+    split = "split {1:.10g}:{0:.10g}".format(*listed) if listed else "split?"
     is_marked = {
-        "split?": is_split(row["gap"]) and not listed,
+        split: listed or is_split(row["gap"]),
         "new": earlier_rows is not None and earlier_rows < NEW_ROWS <= session,
         "thin": row["avg_trades"] < THIN_TRADES,
         "stale": baseline_days is not None and baseline_days > 2 * window,
-        "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
+        "test": re.fullmatch(TEST_SYMBOLS, row["ticker"]),
     }
-    marks = [mark for mark in MARKS if is_marked[mark]]
-    return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
+    return [mark for mark, is_given in is_marked.items() if is_given]
+
+
+def with_numbers(page, numbers, listed_splits):
+    """A day page with two more columns, arrays of numpy; numbers gives each ticker a number.
+
+    number has the numbers of the page's tickers. suspected has those of the tickers with a
+    suspected split that is not among listed_splits, and so it is shorter.
+    """
+    import numpy as np
+
+    own_numbers = np.array([numbers[ticker] for ticker in page["ticker"]], int)
+    gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
+    suspected = [
+        i
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
+        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
+    ]
+    return {**page, "number": own_numbers, "suspected": own_numbers[suspected]}
 
 
 class LaterChanges:
@@ -545,24 +562,6 @@ def read_days(table, sessions, needs_after, read_page=None):
             for later in range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
         }
         yield session, pages[session], LaterChanges(pages, split_ratios, len(numbers))
-
-
-def with_numbers(page, numbers, listed_splits):
-    """A day page with two more columns, arrays of numpy; numbers gives each ticker a number.
-
-    number has the numbers of the page's tickers. suspected has those of the tickers with a
-    suspected split that is not among listed_splits, and so it is shorter.
-    """
-    import numpy as np
-
-    own_numbers = np.array([numbers[ticker] for ticker in page["ticker"]], int)
-    gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
-    suspected = [
-        i
-        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
-        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
-    ]
-    return {**page, "number": own_numbers, "suspected": own_numbers[suspected]}
 
 
 def median(numbers):
@@ -684,7 +683,7 @@ def find_aftermath(table, last):
     found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | without_nan(aftermath_figures(found[horizon][found[horizon]["class"] == i]))
+        | aftermath_figures(found[horizon][found[horizon]["class"] == i])
         for i, (z_from, move) in enumerate(CLASSES)
         for horizon in HORIZONS
     ]
@@ -693,7 +692,7 @@ def find_aftermath(table, last):
 def aftermath_figures(found):
     """How many cases the anomalies of one class and horizon are, and their figures: a dict.
 
-    excess is nan for an anomaly that is left out. A figure that is not known is nan.
+    excess is nan for an anomaly that is left out. A figure that is not known is None.
 
     Days are not independent: one event moves many tickers, on its day and on later ones. So the
     standard error compares blocks of 20 days instead of single cases. It is
@@ -712,13 +711,14 @@ def aftermath_figures(found):
         # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
         sums = (points - mean * n for n, points in zip(cases_of_block, points_of_block))
         two_se = 200 * (sum(each**2 for each in sums) * blocks / (blocks - 1)) ** 0.5 / total
-    return {
+    figures = {
         "cases": total,
         "better": 100 * mean,
         "two_se": two_se,
         "median_excess": median(cases["excess"]),
         "left_out": len(found) - total,
     }
+    return without_nan(figures)
 
 
 # The numbers that have a lower limit, and the option that gives it.
@@ -788,16 +788,16 @@ def list_days(table, sessions, options):
 def list_ticker(table, sessions, options):
     """(ticker, anomalies, []): a ticker's anomalies on the days in sessions, by date."""
     history = table.read_history(options.ticker)
-    rows = {bisect_left(table.dates, date): i for i, date in enumerate(history["date"])}
-    indexes = {*indexes_of_anomalies(history, options.threshold)}
-    own_sessions = [session for session, i in rows.items() if i in indexes and session in sessions]
+    own_sessions = [bisect_left(table.dates, date) for date in history["date"]]
+    listed = [own_sessions[i] for i in indexes_of_anomalies(history, options.threshold)]
+    listed = [session for session in listed if session in sessions]
 
     def page_of_ticker(session):
         """The ticker's part of a day page: one row, or none."""
-        i = rows.get(session, len(rows))
-        return {name: column[i : i + 1] for name, column in history.items()}
+        rows = slice(bisect_left(own_sessions, session), bisect_right(own_sessions, session))
+        return {name: column[rows] for name, column in history.items()}
 
-    days = read_days(table, own_sessions, options.needs_after, read_page=page_of_ticker)
+    days = read_days(table, listed, options.needs_after, page_of_ticker)
     anomalies = [
         anomaly_of(page, 0, session, table, options, after) for session, page, after in days
     ]
@@ -810,9 +810,10 @@ def select_and_sort(listings, options):
     Says on stderr how many are left out only because their type is not known.
     """
     without_type = 0
-    unknown = argparse.Namespace(**{**vars(options), "type": [None]})
+    for_unknown_type = argparse.Namespace(**{**vars(options), "type": [None]})
     for title, anomalies, notes in listings:
-        without_type += len(select_anomalies(anomalies, unknown)) if options.type else 0
+        if options.type:
+            without_type += len(select_anomalies(anomalies, for_unknown_type))
         anomalies = select_anomalies(anomalies, options)
         if options.sort:
             anomalies = sort_anomalies(anomalies, options.sort)
