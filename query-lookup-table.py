@@ -145,9 +145,9 @@ def blaming_the_file(read):
 class LookupTable:
     """A table of the builder in an open binary file. Reads only the parts that it needs.
 
-    name is its file's. dates are the table's dates in order. A session is a trading day,
-    given by its index in dates. window is the number of rows in a baseline. What reads a damaged
-    part raises TableError.
+    name is its file's. dates are the table's dates in order. A session is a trading day, given by
+    its index in dates. window is the number of rows in a baseline. What reads a damaged part raises
+    TableError.
     """
 
     @blaming_the_file
@@ -532,8 +532,7 @@ class LaterChanges:
         """
         row, split_day = dict.fromkeys(AFTER_FIELDS), self.split_days[i]
         for horizon, changes in self.changes.items():
-            change = float(changes[i])
-            row[f"after_{horizon}"] = None if change == inf else change
+            row[f"after_{horizon}"] = None if changes[i] == inf else float(changes[i])
         with_split = (horizon for horizon in self.changes if 0 < split_day <= horizon)
         return {**row, "split_after": next(with_split, None)}
 
@@ -644,10 +643,8 @@ def classes_of_anomalies(page):
         z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
     limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
     anomalies = np.flatnonzero(z_scores > limits[0])
-    z_classes, price_diffs = (
-        np.searchsorted(limits, z_scores[anomalies]) - 1,
-        price_diffs[anomalies],
-    )
+    z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
+    price_diffs = price_diffs[anomalies]
     moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # as in MOVES
     return anomalies, z_classes * len(MOVES) + moves
 
@@ -666,7 +663,7 @@ def find_aftermath(table, last):
     """
     import numpy as np
 
-    row = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
+    row = np.dtype([("class", "u1"), ("block", "u2"), ("excess", "f8")])
     found = {horizon: [np.empty(0, row)] for horizon in HORIZONS}  # an array a day
     for session, page, after in read_days(table, range(last + 1), needs_after=True):
         anomalies, classes = classes_of_anomalies(page)
@@ -676,10 +673,9 @@ def find_aftermath(table, last):
             if session + horizon > last:
                 break
             middle, changes = median(all_changes), all_changes[anomalies]
-            points = (changes > middle) + (changes == middle) / 2
             is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
             excesses = np.where(is_case, changes - middle, nan)
-            found[horizon].append(np.rec.fromarrays([classes, blocks, points, excesses], row))
+            found[horizon].append(np.rec.fromarrays([classes, blocks, excesses], row))
     found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
@@ -703,13 +699,14 @@ def aftermath_figures(found):
     import numpy as np
 
     cases = found[~np.isnan(found["excess"])]
+    points = (cases["excess"] > 0) + (cases["excess"] == 0) / 2
     cases_of_block = np.bincount(cases["block"]).tolist()
-    points_of_block = np.bincount(cases["block"], cases["points"]).tolist()
+    points_of_block = np.bincount(cases["block"], points).tolist()
     total, blocks, two_se = len(cases), sum(map(bool, cases_of_block)), nan
     mean = sum(points_of_block) / total if total else nan
     if blocks >= FEWEST_BLOCKS:
         # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
-        sums = (points - mean * n for n, points in zip(cases_of_block, points_of_block))
+        sums = (sum_x - mean * n for n, sum_x in zip(cases_of_block, points_of_block))
         two_se = 200 * (sum(each**2 for each in sums) * blocks / (blocks - 1)) ** 0.5 / total
     figures = {
         "cases": total,
@@ -776,10 +773,11 @@ def list_days(table, sessions, options):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
         indexes = indexes_of_anomalies(page, options.threshold)
         anomalies = [anomaly_of(page, i, session, table, options, after) for i in indexes]
-        is_wide = options.format == "wide"
-        notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
+        notes = []
+        if options.format == "wide":
+            notes += notes_of(table, session, page, after, options.min_record)
         # Equal ones keep this order if they are sorted by another field.
-        yield table.dates[session], sort_anomalies(anomalies, "trades"), list(notes)
+        yield table.dates[session], sort_anomalies(anomalies, "trades"), notes
     if not has_baseline:
         note = f"note: no ticker has a baseline yet on {table.dates[session]}: "
         print(f"{note}a baseline is a ticker's {table.window} rows before", file=sys.stderr)
@@ -789,15 +787,15 @@ def list_ticker(table, sessions, options):
     """(ticker, anomalies, []): a ticker's anomalies on the days in sessions, by date."""
     history = table.read_history(options.ticker)
     own_sessions = [bisect_left(table.dates, date) for date in history["date"]]
-    listed = [own_sessions[i] for i in indexes_of_anomalies(history, options.threshold)]
-    listed = [session for session in listed if session in sessions]
+    with_anomaly = [own_sessions[i] for i in indexes_of_anomalies(history, options.threshold)]
+    with_anomaly = [session for session in with_anomaly if session in sessions]
 
     def page_of_ticker(session):
         """The ticker's part of a day page: one row, or none."""
         rows = slice(bisect_left(own_sessions, session), bisect_right(own_sessions, session))
         return {name: column[rows] for name, column in history.items()}
 
-    days = read_days(table, listed, options.needs_after, page_of_ticker)
+    days = read_days(table, with_anomaly, options.needs_after, page_of_ticker)
     anomalies = [
         anomaly_of(page, 0, session, table, options, after) for session, page, after in days
     ]
