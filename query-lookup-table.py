@@ -88,10 +88,8 @@ ANOMALY_FIELDS += ["type", "name"]
 SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
 SORT_FIELDS += [*FACT_FIELDS, *AFTER_FIELDS]
 # The exchanges' test securities; source: TRF-Chicago-Test-Securities.xlsx on nasdaqtrader.com.
-TEST_SYMBOLS = (
-    "[ACMNPZ]TEST([.prw].*)?|Z[ABCJVWX]ZZT|ZVZZC|CBO|CBX|IBO|IGZ|ZBZX|ZEXIT|ZIEXT|ZTST|ZVV|ZXIET"
-    "|ZZK"
-)
+TEST_SYMBOLS = "[ACMNPZ]TEST([.prw].*)?|Z[ABCJVWX]ZZT|ZVZZC|CBO|CBX|IBO|IGZ|ZBZX|ZEXIT|ZIEXT|ZTST"
+TEST_SYMBOLS += "|ZVV|ZXIET|ZZK"
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
 
@@ -244,7 +242,7 @@ class LookupTable:
         # The memo's first slots are for FIELDS, the next ones for the dates.
         sessions = [slot - len(FIELDS) for slot in array("I", b"".join(slots))]
         trades = array("i", b"".join(trades))
-        baseline_days = [end - start for start, end in zip(sessions, sessions[self.window :])]
+        baseline_days = [later - first for first, later in zip(sessions, sessions[self.window :])]
         return {
             "ticker": [ticker] * number,
             "date": [self.dates[session] for session in sessions],
@@ -299,7 +297,7 @@ class PlainTable:
     def __init__(self, file):
         self.name, self.splits, self.directory = file.name, {}, {}
         self.table = self.unpickle(file)
-        # Check the keys before one is looked up: the hash of another object may take for ever.
+        # Check the keys before one is looked up: the hash of other objects may take for ever.
         if not all(isinstance(key, str) for key in chain(self.table, *self.table.values())):
             raise ValueError("a key is no text")
         self.dates = list(map(date_argument, sorted(set(chain(*self.table.values())))))
@@ -400,7 +398,7 @@ def z_limit(threshold):
     return threshold + TOLERANCE * abs(threshold)
 
 
-# How csv and json round a fact that may be missing.
+# The facts that may be missing, and how they are rounded; a gap is not.
 ROUNDED = {"gap": float, "long_z": lambda number: round(number, 4), "dollar_volume": round}
 
 
@@ -688,12 +686,13 @@ def find_aftermath(table, last):
 def aftermath_figures(found):
     """How many cases the anomalies of one class and horizon are, and their figures: a dict.
 
-    excess is nan for an anomaly that is left out. A figure that is not known is None.
+    found are their rows in find_aftermath: block, and excess, which is nan if the anomaly is left
+    out. A figure that is not known is None.
 
     Days are not independent: one event moves many tickers, on its day and on later ones. So the
     standard error compares blocks of 20 days instead of single cases. It is
-    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x is 1 for a case that
-    did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
+    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x, a case's points, is 1
+    if it did better, 1/2 if it did equally well, else 0. mean is the mean of x. N is the number of cases, B the
     number of blocks that have a case.
     """
     import numpy as np
@@ -919,9 +918,8 @@ HEADING = "    Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
 LINE = "{start:<10}{trades:>10.0f} {avg_trades:>14.2f} {std_trades:>9.2f} {z_score:>9.2f}"
 LINE += " {close_price:>11.2f} {price_diff:>11.2f}"
 RULE = "-" * 91  # the tutorial's, which is longer than its heading
-WIDE_HEADING = (
-    HEADING + "    Record    Long Z    Dollar Volume    After 1    After 5   After 20  Marks"
-)
+WIDE_HEADING = HEADING + "    Record    Long Z    Dollar Volume    After 1    After 5   After 20"
+WIDE_HEADING += "  Marks"
 WIDE_LINE = LINE + " {record:>9} {long_z:>9} {dollar_volume:>16} {after_1:>10} {after_5:>10}"
 WIDE_LINE += " {after_20:>10}  {marks}"
 
@@ -1105,8 +1103,8 @@ def parse_arguments(argv):
     # argparse would read a negative number such as -1e9 as an option, but not one after a space.
     options = parser.parse_args([f" {w}" if re.match(r"-[\d.]", w) else w for w in words])
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    is_wide, others = options.format == "wide", given - {"dates", "aftermath", "format", "table"}
-    if options.aftermath and (len(options.dates) > 1 or is_wide or others):
+    others = given - {"dates", "aftermath", "format", "table"}
+    if options.aftermath and (others or len(options.dates) > 1 or options.format == "wide"):
         parser.error("--aftermath takes at most one DATE, --format csv or json, and --table")
     if len(options.dates) > 2 or not (options.dates or options.ticker or options.aftermath):
         parser.error("give a DATE (YYYY-MM-DD) or two, --ticker T, or --aftermath")
