@@ -692,8 +692,8 @@ def aftermath_figures(found):
     Days are not independent: one event moves many tickers, on its day and on later ones. So the
     standard error compares blocks of 20 days instead of single cases. It is
     sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x, a case's points, is 1
-    if it did better, 1/2 if it did equally well, else 0. mean is the mean of x. N is the number of cases, B the
-    number of blocks that have a case.
+    if it did better, 1/2 if it did equally well, else 0. mean is the mean of x. N is the number of
+    cases, B the number of blocks that have a case.
     """
     import numpy as np
 
