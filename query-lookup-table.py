@@ -497,7 +497,7 @@ class LaterChanges:
     """
 
     def __init__(self, pages, split_ratios, number_of_tickers):
-        """pages are {session: day page} of the day and the next ones, at most 20, with_numbers.
+        """pages are {session: page} of the day and of at most 20 next ones, all from with_numbers.
 
         split_ratios[session] are the listed splits: (number of the ticker, split_to / split_from).
         """
@@ -505,7 +505,7 @@ class LaterChanges:
 
         (session, own_page), *following = pages.items()
         own, closes = own_page["number"], np.asarray(own_page["close_price"])
-        # These three have an element for each of the table's tickers, at its number.
+        # These three have an element for each ticker, at its number.
         last_closes = np.full(number_of_tickers, nan)
         ratio_since, split_days = np.ones(number_of_tickers), np.zeros(number_of_tickers)
         self.changes = {}
