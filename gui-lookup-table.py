@@ -568,8 +568,8 @@ def from_table(read):
     """
 
     def open_and_read(*arguments):
-        with querier.open_table(current_app.config["TABLE_PATH"], TABLE_KINDS) as table:
-            return read(table, *arguments)
+        with querier.open_file(current_app.config["TABLE_PATH"]) as file:
+            return read(querier.table_in(file, TABLE_KINDS), *arguments)
 
     @wraps(read)
     def read_and_wait(*arguments):
@@ -904,8 +904,8 @@ def serve(options):
         sys.exit(status)
 
     signal.signal(signal.SIGTERM, terminate)
-    with querier.open_table(options.table, TABLE_KINDS):
-        pass  # this reports a bad table at start-up, not on the first request
+    with querier.open_file(options.table) as file:
+        querier.table_in(file, TABLE_KINDS)  # report a bad table now, not on the first request
     listening = listening_socket(options.host, options.port)
     # Its connections inherit this limit. Without it, each may hold megabytes of a list to send.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)

@@ -24,6 +24,7 @@ The script reads only the parts of the file that it needs, and unpickles none of
 write, such as the tutorial's own table, is taken for a pickle and read whole, without running it.
 """
 
+# Other modules are imported where they are needed: numpy alone takes longer than a plain query.
 import argparse
 import functools
 import os
@@ -35,7 +36,6 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from contextlib import contextmanager
 from itertools import chain, count, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
 
@@ -52,6 +52,7 @@ FEWEST_USUAL_EXPIRATIONS = 4
 # In the aftermath, an anomaly's class is a pair. z_from is the largest of Z_CLASSES below the
 # z-score. move is up if price_diff is above 1 %, down if it is below -1 %, else flat.
 Z_CLASSES, MOVES = (3, 5, 10, 30), ("up", "flat", "down")
+CLASSES = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
 # The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
@@ -87,10 +88,8 @@ ANOMALY_FIELDS += ["type", "name"]
 SORT_FIELDS = ["trades", "z_score", "price_diff", "close_price", "avg_trades", "ticker"]
 SORT_FIELDS += [*FACT_FIELDS, *AFTER_FIELDS]
 # The exchanges' test securities; source: TRF-Chicago-Test-Securities.xlsx on nasdaqtrader.com.
-TEST_SYMBOLS = (
-    "[ACMNPZ]TEST([.prw].*)?|Z[ABCJVWX]ZZT|ZVZZC|CBO|CBX|IBO|IGZ|ZBZX|ZEXIT|ZIEXT|ZTST|ZVV|ZXIET"
-    "|ZZK"
-)
+TEST_SYMBOLS = "[ACMNPZ]TEST([.prw].*)?|Z[ABCJVWX]ZZT|ZVZZC|CBO|CBX|IBO|IGZ|ZBZX|ZEXIT|ZIEXT|ZTST"
+TEST_SYMBOLS += "|ZVV|ZXIET|ZZK"
 MARKS = ["split?", "new", "thin", "stale", "test"]
 
 
@@ -104,30 +103,7 @@ class NoDataError(Exception):
 
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def stdout_failed(error):
-    """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
-
-    error is the OSError. Returns the exit status.
-    """
-    # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if isinstance(error, BrokenPipeError):
-        return 0
-    print(f"output not written: {error.strerror}", file=sys.stderr)
-    return 1
-
-
-def import_numpy():
-    """numpy, whose import takes longer than all of a day's plain query."""
-    import numpy
-
-    return numpy
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def tickers_like(ticker, tickers):
@@ -167,14 +143,14 @@ def blaming_the_file(read):
 class LookupTable:
     """A table of the builder in an open binary file. Reads only the parts that it needs.
 
-    name is what messages call it. dates are the table's dates in order. A session is a trading day,
-    given by its index in dates. window is the number of rows in a baseline. What reads a damaged
-    part raises TableError.
+    name is its file's. dates are the table's dates in order. A session is a trading day, given by
+    its index in dates. window is the number of rows in a baseline. What reads a damaged part raises
+    TableError.
     """
 
     @blaming_the_file
-    def __init__(self, file, name):
-        self.file, self.name = file, name
+    def __init__(self, file):
+        self.file, self.name = file, file.name
         file.seek(-FOOTER.size, os.SEEK_END)
         index_extent, magic = FOOTER.unpack(file.read())
         self.size = file.tell()
@@ -258,7 +234,7 @@ class LookupTable:
         """
         check_ticker(ticker, self.directory, self.name)
         rows, facts = map(self.read_extent, self.directory[ticker][2:])
-        number = len(facts) // 16  # of 16 bytes a row, a gap takes 8, the others 4 each
+        number = len(facts) // 16  # each row has 16 bytes: 8 of a gap, 4 of each other fact
         others = array("f", facts[8 * number :])
         end = min(number, self.window) * SHORT_ROW.size  # the first rows have no baseline
         short_rows = ((*row, nan, nan) for row in SHORT_ROW.iter_unpack(rows[:end]))
@@ -266,6 +242,7 @@ class LookupTable:
         # The memo's first slots are for FIELDS, the next ones for the dates.
         sessions = [slot - len(FIELDS) for slot in array("I", b"".join(slots))]
         trades = array("i", b"".join(trades))
+        baseline_days = [later - first for first, later in zip(sessions, sessions[self.window :])]
         return {
             "ticker": [ticker] * number,
             "date": [self.dates[session] for session in sessions],
@@ -278,10 +255,7 @@ class LookupTable:
                 for i in range(number)
             ],
             "earlier_rows": range(number),
-            "baseline_days": [
-                sessions[i] - sessions[i - self.window] if i >= self.window else 0
-                for i in range(number)
-            ],
+            "baseline_days": [0] * (number - len(baseline_days)) + baseline_days,
             "long_z": others[:number],
             "dollar_volume": others[number:],
         }
@@ -320,17 +294,14 @@ class PlainTable:
     window = 5  # the tutorial's
 
     @blaming_the_file
-    def __init__(self, file, name):
-        self.name, self.splits, self.directory = name, {}, {}
+    def __init__(self, file):
+        self.name, self.splits, self.directory = file.name, {}, {}
         self.table = self.unpickle(file)
-        # Check the types before a key is looked up: the hash of other objects may take for ever.
-        tables = [self.table, *self.table.values()]
-        if not all(isinstance(each, dict) for each in tables):
-            raise ValueError("it is no dict of dicts")
-        if not all(isinstance(key, str) for key in chain(*tables)):
+        # Check the keys before one is looked up: the hash of other objects may take for ever.
+        if not all(isinstance(key, str) for key in chain(self.table, *self.table.values())):
             raise ValueError("a key is no text")
-        self.dates = sorted(set(chain(*self.table.values())))
-        if not list(map(date_argument, self.dates)):
+        self.dates = list(map(date_argument, sorted(set(chain(*self.table.values())))))
+        if not self.dates:
             raise ValueError("it has no dates")
 
     def unpickle(self, file):
@@ -370,29 +341,53 @@ class PlainTable:
         return self.columns_of([(ticker, date) for date in sorted(self.table[ticker])])
 
 
-@contextmanager
-def open_table(path, kinds=(LookupTable, PlainTable)):
-    """Yields the LookupTable or PlainTable in the file at path, and closes the file at the end.
-
-    Raises TableError if the file holds no table of these kinds. A table of the builder that has
-    lost its end still has its SIGNATURE, so it is not read as a plain pickle.
-    """
+def open_file(path):
+    """The file at path, open to read bytes. Raises TableError if that cannot be done."""
     # To open a named pipe could wait.
     if not (os.path.isfile(path) and os.access(path, os.R_OK)):
         problem = "is no regular file that can be read" if os.path.exists(path) else "not found"
         raise TableError(f"{path} {problem}: run build-lookup-table.py first")
-    with open(path, "rb") as file:
-        beginning = file.read(len(SIGNATURE))
-        file.seek(max(0, os.path.getsize(path) - len(MAGIC)))
-        magic = file.read()
-        file.seek(0)
-        if magic in OLDER_MAGICS:
-            raise TableError(f"{path} is of an older version: run build-lookup-table.py again")
-        kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
-        if kind not in kinds:
-            message = "was not written by build-lookup-table.py: run it to make a table"
-            raise TableError(f"{path} {message}")
-        yield kind(file, path)
+    return open(path, "rb")
+
+
+def table_in(file, kinds=(LookupTable, PlainTable)):
+    """The LookupTable or PlainTable in an open file. Raises TableError if it has none of kinds.
+
+    A table of the builder that has lost its end still has its SIGNATURE, so it is not read as a
+    plain pickle.
+    """
+    beginning = file.read(len(SIGNATURE))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - len(MAGIC)))
+    magic = file.read()
+    file.seek(0)
+    if magic in OLDER_MAGICS:
+        raise TableError(f"{file.name} is of an older version: run build-lookup-table.py again")
+    kind = LookupTable if magic == MAGIC or beginning == SIGNATURE else PlainTable
+    if kind not in kinds:
+        message = "was not written by build-lookup-table.py: run it to make a table"
+        raise TableError(f"{file.name} {message}")
+    return kind(file)
+
+
+def select_sessions(table, dates):
+    """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
+    dates = dates or table.dates
+    sessions = range(bisect_left(table.dates, dates[0]), bisect_right(table.dates, dates[-1]))
+    if sessions:
+        return sessions
+    covers = f"the table covers {table.dates[0]} to {table.dates[-1]}"
+    if len(dates) == 2:
+        raise NoDataError(f"no data from {dates[0]} to {dates[1]}: {covers}")
+    nearest = nearest_date(table.dates, dates[0])
+    raise NoDataError(f"no data for {dates[0]}: {covers}; nearest trading day {nearest}")
+
+
+def nearest_date(dates, date):
+    """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
+    from datetime import date as day
+
+    wanted = day.fromisoformat(date)
+    return min(dates, key=lambda each: abs(day.fromisoformat(each) - wanted))
 
 
 def z_limit(threshold):
@@ -403,7 +398,7 @@ def z_limit(threshold):
     return threshold + TOLERANCE * abs(threshold)
 
 
-# How csv and json round a fact that may be missing.
+# The facts that may be missing, and how they are rounded; a gap is not.
 ROUNDED = {"gap": float, "long_z": lambda number: round(number, 4), "dollar_volume": round}
 
 
@@ -417,8 +412,8 @@ def row_of(page, i):
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
     for field, rounded in ROUNDED.items():
-        is_known = row[field] is not None and isfinite(row[field])
-        row[field] = rounded(row[field]) if is_known else None
+        number = row[field]
+        row[field] = None if number is None or not isfinite(number) else rounded(number)
     return row
 
 
@@ -431,16 +426,6 @@ def indexes_of_anomalies(page, threshold=Z_THRESHOLD):
         for i, (trades, avg_trades, std_trades) in enumerate(rows)
         if std_trades > 0 and (trades - avg_trades) / std_trades > limit
     ]
-
-
-def z_score_column(page):
-    """The z-score of each row of a day page, as row_of has it: an array."""
-    np = import_numpy()
-    trades, avg_trades, std_trades = (
-        np.asarray(page[name]) for name in ("trades", "avg_trades", "std_trades")
-    )
-    with np.errstate(all="ignore"):
-        return np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
 
 
 def is_split(gap):
@@ -471,15 +456,33 @@ def marks_of(row, session, window, splits):
     """
     earlier_rows, baseline_days = row["earlier_rows"], row["baseline_days"]
     listed = splits.get((row["ticker"], row["date"]))
+    split = "split {1:.10g}:{0:.10g}".format(*listed) if listed else "split?"
     is_marked = {
-        "split?": is_split(row["gap"]) and not listed,
+        split: listed or is_split(row["gap"]),
         "new": earlier_rows is not None and earlier_rows < NEW_ROWS <= session,
         "thin": row["avg_trades"] < THIN_TRADES,
         "stale": baseline_days is not None and baseline_days > 2 * window,
-        "test": bool(re.fullmatch(TEST_SYMBOLS, row["ticker"])),
+        "test": re.fullmatch(TEST_SYMBOLS, row["ticker"]),
     }
-    marks = [mark for mark in MARKS if is_marked[mark]]
-    return ["split {1:.10g}:{0:.10g}".format(*listed), *marks] if listed else marks
+    return [mark for mark, is_given in is_marked.items() if is_given]
+
+
+def with_numbers(page, numbers, listed_splits):
+    """A day page with two more columns, arrays of numpy; numbers gives each ticker a number.
+
+    number has the numbers of the page's tickers. suspected has those of the tickers with a
+    suspected split that is not among listed_splits, and so it is shorter.
+    """
+    import numpy as np
+
+    own_numbers = np.array([numbers[ticker] for ticker in page["ticker"]], int)
+    gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
+    suspected = [
+        i
+        for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
+        if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
+    ]
+    return {**page, "number": own_numbers, "suspected": own_numbers[suspected]}
 
 
 class LaterChanges:
@@ -493,24 +496,31 @@ class LaterChanges:
     first has a suspected split that is not listed; 0 means on none.
     """
 
-    def __init__(self, days, number_of_tickers):
-        """days are what numbered_columns returns for the day and the next ones, at most 20."""
-        np = import_numpy()
-        (own_numbers, closes, *_), *following = days
-        last_closes, split_days = np.full((2, number_of_tickers), [[nan], [0]])
-        split_ratios, self.changes = np.ones(number_of_tickers), {}
-        for day, (numbers, later_closes, suspected, ratios) in enumerate(following, 1):
-            for number, ratio in ratios:
-                split_ratios[number] *= ratio
-            last_closes[numbers] = later_closes * split_ratios[numbers]
+    def __init__(self, pages, split_ratios, number_of_tickers):
+        """pages are {session: page} of the day and of at most 20 next ones, all from with_numbers.
+
+        split_ratios[session] are the listed splits: (number of the ticker, split_to / split_from).
+        """
+        import numpy as np
+
+        (session, own_page), *following = pages.items()
+        own, closes = own_page["number"], np.asarray(own_page["close_price"])
+        # These three have an element for each ticker, at its number.
+        last_closes = np.full(number_of_tickers, nan)
+        ratio_since, split_days = np.ones(number_of_tickers), np.zeros(number_of_tickers)
+        self.changes = {}
+        for later, page in following:
+            day, numbers, suspected = later - session, page["number"], page["suspected"]
+            for number, ratio in split_ratios[later]:
+                ratio_since[number] *= ratio
+            last_closes[numbers] = ratio_since[numbers] * page["close_price"]
             split_days[suspected[split_days[suspected] == 0]] = day
             if day in HORIZONS:
-                own_last_closes = last_closes[own_numbers]
                 with np.errstate(all="ignore"):
-                    change = (own_last_closes / closes - 1) * 100
-                is_none = (closes == 0) & ~np.isnan(own_last_closes)
-                self.changes[day] = np.where(is_none, inf, change)
-        self.split_days = split_days[own_numbers]
+                    change = (last_closes[own] / closes - 1) * 100
+                has_no_change = (closes == 0) & ~np.isnan(last_closes[own])
+                self.changes[day] = np.where(has_no_change, inf, change)
+        self.split_days = split_days[own]
 
     def of_row(self, i):
         """{"after_1": ..., "after_5": ..., "after_20": ..., "split_after": ...} of row i.
@@ -520,8 +530,7 @@ class LaterChanges:
         """
         row, split_day = dict.fromkeys(AFTER_FIELDS), self.split_days[i]
         for horizon, changes in self.changes.items():
-            change = float(changes[i])
-            row[f"after_{horizon}"] = None if change == inf else change
+            row[f"after_{horizon}"] = None if changes[i] == inf else float(changes[i])
         with_split = (horizon for horizon in self.changes if 0 < split_day <= horizon)
         return {**row, "split_after": next(with_split, None)}
 
@@ -539,46 +548,25 @@ def read_days(table, sessions, needs_after, read_page=None):
             yield session, read_page(session), None
         return
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
-    # splits_of[session] are the listed splits as (ticker, what later closes are multiplied by). A
-    # split on a day that the table does not have counts from the next one on.
-    days, splits_of = {}, defaultdict(list)
+    split_ratios, pages = defaultdict(list), {}
     for (ticker, date), (split_from, split_to) in table.splits.items():
-        splits_of[bisect_left(table.dates, date)].append((ticker, split_to / split_from))
+        # A split on a day that the table does not have counts from the next one on.
+        session = bisect_left(table.dates, date)
+        split_ratios[session].append((numbers[ticker], split_to / split_from))
     for session in sessions:
-        following = range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
-        for later in following:
-            if later not in days:
-                page = read_page(later)
-                days[later] = page, *numbered_columns(page, numbers, table.splits, splits_of[later])
-        after = LaterChanges([days[later][1:] for later in following], len(numbers))
-        yield session, days[session][0], after
-        days = {later: day for later, day in days.items() if later > session}
-
-
-def numbered_columns(page, numbers, listed, splits):
-    """(numbers of a day page's tickers, closes, numbers of those with a suspected split, ratios).
-
-    numbers gives each ticker a number. listed are the table's splits. splits are the day's, each as
-    (ticker, ratio); ratios have the ticker's number instead.
-    """
-    np = import_numpy()
-    tickers = page["ticker"]
-    own_numbers = np.fromiter(map(numbers.__getitem__, tickers), int, len(tickers))
-    gaps = np.asarray(page["gap"], float)  # a PlainTable's None becomes nan
-    large = np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
-    suspected = [
-        i for i in large if is_split(gaps[i]) and (tickers[i], page["date"][i]) not in listed
-    ]
-    ratios = [(numbers[ticker], ratio) for ticker, ratio in splits if ticker in numbers]
-    return own_numbers, np.asarray(page["close_price"], float), own_numbers[suspected], ratios
+        pages = {
+            later: pages.get(later) or with_numbers(read_page(later), numbers, table.splits)
+            for later in range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
+        }
+        yield session, pages[session], LaterChanges(pages, split_ratios, len(numbers))
 
 
 def median(numbers):
     """The median of the finite numbers in an array; nan if there are none."""
-    np = import_numpy()
-    numbers = np.sort(numbers[np.isfinite(numbers)])  # np.median takes twice as long
-    middle = len(numbers) // 2
-    return float(numbers[middle] + numbers[~middle]) / 2 if len(numbers) else nan
+    import numpy as np
+
+    numbers = numbers[np.isfinite(numbers)]
+    return float(np.median(numbers)) if len(numbers) else nan
 
 
 def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST_USUAL_DAYS):
@@ -602,7 +590,7 @@ def compare_share(table, session, found, among, earlier=None, fewest_days=FEWEST
         among: own[among],
         "share": share,
         # median() would import numpy, which the page's first answer need not wait for.
-        "usual": (shares[days // 2] + shares[~(days // 2)]) / 2,
+        "usual": (shares[(days - 1) // 2] + shares[days // 2]) / 2,
         "lower_days": sum(share > earlier_share for earlier_share in shares),
         "days": days,
     }
@@ -640,6 +628,25 @@ def expiration_share(table, session):
     return {"kind": kind, **(share or {})}
 
 
+def classes_of_anomalies(page):
+    """(indexes of a day page's anomalies, the index of each one's class in CLASSES): arrays.
+
+    It finds the same rows as indexes_of_anomalies, in a tenth of the time once numpy is imported.
+    """
+    import numpy as np
+
+    names = "trades", "avg_trades", "std_trades", "price_diff"
+    trades, avg_trades, std_trades, price_diffs = (np.asarray(page[name]) for name in names)
+    with np.errstate(all="ignore"):
+        z_scores = np.where(std_trades > 0, (trades - avg_trades) / std_trades, nan)
+    limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
+    anomalies = np.flatnonzero(z_scores > limits[0])
+    z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
+    price_diffs = price_diffs[anomalies]
+    moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # as in MOVES
+    return anomalies, z_classes * len(MOVES) + moves
+
+
 def find_aftermath(table, last):
     """What followed all anomalies from the table's first session to last.
 
@@ -652,32 +659,26 @@ def find_aftermath(table, last):
     median ticker's. Without cases, better and median_excess are None. two_se is None if fewer than
     10 blocks have a case.
     """
-    np = import_numpy()
-    case = np.dtype([("class", "u1"), ("block", "u2"), ("points", "f4"), ("excess", "f8")])
-    found = {horizon: [np.empty(0, case)] for horizon in HORIZONS}  # an array a day
-    limits = np.array([z_limit(z_from) for z_from in Z_CLASSES])
+    import numpy as np
+
+    row = np.dtype([("class", "u1"), ("block", "u2"), ("excess", "f8")])
+    found = {horizon: [np.empty(0, row)] for horizon in HORIZONS}  # an array a day
     for session, page, after in read_days(table, range(last + 1), needs_after=True):
-        z_scores = z_score_column(page)
-        anomalies = np.flatnonzero(z_scores > limits[0])
-        z_classes = np.searchsorted(limits, z_scores[anomalies]) - 1
-        price_diffs = np.asarray(page["price_diff"])[anomalies]
-        moves = np.where(price_diffs > 1, 0, np.where(price_diffs < -1, 2, 1))  # as in MOVES
-        classes = z_classes * len(MOVES) + moves
-        for horizon in (each for each in after.changes if session + each <= last):
-            changes = after.changes[horizon]
-            middle, changes = median(changes), changes[anomalies]
-            split_days = after.split_days[anomalies]
+        anomalies, classes = classes_of_anomalies(page)
+        blocks = np.full(len(anomalies), session // BLOCK_DAYS)
+        split_days = after.split_days[anomalies]
+        for horizon, all_changes in after.changes.items():
+            if session + horizon > last:
+                break
+            middle, changes = median(all_changes), all_changes[anomalies]
             is_case = np.isfinite(changes) & ((split_days == 0) | (split_days > horizon))
-            blocks = np.full(len(anomalies), session // BLOCK_DAYS)
-            points = (changes > middle) + (changes == middle) / 2
             excesses = np.where(is_case, changes - middle, nan)
-            found[horizon].append(np.rec.fromarrays([classes, blocks, points, excesses], case))
+            found[horizon].append(np.rec.fromarrays([classes, blocks, excesses], row))
     found = {horizon: np.concatenate(found[horizon]) for horizon in HORIZONS}
-    classes = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
     return [
         {"z_from": z_from, "move": move, "horizon": horizon}
-        | without_nan(aftermath_figures(found[horizon][found[horizon]["class"] == number]))
-        for number, (z_from, move) in enumerate(classes)
+        | aftermath_figures(found[horizon][found[horizon]["class"] == i])
+        for i, (z_from, move) in enumerate(CLASSES)
         for horizon in HORIZONS
     ]
 
@@ -685,31 +686,35 @@ def find_aftermath(table, last):
 def aftermath_figures(found):
     """How many cases the anomalies of one class and horizon are, and their figures: a dict.
 
-    excess is nan for an anomaly that is left out. A figure that is not known is nan.
+    found are their rows in find_aftermath: block, and excess, which is nan if the anomaly is left
+    out. A figure that is not known is None.
 
     Days are not independent: one event moves many tickers, on its day and on later ones. So the
     standard error compares blocks of 20 days instead of single cases. It is
-    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x is 1 for a case that
-    did better, 1/2 for an equal one, else 0. mean is the mean of x. N is the number of cases, B the
-    number of blocks that have a case.
+    sqrt(sum over blocks of (sum of (x - mean))**2 * B / (B - 1)) / N. Here x, a case's points, is 1
+    if it did better, 1/2 if it did equally well, else 0. mean is the mean of x. N is the number of
+    cases, B the number of blocks that have a case.
     """
-    np = import_numpy()
+    import numpy as np
+
     cases = found[~np.isnan(found["excess"])]
+    points = (cases["excess"] > 0) + (cases["excess"] == 0) / 2
     cases_of_block = np.bincount(cases["block"]).tolist()
-    points_of_block = np.bincount(cases["block"], cases["points"]).tolist()
+    points_of_block = np.bincount(cases["block"], points).tolist()
     total, blocks, two_se = len(cases), sum(map(bool, cases_of_block)), nan
     mean = sum(points_of_block) / total if total else nan
     if blocks >= FEWEST_BLOCKS:
         # A block's sum of (x - mean) is its sum of x minus its number of cases times mean.
-        sums = (points - mean * n for n, points in zip(cases_of_block, points_of_block))
+        sums = (sum_x - mean * n for n, sum_x in zip(cases_of_block, points_of_block))
         two_se = 200 * (sum(each**2 for each in sums) * blocks / (blocks - 1)) ** 0.5 / total
-    return {
+    figures = {
         "cases": total,
         "better": 100 * mean,
         "two_se": two_se,
         "median_excess": median(cases["excess"]),
         "left_out": len(found) - total,
     }
+    return without_nan(figures)
 
 
 # The numbers that have a lower limit, and the option that gives it.
@@ -722,14 +727,14 @@ def select_anomalies(anomalies, options):
 
     A number that is not known is below every limit.
     """
-    limits = [(field, getattr(options, name)) for field, name in LIMITS.items()]
-    limits = [(field, limit) for field, limit in limits if limit is not None]
-    skipped = tuple(mark.rstrip("?") for mark in options.skip)  # split is for split? and split 1:20
+    limits = {field: getattr(options, name) for field, name in LIMITS.items()}
+    limits = {field: limit for field, limit in limits.items() if limit is not None}
     return [
         anomaly
         for anomaly in anomalies
-        if all(anomaly[field] is not None and anomaly[field] >= limit for field, limit in limits)
-        and not any(mark.startswith(skipped) for mark in anomaly.get("marks", ()))
+        if all(anomaly[f] is not None and anomaly[f] >= limit for f, limit in limits.items())
+        # split skips split? and split 1:20
+        and not any(mark.startswith(options.skip) for mark in anomaly.get("marks", ()))
         and (not options.type or anomaly["type"] in options.type)
     ]
 
@@ -765,15 +770,13 @@ def list_days(table, sessions, options):
     has_baseline = False
     for session, page, after in read_days(table, sessions, options.needs_after):
         has_baseline = has_baseline or not all(map(isnan, page["avg_trades"]))
-        if after:  # numpy is there, which is faster
-            indexes = (z_score_column(page) > z_limit(options.threshold)).nonzero()[0].tolist()
-        else:
-            indexes = indexes_of_anomalies(page, options.threshold)
+        indexes = indexes_of_anomalies(page, options.threshold)
         anomalies = [anomaly_of(page, i, session, table, options, after) for i in indexes]
-        is_wide = options.format == "wide"
-        notes = notes_of(table, session, page, after, options.min_record) if is_wide else []
+        notes = []
+        if options.format == "wide":
+            notes += notes_of(table, session, page, after, options.min_record)
         # Equal ones keep this order if they are sorted by another field.
-        yield table.dates[session], sort_anomalies(anomalies, "trades"), list(notes)
+        yield table.dates[session], sort_anomalies(anomalies, "trades"), notes
     if not has_baseline:
         note = f"note: no ticker has a baseline yet on {table.dates[session]}: "
         print(f"{note}a baseline is a ticker's {table.window} rows before", file=sys.stderr)
@@ -782,16 +785,16 @@ def list_days(table, sessions, options):
 def list_ticker(table, sessions, options):
     """(ticker, anomalies, []): a ticker's anomalies on the days in sessions, by date."""
     history = table.read_history(options.ticker)
-    rows = {bisect_left(table.dates, date): i for i, date in enumerate(history["date"])}
-    indexes = {*indexes_of_anomalies(history, options.threshold)}
-    own_sessions = [session for session, i in rows.items() if i in indexes and session in sessions]
+    own_sessions = [bisect_left(table.dates, date) for date in history["date"]]
+    with_anomaly = [own_sessions[i] for i in indexes_of_anomalies(history, options.threshold)]
+    with_anomaly = [session for session in with_anomaly if session in sessions]
 
     def page_of_ticker(session):
         """The ticker's part of a day page: one row, or none."""
-        i = rows.get(session, len(rows))
-        return {name: column[i : i + 1] for name, column in history.items()}
+        rows = slice(bisect_left(own_sessions, session), bisect_right(own_sessions, session))
+        return {name: column[rows] for name, column in history.items()}
 
-    days = read_days(table, own_sessions, options.needs_after, read_page=page_of_ticker)
+    days = read_days(table, with_anomaly, options.needs_after, page_of_ticker)
     anomalies = [
         anomaly_of(page, 0, session, table, options, after) for session, page, after in days
     ]
@@ -804,9 +807,10 @@ def select_and_sort(listings, options):
     Says on stderr how many are left out only because their type is not known.
     """
     without_type = 0
-    unknown = argparse.Namespace(**{**vars(options), "type": [None]})
+    for_unknown_type = argparse.Namespace(**{**vars(options), "type": [None]})
     for title, anomalies, notes in listings:
-        without_type += len(select_anomalies(anomalies, unknown)) if options.type else 0
+        if options.type:
+            without_type += len(select_anomalies(anomalies, for_unknown_type))
         anomalies = select_anomalies(anomalies, options)
         if options.sort:
             anomalies = sort_anomalies(anomalies, options.sort)
@@ -855,11 +859,9 @@ def record_sentence(page, min_record):
     If all orders of these rows were equally likely, the probability would be 1 / (min_record + 1).
     If min_record is None or 0, it is 60, or 20 if no ticker has 60 earlier rows.
     """
-    np = import_numpy()
-    earlier_rows, record = np.asarray(page["earlier_rows"]), np.asarray(page["record"])
-    min_record = min_record or (60 if earlier_rows.max() >= 60 else 20)
-    old_enough = np.count_nonzero(earlier_rows >= min_record)
-    records = np.count_nonzero(record >= min_record)
+    min_record = min_record or (60 if max(page["earlier_rows"]) >= 60 else 20)
+    old_enough = sum(earlier_rows >= min_record for earlier_rows in page["earlier_rows"])
+    records = sum(record >= min_record for record in page["record"])
     if old_enough:
         yield (
             f"Of {old_enough:,} tickers with at least {min_record} earlier rows, {records:,} have "
@@ -870,7 +872,6 @@ def record_sentence(page, min_record):
 
 def median_sentence(page, after):
     """How the median ticker did, and how many anomalies did better; nothing if it is not known."""
-    np = import_numpy()
     days = dict(zip(HORIZONS, ("1 day", "5", "20")))
     medians = {horizon: median(changes) for horizon, changes in after.changes.items()}
     known = [horizon for horizon in medians if not isnan(medians[horizon])]
@@ -879,13 +880,11 @@ def median_sentence(page, after):
     parts = [f"{number_text(medians[horizon], '.2f')} % after {days[horizon]}" for horizon in known]
     parts += [f"not known yet after {days[h]}" for h in HORIZONS if h not in medians]
     sentence, longest = f"The median ticker's price changed by {', '.join(parts)}", known[-1]
-    changes = after.changes[longest][z_score_column(page) > z_limit(Z_THRESHOLD)]
-    middle = medians[longest]
-    changes = changes[np.isfinite(changes)]
-    if len(changes):
-        points = ((changes > middle) + (changes == middle) / 2).sum()
-        better = f"{points:,.1f}".replace(".0", "")
-        sentence += f"; {better} of {len(changes):,} anomalies did better after {days[longest]}"
+    changes, middle = after.changes[longest][indexes_of_anomalies(page)], medians[longest]
+    points = [(change > middle) + (change == middle) / 2 for change in changes if isfinite(change)]
+    if points:
+        better = f"{sum(points):,.1f}".replace(".0", "")
+        sentence += f"; {better} of {len(points):,} anomalies did better after {days[longest]}"
     yield f"{sentence}."
 
 
@@ -919,9 +918,8 @@ HEADING = "    Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff
 LINE = "{start:<10}{trades:>10.0f} {avg_trades:>14.2f} {std_trades:>9.2f} {z_score:>9.2f}"
 LINE += " {close_price:>11.2f} {price_diff:>11.2f}"
 RULE = "-" * 91  # the tutorial's, which is longer than its heading
-WIDE_HEADING = (
-    HEADING + "    Record    Long Z    Dollar Volume    After 1    After 5   After 20  Marks"
-)
+WIDE_HEADING = HEADING + "    Record    Long Z    Dollar Volume    After 1    After 5   After 20"
+WIDE_HEADING += "  Marks"
 WIDE_LINE = LINE + " {record:>9} {long_z:>9} {dollar_volume:>16} {after_1:>10} {after_5:>10}"
 WIDE_LINE += " {after_20:>10}  {marks}"
 
@@ -1057,13 +1055,13 @@ def whole_number(least, most):
 
 
 def marks_argument(text):
-    """The set of MARKS that text names, separated by commas; `split` stands for `split?` too."""
-    marks = {mark.rstrip("?"): mark for mark in MARKS}
-    names = [name.strip().rstrip("?") for name in text.split(",")]
+    """The MARKS that text names, separated by commas, without their question marks: a tuple."""
+    marks = [mark.rstrip("?") for mark in MARKS]
+    names = tuple(name.strip().rstrip("?") for name in text.split(","))
     for name in names:
         if name not in marks:
             raise argparse.ArgumentTypeError(f"{name[:20]!a} is none of {', '.join(marks)}")
-    return {marks[name] for name in names}
+    return names
 
 
 def parse_arguments(argv):
@@ -1105,8 +1103,8 @@ def parse_arguments(argv):
     # argparse would read a negative number such as -1e9 as an option, but not one after a space.
     options = parser.parse_args([f" {w}" if re.match(r"-[\d.]", w) else w for w in words])
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    is_wide, others = options.format == "wide", given - {"dates", "aftermath", "format", "table"}
-    if options.aftermath and (len(options.dates) > 1 or is_wide or others):
+    others = given - {"dates", "aftermath", "format", "table"}
+    if options.aftermath and (others or len(options.dates) > 1 or options.format == "wide"):
         parser.error("--aftermath takes at most one DATE, --format csv or json, and --table")
     if len(options.dates) > 2 or not (options.dates or options.ticker or options.aftermath):
         parser.error("give a DATE (YYYY-MM-DD) or two, --ticker T, or --aftermath")
@@ -1116,28 +1114,6 @@ def parse_arguments(argv):
     options.needs_type = options.format in ("csv", "json") or options.type
     options.needs_after = options.format != "table" or options.sort in AFTER_FIELDS
     return options
-
-
-def select_sessions(table, dates):
-    """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
-    every_date = table.dates
-    first, last = (dates[0], dates[-1]) if dates else (every_date[0], every_date[-1])
-    sessions = range(bisect_left(every_date, first), bisect_right(every_date, last))
-    if sessions:
-        return sessions
-    covers = f"the table covers {every_date[0]} to {every_date[-1]}"
-    if len(dates) == 2:
-        raise NoDataError(f"no data from {first} to {last}: {covers}")
-    nearest = nearest_date(every_date, first)
-    raise NoDataError(f"no data for {first}: {covers}; nearest trading day {nearest}")
-
-
-def nearest_date(dates, date):
-    """The date in dates that is nearest to date. Of two equally near ones, it is the earlier."""
-    from datetime import date as day
-
-    wanted = day.fromisoformat(date)
-    return min(dates, key=lambda each: abs(day.fromisoformat(each) - wanted))
 
 
 def answer(table, options):
@@ -1170,6 +1146,19 @@ def answer(table, options):
     return csv_lines(fields, rows) if options.format == "csv" else json_pieces(rows)
 
 
+def stdout_failed(error):
+    """Say that stdout cannot be written, unless its reader, such as `head`, has ended.
+
+    error is the OSError. Returns the exit status.
+    """
+    # What is left in stdout's buffer goes to the null device, so that the flush at exit is quiet.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print(f"output not written: {error.strerror}", file=sys.stderr)
+    return 1
+
+
 def main(argv=None):
     options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -1178,8 +1167,8 @@ def main(argv=None):
     try:
         if sys.stdout is None:
             raise OSError(0, "stdout is closed")
-        with open_table(options.table) as table:
-            sys.stdout.writelines(answer(table, options))
+        with open_file(options.table) as file:
+            sys.stdout.writelines(answer(table_in(file), options))
         sys.stdout.flush()
     except (TableError, NoDataError) as error:
         print(printable(error), file=sys.stderr)

@@ -59,7 +59,8 @@ def ask(content, question):
     stdout, stderr, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            with querier.open_table(TABLE) as table:
+            with querier.open_file(TABLE) as file:
+                table = querier.table_in(file)
                 print(*querier.answer(table, options_of(question)), sep="", end="")
         except (querier.TableError, querier.NoDataError) as error:
             print(querier.printable(error), file=sys.stderr)
@@ -132,7 +133,8 @@ def test_a_plain_table_damaged_by_chance_gives_an_answer_or_one_line(market_tabl
 def test_a_days_plain_query_reads_its_day_page_and_the_index_alone(sound, answers):
     index_extent, _ = FOOTER.unpack(sound[-FOOTER.size :])
     index_offset, *_ = EXTENT.unpack(index_extent)
-    with querier.open_table(TABLE) as table:
+    with querier.open_file(TABLE) as file:
+        table = querier.table_in(file)
         session = table.dates.index(ANOMALY_DAY)
         offset, length, _ = EXTENT.unpack(table.index_day(session)["extent"])
     rest = bytes(index_offset - offset - length)
