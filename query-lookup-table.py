@@ -398,6 +398,7 @@ def z_limit(threshold):
     return threshold + TOLERANCE * abs(threshold)
 
 
+READ_FIELDS = [field for field in ROW_FIELDS + FACT_FIELDS if field != "z_score"]
 # The facts that may be missing, and how they are rounded; a gap is not.
 ROUNDED = {"gap": float, "long_z": lambda number: round(number, 4), "dollar_volume": round}
 
@@ -407,7 +408,7 @@ def row_of(page, i):
 
     z_score is nan without a deviation above 0. A fact that is not known is None.
     """
-    row = {field: page[field][i] for field in (*ROW_FIELDS, *FACT_FIELDS) if field != "z_score"}
+    row = {field: page[field][i] for field in READ_FIELDS}
     above, std_trades = row["trades"] - row["avg_trades"], row["std_trades"]
     row["z_score"] = above / std_trades if std_trades > 0 else nan
     row["baseline_days"] = row["baseline_days"] or None
@@ -553,9 +554,16 @@ def read_days(table, sessions, needs_after, read_page=None):
         # A split on a day that the table does not have counts from the next one on.
         session = bisect_left(table.dates, date)
         split_ratios[session].append((numbers[ticker], split_to / split_from))
+
+    def read_later(session):
+        """The session's day page with numbers; without most columns if it is no own page."""
+        page = with_numbers(read_page(session), numbers, table.splits)
+        wanted = page if session in sessions else ("close_price", "number", "suspected")
+        return {name: page[name] for name in wanted}
+
     for session in sessions:
         pages = {
-            later: pages.get(later) or with_numbers(read_page(later), numbers, table.splits)
+            later: pages.get(later) or read_later(later)
             for later in range(session, min(session + HORIZONS[-1] + 1, len(table.dates)))
         }
         yield session, pages[session], LaterChanges(pages, split_ratios, len(numbers))
@@ -912,20 +920,24 @@ This is no advice.
 """
 
 
-# A line of a list, and its heading behind the ticker or date, which is the line's start. A number
-# that is too wide for its column keeps a space before it.
+# What stands behind the ticker or date in the heading of a list.
 HEADING = "    Trades     Avg Trades   Std Dev   Z-score Close Price  Price Diff"
-LINE = "{start:<10}{trades:>10.0f} {avg_trades:>14.2f} {std_trades:>9.2f} {z_score:>9.2f}"
-LINE += " {close_price:>11.2f} {price_diff:>11.2f}"
-RULE = "-" * 91  # the tutorial's, which is longer than its heading
 WIDE_HEADING = HEADING + "    Record    Long Z    Dollar Volume    After 1    After 5   After 20"
 WIDE_HEADING += "  Marks"
-WIDE_LINE = LINE + " {record:>9} {long_z:>9} {dollar_volume:>16} {after_1:>10} {after_5:>10}"
-WIDE_LINE += " {after_20:>10}  {marks}"
+RULE = "-" * 91  # the tutorial's, which is longer than its heading
+FACTS = " {record:>9} {long_z:>9} {dollar_volume:>16} {after_1:>10} {after_5:>10} {after_20:>10}"
 
 
-def wide_texts(anomaly):
-    """An anomaly's facts as texts; `-` for what is not known.
+def line_of(start, row):
+    """A line of a list. A number that is too wide for its column keeps a space before it."""
+    return (
+        f"{start:<10}{row['trades']:>10.0f} {row['avg_trades']:>14.2f} {row['std_trades']:>9.2f} "
+        f"{row['z_score']:>9.2f} {row['close_price']:>11.2f} {row['price_diff']:>11.2f}"
+    )
+
+
+def facts_of(anomaly):
+    """The rest of a wide line: an anomaly's facts; `-` for what is not known.
 
     A change is `gone` if the ticker is, and has `*` after a suspected split. A record is `all 30`
     if the ticker never had more trades.
@@ -936,24 +948,23 @@ def wide_texts(anomaly):
         "record": f"all {record}" if is_most_ever else number_text(record, "d"),
         "long_z": number_text(anomaly["long_z"], ".2f"),
         "dollar_volume": number_text(anomaly["dollar_volume"], ",d"),
-        "marks": " ".join(anomaly["marks"]),
     }
     for horizon, field in zip(HORIZONS, AFTER_FIELDS):
         star = "*" if anomaly[field] is not None and split and split <= horizon else ""
         text = number_text(anomaly[field], ".2f") + star
         texts[field] = "gone" if text.startswith("nan") else text
-    return texts
+    return f"{FACTS.format(**texts)}  {' '.join(anomaly['marks'])}".rstrip()
 
 
 def as_table(listings, first, is_wide):
     """Yields the anomalies as the tutorial prints them. first is the field of the first column."""
     heading = f"{first.title():<10}{WIDE_HEADING if is_wide else HEADING}"
-    rule, form = ("-" * len(heading), WIDE_LINE) if is_wide else (RULE, LINE)
+    rule = "-" * len(heading) if is_wide else RULE
     for title, anomalies, notes in listings:
         yield f"\nAnomalies Found for {printable(title)}:\n\n{heading}\n{rule}\n"
         for anomaly in anomalies:
-            cells = {**anomaly, **wide_texts(anomaly)} if is_wide else anomaly
-            yield form.format(**cells, start=printable(anomaly[first])).rstrip() + "\n"
+            line = line_of(printable(anomaly[first]), anomaly)
+            yield f"{line}{facts_of(anomaly) if is_wide else ''}\n"
         if notes:
             yield "\n" + "".join(f"{note}\n" for note in notes)
 
