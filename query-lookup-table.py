@@ -33,8 +33,6 @@ import signal
 import struct
 import sys
 import zlib
-from array import array
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from itertools import chain, count, islice
 from math import ceil, floor, inf, isfinite, isnan, nan
@@ -56,7 +54,7 @@ CLASSES = [(z_from, move) for z_from in Z_CLASSES for move in MOVES]
 BLOCK_DAYS, FEWEST_BLOCKS = 20, 10  # for the aftermath's standard error
 
 # The table's format. build-lookup-table.py has the same constants; the codes of DAY_PAGE_COLUMNS
-# are numpy's there, and those of Python's array here.
+# are numpy's there, and struct's here.
 FIELDS = ["trades", "close_price", "price_diff", "avg_trades", "std_trades"]
 DAY_PAGE_COLUMNS = {**dict.fromkeys(FIELDS, "d"), "trades": "i", "gap": "d"}
 DAY_PAGE_COLUMNS |= dict.fromkeys(["record", "earlier_rows", "baseline_days"], "H")
@@ -103,7 +101,10 @@ class NoDataError(Exception):
 
 def printable(text):
     """text, with escapes in place of characters that a terminal could take for a command."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def tickers_like(ticker, tickers):
@@ -181,18 +182,18 @@ class LookupTable:
 
     @blaming_the_file
     def read_day_page(self, session):
-        """The day page of a session: {"ticker": [...], "date": [...], "trades": array, ...}.
+        """The day page of a session: {"ticker": [...], "date": [...], "trades": ..., ...}.
 
         Its columns, all of one length, are the tickers, in the table's order, the session's date,
         and DAY_PAGE_COLUMNS (write_day_pages in the builder explains them).
         """
         day, page, start = self.index_day(session), {}, 0
-        content = self.read_extent(day["extent"])
+        content = memoryview(self.read_extent(day["extent"]))
         for name, code in DAY_PAGE_COLUMNS.items():
             end = start + day["rows"] * struct.calcsize(code)
-            page[name] = array(code, content[start:end])
+            page[name] = content[start:end].cast(code)
             start = end
-        page["ticker"] = content[start:].decode().split("\n")
+        page["ticker"] = str(content[start:], "utf-8").split("\n")
         if {*map(len, page.values())} != {day["rows"]}:
             raise ValueError("a day page has columns of different lengths")
         return {**page, "date": [self.dates[session]] * day["rows"]}
@@ -235,20 +236,20 @@ class LookupTable:
         check_ticker(ticker, self.directory, self.name)
         rows, facts = map(self.read_extent, self.directory[ticker][2:])
         number = len(facts) // 16  # each row has 16 bytes: 8 of a gap, 4 of each other fact
-        others = array("f", facts[8 * number :])
+        gaps, others = facts[: 8 * number], memoryview(facts[8 * number :]).cast("f")
         end = min(number, self.window) * SHORT_ROW.size  # the first rows have no baseline
         short_rows = ((*row, nan, nan) for row in SHORT_ROW.iter_unpack(rows[:end]))
         slots, trades, *floats = zip(*short_rows, *FULL_ROW.iter_unpack(rows[end:]))
         # The memo's first slots are for FIELDS, the next ones for the dates.
-        sessions = [slot - len(FIELDS) for slot in array("I", b"".join(slots))]
-        trades = array("i", b"".join(trades))
+        sessions = [slot - len(FIELDS) for slot in memoryview(b"".join(slots)).cast("I")]
+        trades = memoryview(b"".join(trades)).cast("i")
         baseline_days = [later - first for first, later in zip(sessions, sessions[self.window :])]
         return {
             "ticker": [ticker] * number,
             "date": [self.dates[session] for session in sessions],
             "trades": trades,
-            **{field: array("d", column) for field, column in zip(FIELDS[1:], floats)},
-            "gap": array("d", facts[: 8 * number]),
+            **dict(zip(FIELDS[1:], floats)),
+            "gap": memoryview(gaps).cast("d"),
             # How many rows directly before had fewer trades. A row with as many ends the count.
             "record": [
                 next((j for j in range(i) if trades[i - 1 - j] >= trades[i]), i)
@@ -327,8 +328,8 @@ class PlainTable:
         page = {"ticker": [ticker for ticker, _ in rows], "date": [date for _, date in rows]}
         for field in FIELDS:
             column = (self.table[ticker][date][field] for ticker, date in rows)
-            page[field] = array("d", (nan if value is None else value for value in column))
-        page["trades"] = array("q", map(int, page["trades"]))  # the tutorial's are floats
+            page[field] = [nan if value is None else float(value) for value in column]
+        page["trades"] = list(map(int, page["trades"]))  # the tutorial's are floats
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
     def read_day_page(self, session):
@@ -372,9 +373,9 @@ def table_in(file, kinds=(LookupTable, PlainTable)):
 def select_sessions(table, dates):
     """The range of sessions for dates: [date], [first, last], or [] for all. Raises NoDataError."""
     dates = dates or table.dates
-    sessions = range(bisect_left(table.dates, dates[0]), bisect_right(table.dates, dates[-1]))
+    sessions = [i for i, date in enumerate(table.dates) if dates[0] <= date <= dates[-1]]
     if sessions:
-        return sessions
+        return range(sessions[0], sessions[-1] + 1)
     covers = f"the table covers {table.dates[0]} to {table.dates[-1]}"
     if len(dates) == 2:
         raise NoDataError(f"no data from {dates[0]} to {dates[1]}: {covers}")
@@ -469,10 +470,10 @@ def marks_of(row, session, window, splits):
 
 
 def with_numbers(page, numbers, listed_splits):
-    """A day page with two more columns, arrays of numpy; numbers gives each ticker a number.
+    """A day page with three more columns, arrays of numpy; numbers gives each ticker a number.
 
-    number has the numbers of the page's tickers. suspected has those of the tickers with a
-    suspected split that is not among listed_splits, and so it is shorter.
+    number has the numbers of the page's tickers, close their closes. suspected has the numbers of
+    those with a suspected split that is not among listed_splits, and so it is shorter.
     """
     import numpy as np
 
@@ -483,7 +484,8 @@ def with_numbers(page, numbers, listed_splits):
         for i in np.flatnonzero((gaps < -30) | (gaps > 50)).tolist()  # the others are no splits
         if is_split(gaps[i]) and (page["ticker"][i], page["date"][i]) not in listed_splits
     ]
-    return {**page, "number": own_numbers, "suspected": own_numbers[suspected]}
+    closes = np.array(page["close_price"], float)  # a copy: not a view that keeps the page alive
+    return {**page, "number": own_numbers, "close": closes, "suspected": own_numbers[suspected]}
 
 
 class LaterChanges:
@@ -505,7 +507,7 @@ class LaterChanges:
         import numpy as np
 
         (session, own_page), *following = pages.items()
-        own, closes = own_page["number"], np.asarray(own_page["close_price"])
+        own, closes = own_page["number"], own_page["close"]
         # These three have an element for each ticker, at its number.
         last_closes = np.full(number_of_tickers, nan)
         ratio_since, split_days = np.ones(number_of_tickers), np.zeros(number_of_tickers)
@@ -514,7 +516,7 @@ class LaterChanges:
             day, numbers, suspected = later - session, page["number"], page["suspected"]
             for number, ratio in split_ratios[later]:
                 ratio_since[number] *= ratio
-            last_closes[numbers] = ratio_since[numbers] * page["close_price"]
+            last_closes[numbers] = ratio_since[numbers] * page["close"]
             split_days[suspected[split_days[suspected] == 0]] = day
             if day in HORIZONS:
                 with np.errstate(all="ignore"):
@@ -548,6 +550,8 @@ def read_days(table, sessions, needs_after, read_page=None):
         for session in sessions:
             yield session, read_page(session), None
         return
+    from bisect import bisect_left
+
     numbers = defaultdict(count().__next__)  # a new ticker gets the next number
     split_ratios, pages = defaultdict(list), {}
     for (ticker, date), (split_from, split_to) in table.splits.items():
@@ -558,7 +562,7 @@ def read_days(table, sessions, needs_after, read_page=None):
     def read_later(session):
         """The session's day page with numbers; without most columns if it is no own page."""
         page = with_numbers(read_page(session), numbers, table.splits)
-        wanted = page if session in sessions else ("close_price", "number", "suspected")
+        wanted = page if session in sessions else ("number", "close", "suspected")
         return {name: page[name] for name in wanted}
 
     for session in sessions:
@@ -735,16 +739,17 @@ def select_anomalies(anomalies, options):
 
     A number that is not known is below every limit.
     """
-    limits = {field: getattr(options, name) for field, name in LIMITS.items()}
-    limits = {field: limit for field, limit in limits.items() if limit is not None}
-    return [
-        anomaly
-        for anomaly in anomalies
-        if all(anomaly[f] is not None and anomaly[f] >= limit for f, limit in limits.items())
-        # split skips split? and split 1:20
-        and not any(mark.startswith(options.skip) for mark in anomaly.get("marks", ()))
-        and (not options.type or anomaly["type"] in options.type)
-    ]
+    for field, name in LIMITS.items():
+        limit = getattr(options, name)
+        if limit is not None:
+            known = [anomaly for anomaly in anomalies if anomaly[field] is not None]
+            anomalies = [anomaly for anomaly in known if anomaly[field] >= limit]
+    if options.skip:  # split skips split? and split 1:20
+        skipped = options.skip
+        anomalies = [a for a in anomalies if not any(m.startswith(skipped) for m in a["marks"])]
+    if options.type:
+        anomalies = [anomaly for anomaly in anomalies if anomaly["type"] in options.type]
+    return anomalies
 
 
 def sort_anomalies(anomalies, field):
@@ -762,7 +767,9 @@ def anomaly_of(page, i, session, table, options, after):
 
     after is the page's LaterChanges, or None.
     """
-    row = row_of(page, i) | (after.of_row(i) if after else {})
+    row = row_of(page, i)
+    if after:
+        row |= after.of_row(i)
     if options.needs_marks:
         row["marks"] = marks_of(row, session, table.window, table.splits)
     if options.needs_type:
@@ -793,14 +800,16 @@ def list_days(table, sessions, options):
 def list_ticker(table, sessions, options):
     """(ticker, anomalies, []): a ticker's anomalies on the days in sessions, by date."""
     history = table.read_history(options.ticker)
-    own_sessions = [bisect_left(table.dates, date) for date in history["date"]]
+    session_of = {date: session for session, date in enumerate(table.dates)}
+    own_sessions = [session_of[date] for date in history["date"]]
+    row_of_session = {session: i for i, session in enumerate(own_sessions)}
     with_anomaly = [own_sessions[i] for i in indexes_of_anomalies(history, options.threshold)]
     with_anomaly = [session for session in with_anomaly if session in sessions]
 
     def page_of_ticker(session):
         """The ticker's part of a day page: one row, or none."""
-        rows = slice(bisect_left(own_sessions, session), bisect_right(own_sessions, session))
-        return {name: column[rows] for name, column in history.items()}
+        i = row_of_session.get(session, len(own_sessions))
+        return {name: column[i : i + 1] for name, column in history.items()}
 
     days = read_days(table, with_anomaly, options.needs_after, page_of_ticker)
     anomalies = [
@@ -1034,8 +1043,9 @@ def aftermath_table(rows, dates, splits):
 
 def date_argument(text):
     """text, which must be a date of the calendar, written YYYY-MM-DD."""
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-        year, month, day = map(int, text.split("-"))
+    parts = text.split("-")
+    if [*map(len, parts)] == [4, 2, 2] and text.isascii() and "".join(parts).isdecimal():
+        year, month, day = map(int, parts)
         is_leap_year = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
         days = [31, 28 + is_leap_year, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
         if year > 0 and 1 <= month <= 12 and 1 <= day <= days[month - 1]:
@@ -1112,7 +1122,8 @@ def parse_arguments(argv):
     add("--table", default="lookup_table.pkl", metavar="FILE", help=file)
     words = sys.argv[1:] if argv is None else argv
     # argparse would read a negative number such as -1e9 as an option, but not one after a space.
-    options = parser.parse_args([f" {w}" if re.match(r"-[\d.]", w) else w for w in words])
+    words = [f" {w}" if w[0:1] == "-" and w[1:2] in {*".0123456789"} else w for w in words]
+    options = parser.parse_args(words)
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     others = given - {"dates", "aftermath", "format", "table"}
     if options.aftermath and (others or len(options.dates) > 1 or options.format == "wide"):
