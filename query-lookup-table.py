@@ -325,10 +325,12 @@ class PlainTable:
     @blaming_the_file
     def columns_of(self, rows):
         """The columns of a day page; rows are a list of (ticker, date)."""
+        from array import array
+
         page = {"ticker": [ticker for ticker, _ in rows], "date": [date for _, date in rows]}
         for field in FIELDS:
             column = (self.table[ticker][date][field] for ticker, date in rows)
-            page[field] = [nan if value is None else float(value) for value in column]
+            page[field] = array("d", (nan if value is None else value for value in column))
         page["trades"] = list(map(int, page["trades"]))  # the tutorial's are floats
         return {**page, **dict.fromkeys(FACT_FIELDS, [None] * len(rows))}
 
