@@ -29,7 +29,6 @@ import argparse
 import functools
 import os
 import re
-import signal
 import struct
 import sys
 import zlib
@@ -311,6 +310,7 @@ class PlainTable:
         A pickle can keep Python busy for ever: Ctrl-C ends the process at once while it is read.
         """
         import pickle
+        import signal
 
         class TableUnpickler(pickle.Unpickler):
             def find_class(self, module, name):
@@ -1185,7 +1185,10 @@ def stdout_failed(error):
 
 def main(argv=None):
     options = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if len(options.dates) != 1:  # one day's list is printed sooner than this is imported
+        import signal
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if hasattr(sys.stdout, "reconfigure"):  # a ticker may have characters that stdout lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
