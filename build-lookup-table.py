@@ -611,8 +611,6 @@ def replacing(path):
                     leftover.unlink()
         with temporary.open("xb", buffering=2**20) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
         raise BuildError(f"{path} not written: {error.strerror}") from None
