@@ -513,7 +513,7 @@ def baselines(trades, earlier_rows, window):
 def record_column(trades, earlier_rows):
     """The column record: how many rows, counted back from each row, had fewer trades.
 
-    A row with as many trades ends the count. The querier has the same function for one ticker.
+    A row with as many trades ends the count.
 
     stop[i] is the index of the row that may end the count of row i. At first it is i - 1. If that
     row has fewer trades, so have all rows between it and its own stop: row i takes over this stop.
