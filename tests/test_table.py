@@ -15,6 +15,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import EFFORT
 from helpers.flat_files import write_file, write_flat_files
@@ -22,6 +23,7 @@ from helpers.markets import LAST_DAY
 from helpers.scripts import (
     assert_refused,
     build_table,
+    builder,
     load_table,
     querier,
     query,
@@ -81,6 +83,15 @@ def is_answered(result):
     if result.returncode:
         assert_refused(result)
     return result.returncode == 0
+
+
+def test_builder_and_querier_have_the_same_constants():
+    for name in ("Z_THRESHOLD", "TOLERANCE", "FIELDS", "SIGNATURE", "MAGIC"):
+        assert getattr(builder, name) == getattr(querier, name)
+    for name in ("EXTENT", "INDEX_HEADER", "INDEX_DAY", "FOOTER"):
+        assert getattr(builder, name).format == getattr(querier, name).format
+    columns = {name: np.dtype(code) for name, code in querier.DAY_PAGE_COLUMNS.items()}
+    assert columns == {name: np.dtype(code) for name, code in builder.DAY_PAGE_COLUMNS.items()}
 
 
 # Any damaged file gives the right answer or one line
