@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -78,7 +79,10 @@ def set_filter(visitor, name, value):
 
 
 def hold(visitor, pattern):
-    """The list of requests for addresses with the pattern; each waits until a test continues it."""
+    """The list of requests for addresses with the pattern; each waits until a test continues it.
+
+    Right after this, Chromium may let a request pass unseen: hold them before a view is opened.
+    """
     held = []
     visitor.page.route(re.compile(pattern), lambda route: held.append(route))
     return held
@@ -86,7 +90,8 @@ def hold(visitor, pattern):
 
 def wait_for_request(visitor, held):
     """The first request in held, once there is one."""
-    while not held:
+    deadline = time.monotonic() + 15
+    while not held and time.monotonic() < deadline:
         visitor.page.wait_for_timeout(10)
     return held[0]
 
@@ -216,13 +221,14 @@ def test_enter_in_the_threshold_moves_on_to_the_list_or_says_what_to_type(on_day
     on_day.expect("#threshold").to_have_value("30")
 
 
-def test_a_held_arrow_key_stops_when_it_is_released(on_day):
-    held = hold(on_day, rf"/\?date={DAY_BEFORE}")
+def test_a_held_arrow_key_stops_when_it_is_released(visitor):
+    held = hold(visitor, rf"/\?date={DAY_BEFORE}")
+    visitor.open(DAY)
     for _ in range(10):
-        on_day.page.keyboard.down("ArrowLeft")  # from the second time on it is a repeat
-    on_day.page.keyboard.up("ArrowLeft")
-    wait_for_request(on_day, held).continue_()
-    on_day.expect_day(DAY_BEFORE).press("ArrowRight").expect_day(SAMPLE_DAY)
+        visitor.page.keyboard.down("ArrowLeft")  # from the second time on it is a repeat
+    visitor.page.keyboard.up("ArrowLeft")
+    wait_for_request(visitor, held).continue_()
+    visitor.expect_day(DAY_BEFORE).press("ArrowRight").expect_day(SAMPLE_DAY)
 
 
 def test_a_day_outside_the_table_is_shown_with_a_link_and_moves_nothing(on_day):
@@ -329,17 +335,18 @@ def test_the_back_button_goes_back_through_the_views(on_day, found):
     on_day.expect_day(SAMPLE_DAY).expect_detail("VTAK")
 
 
-def test_back_leads_to_a_row_that_an_arrow_key_reached(on_day, found):
+def test_back_leads_to_a_row_that_an_arrow_key_reached(visitor, found):
     first, second, third = found()[:3]
-    on_day.choose(first)
-    on_day.page.wait_for_timeout(1100)  # a row that is only passed is no place to go back to
-    on_day.press("ArrowDown").expect_detail(second)
-    hold(on_day, r"/chart\?")
-    on_day.press("ArrowDown", "ArrowLeft")  # the detail of the third row has not arrived
-    on_day.expect_day(DAY_BEFORE).page.unroute_all()
+    hold(visitor, rf"/chart\?.*ticker={third}")
+    visitor.open(DAY)
+    visitor.choose(first)
+    visitor.page.wait_for_timeout(1100)  # a row that is only passed is no place to go back to
+    visitor.press("ArrowDown").expect_detail(second)
+    visitor.press("ArrowDown", "ArrowLeft")  # the detail of the third row has not arrived
+    visitor.expect_day(DAY_BEFORE).page.unroute_all()
     for ticker in (third, second, first):
-        on_day.page.go_back()
-        on_day.expect_day(SAMPLE_DAY).expect_detail(ticker)
+        visitor.page.go_back()
+        visitor.expect_day(SAMPLE_DAY).expect_detail(ticker)
 
 
 def test_the_keys_of_the_list_work_in_a_tickers_own_view(visitor):
@@ -691,28 +698,30 @@ def test_the_page_of_a_missing_table_shows_it_as_soon_as_it_is_there(
 # What happens while a view loads, and faults.
 
 
-def test_a_row_clicked_while_another_day_loads_does_not_mix_two_days(on_day):
-    views, details = hold(on_day, rf"/\?date={DAY_BEFORE}"), hold(on_day, r"/chart\?")
-    on_day.press("ArrowLeft")
-    view = wait_for_request(on_day, views)
-    on_day.page.click('tr[data-ticker="VTAK"] td:nth-child(2)')
-    wait_for_request(on_day, details)
-    with on_day.page.expect_event("requestfailed", lambda asked: "/chart?" in asked.url):
+def test_a_row_clicked_while_another_day_loads_does_not_mix_two_days(visitor):
+    views, details = hold(visitor, rf"/\?date={DAY_BEFORE}"), hold(visitor, r"/chart\?")
+    visitor.open(DAY)
+    visitor.press("ArrowLeft")
+    view = wait_for_request(visitor, views)
+    visitor.page.click('tr[data-ticker="VTAK"] td:nth-child(2)')
+    wait_for_request(visitor, details)
+    with visitor.page.expect_event("requestfailed", lambda asked: "/chart?" in asked.url):
         view.continue_()
-    on_day.expect_day(DAY_BEFORE).expect("#detail h2").to_have_count(0)
-    assert on_day.query() == {"date": DAY_BEFORE}
+    visitor.expect_day(DAY_BEFORE).expect("#detail h2").to_have_count(0)
+    assert visitor.query() == {"date": DAY_BEFORE}
 
 
 @pytest.mark.parametrize("name, value", [("skip", "split"), ("min_record", "60")])
-def test_a_filter_set_while_a_view_loads_is_not_lost(on_day, name, value):
-    held = hold(on_day, "skip=thin$")
-    set_filter(on_day, "skip", "thin")
-    first = wait_for_request(on_day, held)
-    set_filter(on_day, name, value)
+def test_a_filter_set_while_a_view_loads_is_not_lost(visitor, name, value):
+    held = hold(visitor, "skip=thin$")
+    visitor.open(DAY)
+    set_filter(visitor, "skip", "thin")
+    first = wait_for_request(visitor, held)
+    set_filter(visitor, name, value)
     first.continue_()
-    on_day.expect("#filters-summary").to_have_text("More filters: 2")
+    visitor.expect("#filters-summary").to_have_text("More filters: 2")
     expected = {"skip": "split,thin"} if name == "skip" else {"skip": "thin", name: value}
-    assert on_day.query() == {"date": SAMPLE_DAY, **expected}
+    assert visitor.query() == {"date": SAMPLE_DAY, **expected}
 
 
 def test_when_the_server_is_gone_address_and_detail_stay_as_they_are(
