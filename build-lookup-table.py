@@ -325,7 +325,8 @@ def parse_carefully(raw, header, path, warnings):
             raise BuildError(f"{path}, line {last} is cut off: download the file again")
         if 100 * len(bad_lines) > len(rows) + len(bad_lines):
             raise BuildError(f"{path}, line {first}: {error}; too many such lines for a flat file")
-        warnings.append(f"{path}: {len(bad_lines)} lines left out, first line {first}: {error}")
+        count = f"{len(bad_lines)} line{'s' * (len(bad_lines) > 1)}"
+        warnings.append(f"{path}: {count} left out, first line {first}: {error}")
     tickers, *numbers = zip(*rows) if rows else [()] * len(COLUMN_TYPES)
     return pyarrow.array(tickers, COLUMN_TYPES["ticker"]), *map(np.array, numbers)
 
@@ -978,10 +979,11 @@ def days_to_download(data_dir, first, until):
         example = f"say which day is the first, for example --download {date_text(today - 91)}"
         raise BuildError(f"no file YYYY-MM-DD.csv or .csv.gz in {data_dir}: {example}", 2)
     first = first or min(files)
-    if not first <= until <= last_ended:
-        dates = f"--download {date_text(first)} --until {date_text(until)}"
-        ended = f"trading in New York ended last on {date_text(last_ended)}, at 16:00"
-        raise BuildError(f"{dates} is not possible: {ended}", 2)
+    if until > last_ended:
+        latest = f"a day is over at 16:00 in New York, the last one was {date_text(last_ended)}"
+        raise BuildError(f"--until {date_text(until)}: {latest}", 2)
+    if first > until:
+        raise BuildError(f"the first day, {date_text(first)}, is after {date_text(until)}", 2)
     # A week more, because get_calendar refuses a time without any trading day.
     calendar = get_calendar("XNYS", start=date_text(first), end=date_text(until + 7))
     trading = calendar.sessions.to_numpy().astype("datetime64[D]").astype(int).tolist()
