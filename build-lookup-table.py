@@ -341,6 +341,8 @@ def read_flat_file(path):
     """
     warnings = []
     raw, header = read_bytes_and_header(path)
+    if not raw.endswith((b"\n", b"\r")):
+        warnings.append(f"{path}: its last line has no end, so the file may be cut off")
     parsed = parse_with_pyarrow(raw) or parse_carefully(raw, header, path, warnings)
     tickers, window_starts, trades, closes, opens, volumes = parsed
     days = (window_starts / NS_PER_DAY).astype("uint16")
@@ -854,6 +856,8 @@ CONNECTION_ERRORS = {
     "SSLError": "Polygon's certificate is not trusted: if your network has certificates of its "
     "own, name their file in SSL_CERT_FILE",
     "ContentDecodingError": BAD_ANSWER,
+    "ChunkedEncodingError": BAD_ANSWER,  # the connection ended within the answer
+    "InvalidHeader": BAD_ANSWER,  # such as a Retry-After that is no number
     "Timeout": "Polygon did not answer in time: try again later",
     "RequestException": "Polygon cannot be reached: check your connection to the internet",
 }
@@ -1021,7 +1025,8 @@ def fetch_day(client, day):
 def write_csv(path, rows):
     """Write rows, a DataFrame, as a CSV file, packed if path ends in .gz."""
     packing = "gzip" if path.suffix.lower() == ".gz" else None
-    options = {"index": False, "lineterminator": "\n", "float_format": "%.15g"}  # 7, not 7.0
+    options = {"index": False, "lineterminator": "\n", "errors": "replace"}
+    options["float_format"] = "%.15g"  # 7, not 7.0
     with replacing(path) as file:
         rows.to_csv(file, mode="wb", compression=packing, **options)
 
@@ -1086,8 +1091,8 @@ def all_results(method, **options):
         response = method(**options, limit=1000, params=params, raw=True)
         yield from results_of(response)
         # Of the next page's address only the query is used, so it leads to no other server.
-        next_url = json.loads(response.data).get("next_url") or ""
-        params = dict(parse_qsl(urlsplit(next_url).query))
+        answer = json.loads(response.data.decode(errors="replace"), strict=False)
+        params = dict(parse_qsl(urlsplit(answer.get("next_url") or "").query))
         if not params:
             return
 
@@ -1123,7 +1128,8 @@ def download_lists(data_dir, api_url, warnings):
         except PolygonError as error:
             warnings.append(f"{path} not downloaded: {error}")
             continue
-        rows = pd.DataFrame([row for row in results if isinstance(row, dict)], columns=columns)
+        lines = [row for row in results if isinstance(row, dict)]
+        rows = pd.DataFrame(lines, columns=columns, dtype=object)
         write_csv(path, rows.drop_duplicates(columns[:keys]).assign(**{SOURCE: "Polygon"}))
 
 

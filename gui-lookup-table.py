@@ -804,7 +804,7 @@ def refuse_other_sites():
 
 def send_from_file(response):
     """After each request: keep a long answer in a temporary file, not in memory, to send it."""
-    if not response.direct_passthrough and response.content_length > 2**16:
+    if not response.direct_passthrough and (response.content_length or 0) > 2**16:
         with ExitStack() as stack:
             file = stack.enter_context(TemporaryFile())
             file.write(response.get_data())

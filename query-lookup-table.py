@@ -298,8 +298,14 @@ class PlainTable:
         self.name, self.splits, self.directory = file.name, {}, {}
         self.table = self.unpickle(file)
         # Check the keys before one is looked up: the hash of other objects may take for ever.
-        if not all(isinstance(key, str) for key in chain(self.table, *self.table.values())):
+        keys = chain(self.table, *self.table.values())
+        if not all(isinstance(key, (str, float)) for key in keys):
             raise ValueError("a key is no text")
+        # The tutorial's script takes the ticker NA for a missing value: its key is nan.
+        self.table = {
+            "NA" if isinstance(ticker, float) else ticker: days
+            for ticker, days in self.table.items()
+        }
         self.dates = list(map(date_argument, sorted(set(chain(*self.table.values())))))
         if not self.dates:
             raise ValueError("it has no dates")

@@ -25,7 +25,7 @@ from helpers.flat_files import (
     write_file,
     write_flat_files,
 )
-from helpers.markets import DAYS, MARKET, SAMPLE_MARKET, TEN, USUAL
+from helpers.markets import LAST_DAY, DAYS, MARKET, SAMPLE_MARKET, TEN, USUAL
 from helpers.scripts import (
     TOP,
     assert_refused,
@@ -433,11 +433,18 @@ def test_of_several_rows_for_a_day_the_last_counts_with_a_warning():
 
 def test_a_header_without_rows_is_skipped_with_a_warning(market_folder):
     paths = [market_folder / "2024-08-09.csv", market_folder / "2024-08-12.csv"]
-    for path, end in zip(paths, ("", "\n")):
+    for path, end in zip(paths, ("\n", "\r\n")):
         write_file(path, HEADER + end)
     *warnings, summary = build(market_folder, "lookup_table.pkl").stderr.splitlines()
     assert warnings == [f"warning: {path}: no rows below the header, skipped" for path in paths]
     assert summary.startswith("10 tickers, 6 days, 55 rows, ")
+
+
+def test_a_last_line_without_an_end_is_read_with_a_warning():
+    path = write_file(Path(f"flat/{LAST_DAY}.csv"), flat_text([("A", 401, 1)])[:-2])
+    warning, _ = build("flat", "lookup_table.pkl").stderr.splitlines()
+    assert warning == f"warning: {path}: its last line has no end, so the file may be cut off"
+    assert load_table()["A"][LAST_DAY]["trades"] == 40
 
 
 PLAIN_TEXT = flat_text([("A", 36394, 142.86), ("NA", 2, 0.5)])

@@ -329,10 +329,11 @@ def test_the_lists_of_tickers_and_splits_are_downloaded_page_by_page(market, clo
 
 def test_a_row_of_a_list_that_makes_no_sense_is_left_out(market, clock):
     bad = [{**SPLIT[0], "split_to": 0}, {**SPLIT[0], "execution_date": TUESDAY[5:]}]
-    market.lists = {TICKERS: [None, {"ticker": 5}, LISTED[1]], SPLITS: [None, *bad, SPLIT[3]]}
+    tickers = [None, {"ticker": 5, "name": "\ud800"}, LISTED[1]]
+    market.lists = {TICKERS: tickers, SPLITS: [None, *bad, SPLIT[3]]}
     result = download(market, MONDAY)
     assert (result.returncode, "splits.csv: lines left out" in result.stderr) == (0, True)
-    assert list_lines("tickers")[1:] == ["5,,,Polygon", "BBB,B,WARRANT,Polygon"]
+    assert list_lines("tickers")[1:] == ["5,?,,Polygon", "BBB,B,WARRANT,Polygon"]
     assert f"AAA\t{FRIDAY}\t1\t1.5" in Path("lookup_table.pkl").read_text("latin1")
 
 

@@ -524,6 +524,7 @@ def test_every_answers_policy_forbids_inline_scripts_and_no_view_has_one(client,
 def test_nothing_is_answered_but_get_and_head(client, address):
     refused = client.post(address)
     assert (refused.status_code, "GET" in refused.headers["Allow"]) == (405, True)
+    assert client.options(address).status_code == 200
 
 
 def test_nothing_of_the_working_directory_is_served(client, monkeypatch):

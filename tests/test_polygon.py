@@ -102,11 +102,10 @@ FAULTS = {
     "server error": (BROKEN["server error"], "trouble"),
     "maintenance": (answered(status=503), "trouble"),
     "dropped": (DROP, "internet"),
-    "cut short": (BROKEN["cut short"], "internet"),
     **{
         name: (answer, "makes no sense")
         for name, answer in BROKEN.items()
-        if name not in ("server error", "cut short")
+        if name != "server error"
     },
 }
 

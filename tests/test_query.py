@@ -341,6 +341,11 @@ def test_a_plain_table_gives_the_same_answer_whatever_kind_its_numbers_are(marke
         assert query("plain.pkl").stdout == ANSWER
 
 
+def test_the_tutorials_key_nan_is_the_ticker_na():
+    write_file(Path("plain.pkl"), pickle.dumps({math.nan: one_row()["A"]}))
+    assert "\nNA   " in query("plain.pkl", LAST_DAY, "--threshold", -1000).stdout
+
+
 @pytest.mark.parametrize(
     "field", [field for field in one_row()["A"][LAST_DAY] if field != "trades"]
 )
