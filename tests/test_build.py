@@ -25,7 +25,7 @@ from helpers.flat_files import (
     write_file,
     write_flat_files,
 )
-from helpers.markets import LAST_DAY, DAYS, MARKET, SAMPLE_MARKET, TEN, USUAL
+from helpers.markets import DAYS, LAST_DAY, MARKET, SAMPLE_MARKET, TEN, USUAL
 from helpers.scripts import (
     TOP,
     assert_refused,
