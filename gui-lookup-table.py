@@ -279,7 +279,8 @@ PARAMETERS = {
 DEFAULTS = [default for default, _ in PARAMETERS.values()]
 # What an address asks for: a value for each of PARAMETERS.
 Options = namedtuple("Options", PARAMETERS, defaults=DEFAULTS)
-Options.needs_marks = Options.needs_type = True  # the querier's anomaly_of asks for these
+# What the querier's anomaly_of asks for.
+Options.needs_facts = Options.needs_marks = Options.needs_type = True
 
 
 def parameter(name, default, parse):
