@@ -857,7 +857,6 @@ CONNECTION_ERRORS = {
     "own, name their file in SSL_CERT_FILE",
     "ContentDecodingError": BAD_ANSWER,
     "ChunkedEncodingError": BAD_ANSWER,  # the connection ended within the answer
-    "InvalidHeader": BAD_ANSWER,  # such as a Retry-After that is no number
     "Timeout": "Polygon did not answer in time: try again later",
     "RequestException": "Polygon cannot be reached: check your connection to the internet",
 }

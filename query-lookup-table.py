@@ -950,8 +950,9 @@ FACTS = " {record:>9} {long_z:>9} {dollar_volume:>16} {after_1:>10} {after_5:>10
 
 def line_of(start, row):
     """A line of a list. A number that is too wide for its column keeps a space before it."""
+    left = max(9, 19 - len(start))  # columns for the trades: start and they share twenty
     return (
-        f"{start:<10}{row['trades']:>10.0f} {row['avg_trades']:>14.2f} {row['std_trades']:>9.2f} "
+        f"{start} {row['trades']:>{left}.0f} {row['avg_trades']:>14.2f} {row['std_trades']:>9.2f} "
         f"{row['z_score']:>9.2f} {row['close_price']:>11.2f} {row['price_diff']:>11.2f}"
     )
 

@@ -98,10 +98,13 @@ def test_numbers_too_wide_for_a_column_keep_a_space_before_them():
         "FARTOOBIG": ([0, 0, 0, 0, 1, 2**31 - 1], [0.01] * 5 + [1234567890.5]),
         # Numbers that just fit stand where the tutorial puts them. Mean 1,001,000; differences
         # -1000 four times and 4000: 20,000,000 / 4 is 5,000,000.
+        "ELEVENCHARS": ([0, 0, 0, 0, 1, 2**31 - 1], [0.01] * 6),
         "TENLETTERS": ([10**6] * 4 + [10**6 + 5000, 101_001_000], [1000] * 5 + [12345678.25]),
     }
     build(write_flat_files(Path("flat"), rows_by_day(market)), "lookup_table.pkl")
-    assert query("lookup_table.pkl").stdout.splitlines()[-2:] == [
+    first, second, last = query("lookup_table.pkl").stdout.splitlines()[-3:]
+    assert second.startswith("ELEVENCHARS 2147483647           0.20 ")
+    assert [first, last] == [
         "FARTOOBIG 2147483647           0.20      0.45 "
         f"{(2**31 - 1.2) / math.sqrt(0.2):.2f} 1234567890.50 12345678904900.00",
         "TENLETTERS 101001000     1001000.00   2236.07  44721.36 12345678.25  1234467.83",

@@ -9,7 +9,7 @@ export function recall() {
   try {
     return { ...nothing, ...JSON.parse(localStorage.getItem(KEY)) };
   } catch {
-    return nothing; // it is no JSON, or the browser forbids to read it
+    return nothing; // it is no JSON, or the browser does not let us read it
   }
 }
 
